@@ -1,0 +1,74 @@
+"""One exception tree for the whole package.
+
+PunaError                      every error a user can cause or meet; its text is one clear sentence
+├── InvalidOption              an option or argument that makes no sense
+├── FormatError                a file that is not what it claims to be
+│   └── GGUFError              a GGUF file with a wrong field: names the offset and the field
+├── ModelError                 a model that cannot be built from its file
+│   ├── UnsupportedModel       an architecture, tokenizer or tensor type that is not implemented
+│   └── WeightError            a tensor that is missing, unused or of the wrong shape
+├── ContextLengthExceeded      a prompt longer than the context
+├── InsufficientMemory         see puna.ml.memory: carries the allocations that were attempted
+├── BackendError               the compute library refused an operation
+├── StoreError                 the model store cannot be read or written
+└── FetchError                 a model cannot be fetched from where its name points
+    └── ModelNotFound          nothing there answers to that name
+"""
+
+
+class PunaError(Exception):
+    """Base of every error whose text is meant for the user."""
+
+
+class InvalidOption(PunaError):
+    """An option or argument that makes no sense."""
+
+
+class FormatError(PunaError):
+    """A file that is not what it claims to be."""
+
+
+class GGUFError(FormatError):
+    """A GGUF file with a wrong field."""
+
+
+class ModelError(PunaError):
+    """A model that cannot be built from its file."""
+
+
+class UnsupportedModel(ModelError):
+    """An architecture, tokenizer or tensor type that is not implemented."""
+
+
+class WeightError(ModelError):
+    """A tensor that is missing, unused or of the wrong shape."""
+
+
+class ContextLengthExceeded(PunaError):
+    """A prompt longer than the context.
+
+    Attributes:
+        length: tokens in the prompt.
+        limit: tokens the context holds.
+    """
+
+    def __init__(self, length: int, limit: int) -> None:
+        super().__init__(f"the prompt has {length} tokens, but the context holds {limit}; raise num_ctx or shorten it")
+        self.length = length
+        self.limit = limit
+
+
+class BackendError(PunaError):
+    """The compute library refused an operation."""
+
+
+class StoreError(PunaError):
+    """The model store cannot be read or written."""
+
+
+class FetchError(PunaError):
+    """A model cannot be fetched from where its name points."""
+
+
+class ModelNotFound(FetchError):
+    """Nothing answers to that name."""
