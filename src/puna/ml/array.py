@@ -1,0 +1,9 @@
+"""The NumPy array type that crosses the interface."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+Floats = NDArray[np.float32]
