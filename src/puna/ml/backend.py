@@ -20,7 +20,7 @@ class CacheConfig:
     """How a backend wants history handed to its attention kernel.
 
     Attributes:
-        cache_padding: the number of cells a cache shows to attention, and its capacity, are multiples of this.
+        cache_padding: the number of cells shown to attention, and a cache's capacity, are multiples of this.
         permuted_v: values are stored as (kv_heads, d_v, cells) instead of (cells, kv_heads, d_v), which
             saves a copy where attention is not fused.
         mask_dtype: element type of the mask, F32 or F16.

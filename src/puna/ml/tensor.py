@@ -50,11 +50,11 @@ class Tensor(ABC):
 
     @abstractmethod
     def stride(self, axis: int) -> int:
-        """Bytes from one element to the next along an axis. For block types along the last axis: per block."""
+        """Bytes from one element to the next along an axis. Block types: along the last, per block."""
 
     @abstractmethod
     def on(self, context: Context) -> Tensor:
-        """The same weight or storage as an operand in `context`; needed only to start an expression with it."""
+        """The same weight or storage as an operand in `context`, to start an expression with it."""
 
     @abstractmethod
     def readable(self) -> bool:
@@ -208,7 +208,7 @@ class Tensor(ABC):
 
     @abstractmethod
     def mul_mat(self, other: Tensor) -> Tensor:
-        """other @ self^T: this is a matrix of rows (…, M, K), `other` holds vectors (…, N, K) → (…, N, M), F32.
+        """other @ self^T: rows (…, M, K) times vectors `other` (…, N, K) → F32 (…, N, M).
 
         Leading axes of this tensor are repeated to those of `other` where they divide them.
         """
@@ -308,7 +308,7 @@ class Tensor(ABC):
 
     @abstractmethod
     def permute(self, *axes: int) -> Tensor:
-        """Axes in another order, without a copy: result.shape[i] = self.shape[axes[i]], as numpy.transpose."""
+        """Axes in another order, without a copy: result.shape[i] = self.shape[axes[i]] (numpy.transpose)."""
 
     @abstractmethod
     def contiguous(self, *shape: int) -> Tensor:
@@ -316,7 +316,7 @@ class Tensor(ABC):
 
     @abstractmethod
     def pad(self, *counts: int) -> Tensor:
-        """Zeros appended to each axis, as many as `counts` says, slowest axis first; counts are not negative."""
+        """Zeros appended to each axis, as many as `counts` says, slowest axis first; none is negative."""
 
     @abstractmethod
     def repeat(self, axis: int, n: int) -> Tensor:
@@ -351,7 +351,7 @@ class Tensor(ABC):
 
     @abstractmethod
     def copy(self, target: Tensor) -> Tensor:
-        """Writes this tensor's elements into `target`, converting the type; the result stands for `target`."""
+        """Writes the elements into `target`, converting the type; the result stands for `target`."""
 
     @abstractmethod
     def duplicate(self) -> Tensor:
@@ -369,9 +369,7 @@ class Tensor(ABC):
         """
         axis = range(len(self.shape))[axis]
         if not 0 <= low < high <= self.shape[axis] or step < 1:
-            raise InvalidOption(
-                f"slice {low}:{high}:{step} does not lie in axis {axis} of shape {self.shape}"
-            )
+            raise InvalidOption(f"slice {low}:{high}:{step} is not inside axis {axis} of shape {self.shape}")
         if step > 1 and axis == len(self.shape) - 1:
             return self._every(low, high, step)
         shape, strides = list(self.shape), [self.stride(a) for a in range(len(self.shape) - 1)]
@@ -474,5 +472,4 @@ class Tensor(ABC):
         else:
             weights = scores.softmax(mask, scale, sinks)
         by_column = value.permute(1, 2, 0).contiguous()
-        attended: Self = by_column.mul_mat(weights)  # type: ignore[assignment]  # one backend, one class
-        return attended.permute(1, 0, 2).contiguous()
+        return by_column.mul_mat(weights).permute(1, 0, 2).contiguous()
