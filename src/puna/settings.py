@@ -27,3 +27,14 @@ def child_environment(temporary: Path) -> dict[str, str]:
     """The environment for a child process whose temporary files belong in `temporary`."""
     folder = str(temporary)
     return {**os.environ, "TMPDIR": folder, "TEMP": folder, "TMP": folder}
+
+
+def ggml_path() -> Path | None:
+    """The folder of the user's own ggml build: `PUNA_GGML_PATH`, else None."""
+    configured = variable("GGML_PATH")
+    return Path(configured) if configured else None
+
+
+def keep_ggml_quiet() -> None:
+    """Tells ggml, before it is loaded, not to start a debugger that prints a backtrace when it gives up."""
+    os.environ.setdefault("GGML_NO_BACKTRACE", "1")
