@@ -39,7 +39,8 @@ class BackendParams:
 
     Attributes:
         num_threads: threads of the CPU; 0 takes one per physical core.
-        main_gpu: index of the device that gets everything which is not split; see `tensor_split`.
+        main_gpu: index of the only device to use besides the CPU; -1 spreads the layers. `tensor_split`
+            goes before it.
         num_gpu_layers: how many layers, counted from the output, lie on other devices than the CPU;
             -1 for all, the output layer included.
         tensor_split: share of the layers for each device; empty shares by free memory. A device with
@@ -49,10 +50,11 @@ class BackendParams:
         fuse: store the weights of projections that share their input as one matrix.
         repack: store weights in the processor's preferred order where it has one.
         transcode: file types without a fast kernel (Q4_1, Q5_0, …) become one that has; see docs/ml.md.
+        rpc_servers: `host:port` of ggml RPC servers, whose devices come after the local ones.
     """
 
     num_threads: int = 0
-    main_gpu: int = 0
+    main_gpu: int = -1
     num_gpu_layers: int = 0
     tensor_split: tuple[float, ...] = ()
     flash_attention: bool = True
@@ -60,6 +62,7 @@ class BackendParams:
     fuse: bool = True
     repack: bool = True
     transcode: bool = False
+    rpc_servers: tuple[str, ...] = ()
 
 
 class Backend(ABC):

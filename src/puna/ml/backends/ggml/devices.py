@@ -1,0 +1,75 @@
+"""The devices that ggml offers, and how many cores the processor has."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from puna.ggml import access
+from puna.ggml.enums import BackendDevType
+
+if TYPE_CHECKING:
+    from puna.ggml import Library
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """One device of ggml.
+
+    Attributes:
+        handle: its `ggml_backend_dev_t`.
+        name: as ggml labels it, e.g. "CPU", "CUDA0", "RPC0".
+        description: what it is, e.g. the processor's name.
+        uuid: lasting identifier, empty if it has none.
+        is_cpu: whether it is the processor.
+    """
+
+    handle: int
+    name: str
+    description: str
+    uuid: str
+    is_cpu: bool
+
+
+def processor(library: Library) -> Device:
+    """The CPU."""
+    return next(device for device in all_devices(library) if device.is_cpu)
+
+
+def accelerators(library: Library) -> list[Device]:
+    """Every device with memory of its own, in ggml's order."""
+    return [device for device in all_devices(library) if not device.is_cpu]
+
+
+def all_devices(library: Library) -> list[Device]:
+    """CPU, GPUs and RPC devices; not helpers of the CPU such as BLAS."""
+    handles = [library.ggml_backend_dev_get(index) for index in range(library.ggml_backend_dev_count())]
+    helper = BackendDevType.ACCEL
+    return [_device(library, h) for h in handles if library.ggml_backend_dev_type(h) != helper]
+
+
+def _device(library: Library, handle: int) -> Device:
+    return Device(
+        handle=handle,
+        name=library.ggml_backend_dev_name(handle).decode(),
+        description=library.ggml_backend_dev_description(handle).decode(),
+        uuid=access.device_id(library, handle),
+        is_cpu=library.ggml_backend_dev_type(handle) == BackendDevType.CPU,
+    )
+
+
+def physical_cores() -> int:
+    """Cores this process may run on, counting those that share a core once."""
+    if not hasattr(os, "sched_getaffinity"):
+        return os.cpu_count() or 1
+    usable = os.sched_getaffinity(0)
+    return len({_core(cpu) for cpu in usable}) or 1
+
+
+def _core(cpu: int) -> str:
+    try:
+        return Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").read_text()
+    except OSError:
+        return str(cpu)
