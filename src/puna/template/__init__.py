@@ -1,0 +1,1 @@
+"""Prompt templates: from messages to the text a model was trained on."""

@@ -1,0 +1,149 @@
+"""Chat templates in Jinja, as GGUF files carry them in `tokenizer.chat_template`.
+
+The dialect is that of HF transformers' `apply_chat_template`: blocks are trimmed, `raise_exception`,
+`strftime_now`, `tojson` without HTML escaping, `break` and `continue`, and a `generation` block that only marks its
+content.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from functools import lru_cache
+from typing import Any, NoReturn
+
+import jinja2
+from jinja2 import nodes
+from jinja2.exceptions import SecurityError
+from jinja2.ext import Extension
+from jinja2.parser import Parser
+
+from puna.errors import ModelError
+from puna.template.limits import BoundedEnvironment, budgeted
+
+_MAX_TEMPLATE = 1 << 20
+_MAX_OUTPUT = 32 << 20
+# What running a template's code may raise besides Jinja's own errors.
+_PYTHON_ERRORS = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+
+
+class _Refused(jinja2.TemplateError):
+    """The template called `raise_exception`."""
+
+
+class _GenerationBlock(Extension):
+    """`{% generation %}…{% endgeneration %}`: marks text for training; here it is just its content."""
+
+    tags = {"generation"}  # noqa: RUF012 - the type that Extension declares
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        """The block's content."""
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def render_chat(
+    template: str,
+    messages: Sequence[Mapping[str, Any]],
+    *,
+    add_generation_prompt: bool = True,
+    bos_token: str = "",
+    eos_token: str = "",
+    **extra: Any,
+) -> str:
+    """The prompt text for a conversation.
+
+    Args:
+        template: the Jinja source.
+        messages: each with `role` and `content`, and what else the template knows.
+        add_generation_prompt: whether to open the assistant's turn at the end.
+        bos_token: the text of the token that begins a sequence.
+        eos_token: the text of the token that ends one.
+        extra: further variables of the template (`tools`, `documents`, `enable_thinking` …).
+
+    Raises:
+        ModelError: the template cannot be read, fails, or refuses the conversation.
+    """
+    variables = {
+        "tools": None,
+        "documents": None,
+        **extra,
+        "messages": [dict(message) for message in messages],
+        "add_generation_prompt": add_generation_prompt,
+        "bos_token": bos_token,
+        "eos_token": eos_token,
+    }
+    compiled = _compile(template)
+    try:
+        return _bounded(compiled.generate(budgeted(variables)))
+    except _Refused as error:
+        raise ModelError(
+            f"the model's chat template refuses this conversation: {_one_line(error)}"
+        ) from error
+    except (jinja2.TemplateError, *_PYTHON_ERRORS) as error:
+        raise ModelError(f"the model's chat template fails: {_one_line(error)}") from error
+
+
+@lru_cache(maxsize=16)
+def _compile(template: str) -> jinja2.Template:
+    if len(template) > _MAX_TEMPLATE:
+        raise ModelError(f"the model's chat template is longer than {_MAX_TEMPLATE} characters")
+    try:
+        return _environment().from_string(template)
+    except jinja2.TemplateSyntaxError as error:
+        message = f"the model's chat template cannot be read: line {error.lineno}: {_one_line(error)}"
+        raise ModelError(message) from error
+    except (jinja2.TemplateError, SyntaxError, *_PYTHON_ERRORS) as error:
+        raise ModelError(f"the model's chat template cannot be read: {_one_line(error)}") from error
+
+
+@lru_cache(maxsize=1)
+def _environment() -> BoundedEnvironment:
+    environment = BoundedEnvironment(
+        trim_blocks=True,
+        lstrip_blocks=True,
+        extensions=[_GenerationBlock, "jinja2.ext.loopcontrols"],
+    )
+    environment.filters["tojson"] = _tojson
+    environment.globals["raise_exception"] = _raise_exception
+    environment.globals["strftime_now"] = _strftime_now
+    return environment
+
+
+def _bounded(pieces: Any) -> str:
+    length = 0
+    kept: list[str] = []
+    for piece in pieces:
+        length += len(piece)
+        if length > _MAX_OUTPUT:
+            raise SecurityError("it makes too much text")
+        kept.append(piece)
+    return "".join(kept)
+
+
+def _tojson(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    if indent is not None and not 0 <= indent <= 16:
+        raise SecurityError("it indents JSON too far")
+    return json.dumps(
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+    )
+
+
+def _raise_exception(message: str) -> NoReturn:
+    raise _Refused(message)
+
+
+def _strftime_now(pattern: str) -> str:
+    # The C library takes a width in a directive and would allocate it.
+    if len(pattern) > 200 or any(f"%{digit}" in pattern for digit in "0123456789"):
+        raise SecurityError("it formats a date with a width")
+    return datetime.now().strftime(pattern)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:500] or type(error).__name__
