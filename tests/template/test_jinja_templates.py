@@ -11,7 +11,8 @@ from puna.template.jinja import render_chat
 from puna.template.shield import shield
 
 SMOLLM2 = (
-    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\n"
+    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
+    "{{ '<|im_start|>system\n"
     "You are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n' }}{% endif %}"
     "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
@@ -33,7 +34,8 @@ LLAMA_STYLE = """{{- bos_token }}
 {%- endif %}
 {{- system_message ~ "<|eot_id|>" }}
 {%- for message in messages %}
-    {{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n'+ message['content'] | trim + '<|eot_id|>' }}
+    {{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' }}
+    {{- message['content'] | trim + '<|eot_id|>' }}
 {%- endfor %}
 {%- if add_generation_prompt %}
     {{- '<|start_header_id|>assistant<|end_header_id|>\n\n' }}
@@ -111,20 +113,23 @@ CONVERSATIONS: list[list[dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(
-    "template", [SMOLLM2, LLAMA_STYLE, GEMMA_STYLE, QWEN_STYLE], ids="smol llama gemma qwen".split()
+    "template", [SMOLLM2, LLAMA_STYLE, GEMMA_STYLE, QWEN_STYLE], ids=["smol", "llama", "gemma", "qwen"]
 )
 @pytest.mark.parametrize("messages", CONVERSATIONS)
 @pytest.mark.parametrize("opened", [True, False])
 def test_rendering_is_that_of_transformers(
     template: str, messages: list[dict[str, Any]], opened: bool
 ) -> None:
-    tools = [{"type": "function", "function": {"name": "f", "description": "<&>é"}}]
-    variables = {"bos_token": "<s>", "eos_token": "</s>", "enable_thinking": False}
-    expected, _ = render_jinja_template(
+    tools: list[Any] = [{"type": "function", "function": {"name": "f", "description": "<&>é"}}]
+    variables: dict[str, Any] = {"bos_token": "<s>", "eos_token": "</s>", "enable_thinking": False}
+    expected = render_jinja_template(
         [messages], tools=tools, chat_template=template, add_generation_prompt=opened, **variables
-    )
+    )[0]
     rendered = render_chat(template, messages, add_generation_prompt=opened, tools=tools, **variables)
     assert rendered == expected[0]
+
+
+GROWING = "{% set n = namespace(x='aa') %}{% for i in range(60) %}{% set n.x = … %}{% endfor %}"
 
 
 def test_content_is_no_template() -> None:
@@ -166,7 +171,7 @@ def test_the_sandbox_holds(template: str) -> None:
     try:
         assert "class" not in render_chat(template, CONVERSATIONS[0])
     except ModelError as error:
-        assert "unsafe" in str(error) or "undefined" in str(error)  # noqa: PT017
+        assert "unsafe" in str(error) or "undefined" in str(error)
 
 
 @pytest.mark.parametrize(
@@ -179,7 +184,7 @@ def test_the_sandbox_holds(template: str) -> None:
         "{{ 'a' * 10 ** 9 }}",
         "{{ 10 ** 9 * 'a' }}",
         "{{ [1] * 10 ** 9 }}",
-        "{{ 9 ** 9 ** 9 }}",
+        "{{ 9 ** (9 ** 9) }}",
         "{{ 'a'.ljust(10 ** 10) }}",
         "{{ 'a'.center(width=10 ** 10) }}",
         "{{ '\t'.expandtabs(10 ** 10) }}",
@@ -191,12 +196,12 @@ def test_the_sandbox_holds(template: str) -> None:
         "{{ 'a' | center(10 ** 10) }}",
         "{{ 'a' | tojson(indent=10 ** 10) }}",
         "{{ strftime_now('%9999999999Y') }}",
-        "{% set n = namespace(x='aa') %}{% for i in range(60) %}{% set n.x = n.x + n.x %}{% endfor %}",
-        "{% set n = namespace(x='aa') %}{% for i in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}",
-        "{% set n = namespace(x='aa') %}{% for i in range(60) %}{% set n.x = [n.x, n.x] | join %}{% endfor %}",
-        "{% set n = namespace(x='aa') %}{% for i in range(60) %}{% set n.x = ''.join([n.x, n.x]) %}{% endfor %}",
-        "{% set n = namespace(x='aa') %}{% for i in range(60) %}{% set n.x = n.x.replace('a', 'aa') %}{% endfor %}",
-        "{% set n = namespace(x='aa') %}{% for i in range(60) %}{% set n.x = n.x|replace('a', 'aa') %}{% endfor %}",
+        GROWING.replace("…", "n.x + n.x"),
+        GROWING.replace("…", "n.x ~ n.x"),
+        GROWING.replace("…", "[n.x, n.x] | join"),
+        GROWING.replace("…", "''.join([n.x, n.x])"),
+        GROWING.replace("…", "n.x.replace('a', 'aa')"),
+        GROWING.replace("…", "n.x|replace('a', 'aa')"),
         "{% set x = 'a' * 1000000 %}{% for i in range(99999) %}{{ x }}{% endfor %}",
         "x" * (2 << 20),
     ],
@@ -223,7 +228,10 @@ def test_a_shielded_message_spells_no_control_token_in_any_piece() -> None:
 
 
 def test_an_innocent_message_stays_as_it_is() -> None:
-    original = [{"role": "user", "content": "a < b |> c"}, {"role": "user", "content": [{"type": "text"}]}]
+    original: list[dict[str, Any]] = [
+        {"role": "user", "content": "a < b |> c"},
+        {"role": "user", "content": [{"type": "text"}]},
+    ]
     messages, mark = shield(original, CONTROL)
     assert messages == original
     assert mark not in json.dumps(original)

@@ -1,8 +1,7 @@
 """Chat templates in Jinja, as GGUF files carry them in `tokenizer.chat_template`.
 
-The dialect is that of HF transformers' `apply_chat_template`: blocks are trimmed, `raise_exception`,
-`strftime_now`, `tojson` without HTML escaping, `break` and `continue`, and a `generation` block that only marks its
-content.
+The dialect is that of HF transformers' `apply_chat_template`: blocks are trimmed; there are `raise_exception`,
+`strftime_now`, `tojson` without HTML escaping, `break`, `continue`, and a `generation` block that only marks text.
 """
 
 import json

@@ -27,6 +27,7 @@ _CONCAT = "concat"
 # Their cost is a number that the template chooses, and chat templates do not use them.
 _REFUSED_FILTERS = ("batch", "center", "pprint", "random", "slice", "urlize", "wordwrap", "xmlattr")
 _REFUSED_GLOBALS = ("cycler", "joiner", "lipsum")
+_MAX_POWER_BITS = 1 << 16
 _PADDING_METHODS = ("center", "expandtabs", "ljust", "rjust", "zfill")
 
 
@@ -188,7 +189,8 @@ def _result_size(operator: str, left: Any, right: Any) -> int:
     if operator == "*":
         return _repeated_size(left, right) + _repeated_size(right, left)
     if operator == "**" and isinstance(left, int) and isinstance(right, int):
-        return left.bit_length() * max(right, 0)
+        # Powers take long before they take room.
+        return left.bit_length() * max(right, 0) * (MAX_VALUE // _MAX_POWER_BITS)
     if operator == "%" and isinstance(left, str):
         if "*" in left:
             raise SecurityError("it formats with a width")
