@@ -1,0 +1,99 @@
+"""Contexts of the reference backend."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Self
+
+import numpy as np
+
+from puna.errors import InvalidOption
+from puna.ml import shapes
+from puna.ml.array import Array
+from puna.ml.backends.reference import elements
+from puna.ml.backends.reference.graph import Graph, Memory
+from puna.ml.backends.reference.tensor import ReferenceTensor, own, whole_rows
+from puna.ml.context import Context
+from puna.ml.dtype import DType
+from puna.ml.tensor import Tensor
+
+_INPUT = -1
+
+
+class ReferenceContext(Context):
+    """A graph, and what `empty` makes: nothing yet, inputs, or a layer's storage."""
+
+    def __init__(self, graph: Graph, place: int | None = None) -> None:
+        self.graph = graph
+        self._place = place
+
+    def input(self) -> ReferenceContext:
+        return ReferenceContext(self.graph, _INPUT)
+
+    def layer(self, index: int) -> ReferenceContext:
+        if index < 0:
+            raise InvalidOption(f"there is no layer {index}")
+        return ReferenceContext(self.graph, index)
+
+    def empty(self, dtype: DType, *shape: int) -> ReferenceTensor:
+        # Memory that was not cleared could hold anything; make sure that it does.
+        return self._made(dtype, shape, fill=0xFF)
+
+    def zeros(self, dtype: DType, *shape: int) -> ReferenceTensor:
+        return self._made(dtype, shape, fill=0)
+
+    def _made(self, dtype: DType, shape: tuple[int, ...], fill: int) -> ReferenceTensor:
+        if self._place is None:
+            raise InvalidOption("set input() or layer(i) before creating tensors")
+        type_ = elements.file_type(dtype)
+        shape = shapes.valid(shape)
+        whole_rows(type_, shape)
+        memory = Memory(type_.nbytes(shape))
+        booking = self.graph.booking
+        if self._place != _INPUT:
+            booking.book_cache(self._place, memory.nbytes)
+        if booking.allocating:
+            memory.data = np.full(memory.nbytes, fill, np.uint8)
+        self.graph.owned.append(memory)
+        return ReferenceTensor(type_, shape, memory, graph=self.graph if self._place == _INPUT else None)
+
+    def from_floats(self, values: Sequence[float] | Array, *shape: int) -> ReferenceTensor:
+        return self._filled(np.asarray(values, np.float32), DType.F32, shape)
+
+    def from_ints(self, values: Sequence[int] | Array, *shape: int) -> ReferenceTensor:
+        return self._filled(np.asarray(values, np.int32), DType.I32, shape)
+
+    def _filled(self, values: Array, dtype: DType, shape: tuple[int, ...]) -> ReferenceTensor:
+        if values.size != math.prod(shape):
+            raise InvalidOption(f"{values.size} values do not fill a tensor of shape {shape}")
+        tensor = self.empty(dtype, *shape)
+        if self.graph.booking.allocating:
+            tensor.write(values)
+        return tensor
+
+    def arange(self, start: float, stop: float, step: float, dtype: DType) -> ReferenceTensor:
+        values = np.arange(start, stop, step)
+        if dtype is DType.F32:
+            return self.input().from_floats(values, values.size)
+        if dtype is DType.I32:
+            return self.input().from_ints(values, values.size)
+        raise InvalidOption(f"arange makes F32 or I32, not {dtype.name}")
+
+    def forward(self, *tensors: Tensor) -> Self:
+        for tensor in tensors:
+            if (step := own(tensor).step) is not None:
+                self.graph.add(step)
+        return self
+
+    def compute(self, *tensors: Tensor) -> None:
+        self.graph.run({step for tensor in tensors if (step := own(tensor).step) is not None})
+
+    def reserve(self) -> None:
+        self.graph.reserve()
+
+    def max_graph_nodes(self) -> int:
+        return self.graph.limit
+
+    def close(self) -> None:
+        self.graph.close()
