@@ -10,6 +10,7 @@ PunaError                      every error a user can cause or meet; its text is
 ├── ContextLengthExceeded      a prompt longer than the context
 ├── InsufficientMemory         see puna.ml.memory: carries the allocations that were attempted
 ├── BackendError               the compute library refused an operation
+├── Interrupted                a computation was stopped on purpose
 ├── StoreError                 the model store cannot be read or written
 └── FetchError                 a model cannot be fetched from where its name points
     └── ModelNotFound          nothing there answers to that name
@@ -60,6 +61,10 @@ class ContextLengthExceeded(PunaError):
 
 class BackendError(PunaError):
     """The compute library refused an operation."""
+
+
+class Interrupted(PunaError):
+    """A computation was stopped on purpose."""
 
 
 class StoreError(PunaError):

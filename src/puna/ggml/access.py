@@ -137,6 +137,27 @@ def add_rpc_server(library: Library, endpoint: str) -> None:
     library.ggml_backend_register(registry)
 
 
+class Interrupt:
+    """A flag that ends computations of a CPU backend, from any thread and without waiting for Python.
+
+    ggml asks a C function before every node whether to stop. The C library's `strlen` answers: of the
+    empty string it is 0, of a string of one byte it is 1.
+    """
+
+    def __init__(self, library: Library, backend: int) -> None:
+        self._text = ctypes.create_string_buffer(2)
+        strlen = ctypes.cast(ctypes.CDLL(None).strlen, ctypes.c_void_p).value
+        library.ggml_backend_cpu_set_abort_callback(backend, strlen, ctypes.addressof(self._text))
+
+    def set(self) -> None:
+        """Ends the running computation and every later one, until `clear`."""
+        self._text[0] = b"\x01"
+
+    def clear(self) -> None:
+        """Lets computations run again."""
+        self._text[0] = b"\x00"
+
+
 def to_float(library: Library, type: int, source: int, target: int, count: int) -> None:
     """Converts `count` elements of a type at `source` to float32 at `target`."""
     traits = ggml_type_traits.from_address(library.ggml_get_type_traits(type))

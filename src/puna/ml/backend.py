@@ -49,7 +49,8 @@ class BackendParams:
         alloc_memory: False plans only: sizes are booked, nothing is allocated and nothing can be computed.
         fuse: store the weights of projections that share their input as one matrix.
         repack: store weights in the processor's preferred order where it has one.
-        transcode: file types without a fast kernel (Q4_1, Q5_0, …) become one that has; see docs/ml.md.
+        transcode: file types without a fast kernel (Q4_1, Q5_0, …) become one that has, see docs/ml.md;
+            None does so where all of them together make the model's weights less than a fifth larger.
         rpc_servers: `host:port` of ggml RPC servers, whose devices come after the local ones.
     """
 
@@ -61,7 +62,7 @@ class BackendParams:
     alloc_memory: bool = True
     fuse: bool = True
     repack: bool = True
-    transcode: bool = False
+    transcode: bool | None = None
     rpc_servers: tuple[str, ...] = ()
 
 
@@ -126,6 +127,15 @@ class Backend(ABC):
         Raises:
             InvalidOption: `nodes` is above the backend's largest size.
         """
+
+    def interrupt(self) -> None:
+        """Ends the running computation and every later one with `Interrupted`, until `resume`.
+
+        Callable from any thread. A backend that cannot stop in the middle finishes what is running.
+        """
+
+    def resume(self) -> None:
+        """Lets computations run again after `interrupt`."""
 
     def cache_config(self) -> CacheConfig:
         """What the backend's attention asks of a cache."""

@@ -24,6 +24,7 @@ from puna.ml.dtype import DType
 from puna.ml.memory import AllocationStatus, BackendMemory, DeviceMemory, InsufficientMemory, Memory
 
 _CELLS_PADDING = 256
+_TRANSCODE_GROWTH = 0.2
 _MIN_NODES = 1024
 _NODES_PER_TENSOR = 32
 
@@ -60,12 +61,16 @@ class GGMLBackend(Backend):
         self._buffer_types = [library.ggml_backend_get_default_buffer_type(b) for b in self._backends]
         self.threads = params.num_threads or physical_cores()
         library.ggml_backend_cpu_set_n_threads(self._backends[0], self.threads)
+        self._interrupt = access.Interrupt(library, self._backends[0])
         self._max_nodes = max(_MIN_NODES, _NODES_PER_TENSOR * len(file.tensors))
         self._executor = self._new_executor()
         self._metadata = access.new_context(
             library, library.ggml_tensor_overhead() * (2 * len(file.tensors) + self.blocks + 8)
         )
         self._scratch = self._new_scratch()
+        self._transcode = params.transcode
+        if self._transcode is None:
+            self._transcode = transcode.growth(file.tensors.values()) < _TRANSCODE_GROWTH
         self._weights: dict[tuple[tuple[str, ...], bool], Weight] = {}
         self._buffers: list[int] = []
         self._memory = self._empty_memory()
@@ -134,7 +139,7 @@ class GGMLBackend(Backend):
 
     def _type_in_memory(self, source: TensorInfo, rows: bool) -> GGMLType:
         is_matrix = len(source.shape) > 1 and not rows
-        wanted = self.params.transcode and is_matrix
+        wanted = self._transcode and is_matrix
         return transcode.FASTER.get(source.type, source.type) if wanted else source.type
 
     def _choose_storage(self, weight: Weight, rows: bool) -> None:
@@ -220,6 +225,12 @@ class GGMLBackend(Backend):
 
     def backend_memory(self) -> BackendMemory:
         return deepcopy(self._memory)
+
+    def interrupt(self) -> None:
+        self._interrupt.set()
+
+    def resume(self) -> None:
+        self._interrupt.clear()
 
     # -- contexts -------------------------------------------------------------------------------------
 

@@ -10,7 +10,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from puna.errors import Interrupted
 from puna.ggml import access
+from puna.ggml.enums import Status
 
 if TYPE_CHECKING:
     from puna.ggml import Library
@@ -48,6 +50,8 @@ class Executor(ABC):
             self._place(graph)
         self.current = graph
         status = self._compute(graph)
+        if status == Status.ABORTED:
+            raise Interrupted("the computation was interrupted")
         if status:
             raise self.library.failure(f"ggml could not compute the graph (status {status})")
 

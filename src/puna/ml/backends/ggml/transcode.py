@@ -7,6 +7,7 @@ block's largest.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +23,15 @@ FASTER = {GGMLType.Q4_1: GGMLType.Q8_0, GGMLType.Q5_0: GGMLType.Q8_0, GGMLType.Q
 """Types without a fast kernel, and the type each becomes."""
 
 _ROWS_AT_ONCE = 4096
+
+
+def growth(tensors: Iterable[TensorInfo]) -> float:
+    """By which share all the weights together grow if every matrix of a slow type is transcoded."""
+    before = after = 0
+    for tensor in tensors:
+        before += tensor.nbytes
+        after += FASTER[tensor.type].nbytes(tensor.shape) if tensor.type in FASTER else tensor.nbytes
+    return (after - before) / before if before else 0.0
 
 
 def convert(library: Library, content: Array, source: TensorInfo, target: GGMLType) -> Array:

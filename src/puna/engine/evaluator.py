@@ -1,0 +1,139 @@
+"""The evaluator: batches of tokens in, logits out, through graphs that are built once and run again."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from puna.kvcache import Cache
+from puna.ml import Backend, Context, DType, Tensor
+from puna.ml.array import Array, Floats
+from puna.models.base import Model, Step
+
+# Decoding needs one graph per step of the padded history and number of sequences, prompts one per length;
+# a few of each are alive at a time, and each costs less than a megabyte.
+_MAX_GRAPHS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Tokens to evaluate together.
+
+    Attributes:
+        tokens: token ids.
+        positions: each one's position in its sequence.
+        sequences: each one's sequence.
+        outputs: indexes into the batch whose logits are wanted, ascending, at least one.
+    """
+
+    tokens: NDArray[np.int32]
+    positions: NDArray[np.int32]
+    sequences: NDArray[np.int32]
+    outputs: NDArray[np.int32]
+
+    @staticmethod
+    def of(tokens: Sequence[int], start: int, sequence: int = 0, *, all_outputs: bool = False) -> Batch:
+        """Consecutive tokens of one sequence from position `start`, with the last one's logits or all."""
+        count = len(tokens)
+        first_output = 0 if all_outputs else count - 1
+        return Batch(
+            np.asarray(tokens, np.int32),
+            np.arange(start, start + count, dtype=np.int32),
+            np.full(count, sequence, np.int32),
+            np.arange(first_output, count, dtype=np.int32),
+        )
+
+
+@dataclass(slots=True)
+class _Traced:
+    """A graph with the arrays through which its inputs are written."""
+
+    context: Context
+    tokens: Array
+    positions: Array
+    outputs: Array
+    history: Any
+    logits: Tensor
+
+
+class Evaluator:
+    """Evaluates batches with one model and one cache.
+
+    The model's `forward` runs only when a batch has a shape that was not seen lately: its number of tokens
+    and outputs, and the padded length of the history. Otherwise the batch's numbers are written into the
+    inputs of the existing graph, which is run again.
+    """
+
+    def __init__(self, backend: Backend, model: Model, cache: Cache, *, replay: bool = True) -> None:
+        self.backend = backend
+        self.model = model
+        self.cache = cache
+        self.replay = replay
+        self._traced: OrderedDict[Hashable, _Traced] = OrderedDict()
+
+    def logits(self, batch: Batch) -> Floats:
+        """Evaluates the batch and stores its keys and values in the cache.
+
+        Returns:
+            F32 (outputs, vocabulary); valid until the next call.
+
+        Raises:
+            CacheFull: the cache has no room for the batch; nothing has changed.
+        """
+        history = self.cache.start(batch.positions, batch.sequences)
+        traced = self._graph(len(batch.tokens), len(batch.outputs), history)
+        traced.tokens[:] = batch.tokens
+        traced.positions[:] = batch.positions
+        traced.outputs[:] = batch.outputs
+        self.cache.fill(traced.history)
+        traced.context.compute(traced.logits)
+        return traced.logits.array()
+
+    def reserve(self, num_batch: int) -> None:
+        """Makes room for the largest graph: `num_batch` tokens, each with logits of one, at full history.
+
+        Raises:
+            InsufficientMemory: there is none.
+        """
+        traced = self._trace(num_batch, 1, self.cache.worst_case(num_batch))
+        traced.context.forward(traced.logits)
+        traced.context.reserve()
+        traced.context.close()
+
+    def forget_graphs(self) -> None:
+        """Drops all graphs; the next batches build theirs anew."""
+        while self._traced:
+            self._traced.popitem()[1].context.close()
+
+    def close(self) -> None:
+        """Frees graphs and cache; the backend stays open."""
+        self.forget_graphs()
+        self.cache.close()
+
+    def _graph(self, tokens: int, outputs: int, history: Hashable) -> _Traced:
+        key = (tokens, outputs, history)
+        if not self.replay:
+            self.forget_graphs()
+        if key in self._traced:
+            self._traced.move_to_end(key)
+            return self._traced[key]
+        while len(self._traced) >= _MAX_GRAPHS:
+            self._traced.popitem(last=False)[1].context.close()
+        traced = self._traced[key] = self._trace(tokens, outputs, history)
+        traced.context.forward(traced.logits)
+        return traced
+
+    def _trace(self, tokens: int, outputs: int, history: Hashable) -> _Traced:
+        context = self.backend.new_context()
+        inputs = context.input()
+        ids = inputs.empty(DType.I32, tokens)
+        positions = inputs.empty(DType.I32, tokens)
+        rows = inputs.empty(DType.I32, outputs)
+        view = self.cache.trace(context, tokens, history)
+        logits = self.model.forward(Step(ids, positions, rows, view))
+        return _Traced(context, ids.array(), positions.array(), rows.array(), view, logits)

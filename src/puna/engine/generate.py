@@ -1,0 +1,135 @@
+"""Generation for one sequence: evaluate what is new of the prompt, then sample token by token."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from puna.engine.evaluator import Batch, Evaluator
+from puna.engine.events import Done, Event, TextChunk
+from puna.engine.text import TextStream
+from puna.errors import ContextLengthExceeded, InvalidOption
+from puna.ml.array import Floats
+from puna.sampling.sampler import Sampler
+from puna.tokenizer import Tokenizer
+
+_SEQUENCE = 0
+
+
+@dataclass(slots=True)
+class Conversation:
+    """What lies in the cache for the one sequence, so that a next prompt evaluates only what is new."""
+
+    tokens: list[int] = field(default_factory=list)
+
+
+def evaluate_prompt(
+    evaluator: Evaluator, conversation: Conversation, prompt: Sequence[int], num_batch: int
+) -> Floats:
+    """Brings the cache to hold exactly `prompt`; returns the last token's logits, F32 (vocabulary,)."""
+    kept = _reuse(evaluator, conversation, prompt)
+    logits = np.empty((0, 0), np.float32)
+    for start in range(kept, len(prompt), num_batch):
+        part = prompt[start : start + num_batch]
+        logits = extend(evaluator, conversation, part)
+    return logits
+
+
+def extend(evaluator: Evaluator, conversation: Conversation, tokens: Sequence[int]) -> Floats:
+    """Appends tokens to the sequence; returns the last one's logits, F32 (vocabulary,).
+
+    If the computation is interrupted, the cache is left as it was before.
+    """
+    start = len(conversation.tokens)
+    try:
+        logits = evaluator.logits(Batch.of(tokens, start, _SEQUENCE))
+    except BaseException:
+        evaluator.cache.remove(_SEQUENCE, start, None)
+        raise
+    conversation.tokens.extend(tokens)
+    return logits[-1]
+
+
+def _reuse(evaluator: Evaluator, conversation: Conversation, prompt: Sequence[int]) -> int:
+    """Cuts the cache back to what it has in common with the prompt; at least the last token is left to do."""
+    common = _common_prefix(conversation.tokens, prompt[:-1])
+    if not evaluator.cache.can_resume(_SEQUENCE, common):
+        common = 0
+    evaluator.cache.remove(_SEQUENCE, common, None)
+    del conversation.tokens[common:]
+    return common
+
+
+def _common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
+    for index, (a, b) in enumerate(zip(left, right, strict=False)):
+        if a != b:
+            return index
+    return min(len(left), len(right))
+
+
+@dataclass(slots=True)
+class _Clock:
+    """Times of one generation, in seconds of the monotonic clock."""
+
+    start: float
+    prompt_done: float = 0.0
+
+
+def generate(
+    evaluator: Evaluator,
+    conversation: Conversation,
+    tokenizer: Tokenizer,
+    prompt: Sequence[int],
+    sampler: Sampler,
+    *,
+    num_ctx: int,
+    num_batch: int,
+    num_predict: int,
+    stop: Sequence[str],
+) -> Iterator[Event]:
+    """Yields the answer to `prompt` piece by piece, and at last `Done`.
+
+    Args:
+        num_predict: most tokens to generate; below 0 until the context is full.
+
+    Raises:
+        InvalidOption: the prompt is empty.
+        ContextLengthExceeded: the prompt does not fit the context.
+    """
+    if not prompt:
+        raise InvalidOption("the prompt is empty: there is nothing to continue")
+    if len(prompt) > num_ctx:
+        raise ContextLengthExceeded(len(prompt), num_ctx)
+    clock = _Clock(time.perf_counter())
+    logits = evaluate_prompt(evaluator, conversation, prompt, num_batch)
+    clock.prompt_done = time.perf_counter()
+    text = TextStream(tokenizer, stop)
+    room = num_ctx - len(prompt)
+    limit = room if num_predict < 0 else min(num_predict, room)
+    count, reason = 0, "length"
+    while count < limit:
+        token = sampler.sample(logits).token
+        if token in tokenizer.end_ids:
+            reason = "stop"
+            break
+        count += 1
+        if piece := text.feed(token):
+            yield TextChunk(piece)
+        if text.stopped:
+            reason = "stop"
+            break
+        if count < limit:
+            logits = extend(evaluator, conversation, [token])
+    if piece := text.flush():
+        yield TextChunk(piece)
+    yield _done(reason, len(prompt), count, clock)
+
+
+def _done(reason: str, prompt_tokens: int, count: int, clock: _Clock) -> Done:
+    kind: Literal["stop", "length"] = "stop" if reason == "stop" else "length"
+    prompt_seconds = clock.prompt_done - clock.start
+    return Done(kind, prompt_tokens, prompt_seconds, count, time.perf_counter() - clock.prompt_done)

@@ -1,0 +1,163 @@
+"""Loading: a model file becomes a model in memory, on whatever devices it fits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Self
+
+from puna.engine.evaluator import Evaluator
+from puna.engine.events import Event
+from puna.engine.generate import Conversation, generate
+from puna.engine.options import LoadOptions
+from puna.errors import InvalidOption
+from puna.gguf import Metadata
+from puna.ml import BackendMemory, BackendParams, DType, InsufficientMemory, nn
+from puna.ml.backend import Backend, new_backend
+from puna.models.registry import build_model
+from puna.sampling.parameters import SamplingParameters
+from puna.sampling.sampler import Sampler
+from puna.tokenizer import load_tokenizer
+
+DEFAULT_CONTEXT = 4096
+
+
+class LoadedModel:
+    """A model in memory with its tokenizer and cache; a context manager.
+
+    Attributes:
+        metadata: the file's metadata.
+        tokenizer: its tokenizer.
+        num_ctx: tokens of context.
+        memory: what it takes of each device.
+    """
+
+    def __init__(self, backend: Backend, evaluator: Evaluator, options: LoadOptions, num_ctx: int) -> None:
+        self.backend = backend
+        self.evaluator = evaluator
+        self.num_ctx = num_ctx
+        self.num_batch = min(options.num_batch, num_ctx)
+        self.metadata: Metadata = backend.config()
+        self.tokenizer = load_tokenizer(self.metadata)
+        self.memory: BackendMemory = backend.backend_memory()
+        self._conversation = Conversation()
+
+    def generate(
+        self,
+        prompt: Sequence[int],
+        sampling: SamplingParameters,
+        *,
+        num_predict: int = -1,
+        stop: Sequence[str] = (),
+    ) -> Iterator[Event]:
+        """Yields the answer to the prompt's tokens; see `puna.engine.generate.generate`.
+
+        What the prompt has in common with the last one, and its answer, is not evaluated again.
+        """
+        sampler = Sampler(sampling, self.tokenizer.vocab_size, prompt)
+        return generate(
+            self.evaluator,
+            self._conversation,
+            self.tokenizer,
+            prompt,
+            sampler,
+            num_ctx=self.num_ctx,
+            num_batch=self.num_batch,
+            num_predict=num_predict,
+            stop=stop,
+        )
+
+    def close(self) -> None:
+        """Frees everything. Closing twice is harmless."""
+        self.evaluator.close()
+        self.backend.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def load_model(
+    path: Path,
+    options: LoadOptions | None = None,
+    progress: Callable[[float], None] = lambda done: None,
+    *,
+    backend: str = "ggml",
+) -> LoadedModel:
+    """Loads a GGUF file.
+
+    If a device has not enough memory and the number of layers was left open, fewer layers go to the
+    devices, until the rest fits.
+
+    Raises:
+        GGUFError: the file is no sound GGUF file.
+        UnsupportedModel: its architecture or tokenizer is not implemented.
+        WeightError: its tensors do not fit its architecture.
+        InsufficientMemory: it does not fit.
+    """
+    options = options or LoadOptions()
+    layers = -1 if options.num_gpu_layers is None else options.num_gpu_layers
+    while True:
+        try:
+            return _load(path, options, layers, progress, backend)
+        except InsufficientMemory as error:
+            if options.num_gpu_layers is not None or layers == 0 or not error.memory.gpus:
+                raise
+            layers = fewer_layers(error.memory, layers)
+
+
+def fewer_layers(memory: BackendMemory, layers: int) -> int:
+    """How many layers to try on the devices after `layers` (-1: all) did not fit: about an eighth less."""
+    total = len(memory.cpu.weights)
+    current = total if layers < 0 else min(layers, total)
+    return max(0, current - max(1, total // 8))
+
+
+def _load(
+    path: Path, options: LoadOptions, layers: int, progress: Callable[[float], None], name: str
+) -> LoadedModel:
+    params = BackendParams(
+        num_threads=options.num_threads or 0,
+        main_gpu=options.main_gpu,
+        num_gpu_layers=layers,
+        tensor_split=options.tensor_split,
+        transcode=options.transcode,
+        rpc_servers=options.rpc_servers,
+    )
+    backend = new_backend(path, params, name=name)
+    try:
+        return _build(backend, options, progress)
+    except BaseException:
+        backend.close()
+        raise
+
+
+def _build(backend: Backend, options: LoadOptions, progress: Callable[[float], None]) -> LoadedModel:
+    model = build_model(backend.config())
+    nn.bind(model, backend, model.ignored)
+    num_ctx = context_length(backend.config(), options)
+    backend.load(progress)
+    cache = model.cache()
+    cache.init(
+        backend,
+        DType[options.kv_cache_type.upper()],
+        options.num_parallel,
+        num_ctx,
+        min(options.num_batch, num_ctx),
+    )
+    evaluator = Evaluator(backend, model, cache)
+    try:
+        evaluator.reserve(min(options.num_batch, num_ctx))
+        return LoadedModel(backend, evaluator, options, num_ctx)
+    except BaseException:
+        evaluator.close()
+        raise
+
+
+def context_length(metadata: Metadata, options: LoadOptions) -> int:
+    """Tokens of context: as asked for, within what the model was trained on."""
+    trained = metadata.uint("context_length", DEFAULT_CONTEXT)
+    return min(options.num_ctx or DEFAULT_CONTEXT, trained)

@@ -1,0 +1,54 @@
+"""How a model is loaded; plain data, shared with parts that never compute."""
+
+from dataclasses import dataclass
+
+from puna.errors import InvalidOption
+
+KV_CACHE_TYPES = ("f16", "q8_0", "q4_0", "f32")
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOptions:
+    """How a model is loaded. None leaves the choice to the engine.
+
+    Attributes:
+        num_ctx: tokens of context; None takes 4096, or what the model was trained on if that is less.
+        num_threads: threads; None takes one per physical core.
+        num_gpu_layers: layers on other devices than the CPU; None offloads as many as fit.
+        kv_cache_type: element type of the KV cache: f16, q8_0, q4_0 or f32.
+        main_gpu: index of the only device to use; -1 spreads the layers over all.
+        tensor_split: share of the layers for each device.
+        num_batch: tokens of a prompt evaluated at once.
+        num_parallel: sequences that can be in the cache at once, each with num_ctx tokens.
+        transcode: store types without a fast kernel as one that has; None does so where it costs little.
+        rpc_servers: `host:port` of ggml RPC servers to use as devices.
+
+    Raises:
+        InvalidOption: a number is out of its range, or the cache type is unknown.
+    """
+
+    num_ctx: int | None = None
+    num_threads: int | None = None
+    num_gpu_layers: int | None = None
+    kv_cache_type: str = "f16"
+    main_gpu: int = -1
+    tensor_split: tuple[float, ...] = ()
+    num_batch: int = 512
+    num_parallel: int = 1
+    transcode: bool | None = None
+    rpc_servers: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _at_least("num_ctx", self.num_ctx, 1)
+        _at_least("num_threads", self.num_threads, 1)
+        _at_least("num_gpu_layers", self.num_gpu_layers, 0)
+        _at_least("num_batch", self.num_batch, 1)
+        _at_least("num_parallel", self.num_parallel, 1)
+        if self.kv_cache_type not in KV_CACHE_TYPES:
+            known = ", ".join(KV_CACHE_TYPES)
+            raise InvalidOption(f"kv_cache_type is {self.kv_cache_type!r}; it can be {known}")
+
+
+def _at_least(name: str, value: int | None, least: int) -> None:
+    if value is not None and value < least:
+        raise InvalidOption(f"{name} is {value}; it must be at least {least}")

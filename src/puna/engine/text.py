@@ -1,0 +1,48 @@
+"""From tokens to text that may be shown: whole characters, and nothing of a stop string."""
+
+from collections.abc import Sequence
+
+from puna.tokenizer import Tokenizer
+
+
+class TextStream:
+    """Decodes one answer's tokens and holds text back while it could still become a stop string.
+
+    Attributes:
+        stopped: a stop string has appeared; the text ends before it.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> None:
+        self._decoder = tokenizer.decoder()
+        self._stop = [text for text in stop if text]
+        self._held = ""
+        self.stopped = False
+
+    def feed(self, token: int) -> str:
+        """Text that the token completes, possibly empty."""
+        return self._release(self._decoder.feed(token))
+
+    def flush(self) -> str:
+        """What is still held back, at the end of the answer."""
+        if self.stopped:
+            return ""
+        text = self._release(self._decoder.flush())
+        text, self._held = text + self._held, ""
+        return text
+
+    def _release(self, text: str) -> str:
+        self._held += text
+        ends = [found for stop in self._stop if (found := self._held.find(stop)) >= 0]
+        if ends:
+            self.stopped = True
+            text, self._held = self._held[: min(ends)], ""
+            return text
+        keep = max((_overlap(self._held, stop) for stop in self._stop), default=0)
+        text, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
+        return text
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest end of `text` that begins `stop`."""
+    longest = min(len(text), len(stop) - 1)
+    return next((size for size in range(longest, 0, -1) if text.endswith(stop[:size])), 0)

