@@ -1,7 +1,7 @@
 """Chat templates in Jinja, as GGUF files carry them in `tokenizer.chat_template`.
 
-The dialect is that of HF transformers' `apply_chat_template`: blocks are trimmed; there are `raise_exception`,
-`strftime_now`, `tojson` without HTML escaping, `break`, `continue`, and a `generation` block that only marks text.
+The dialect is that of HF transformers' `apply_chat_template`: blocks are trimmed; there is `raise_exception`,
+`strftime_now`, `tojson` without HTML escaping, `break`, `continue`, and a `generation` block that marks text.
 """
 
 import json

@@ -1,0 +1,1 @@
+"""Where models come from over the network; each source has its module."""
