@@ -1,0 +1,135 @@
+"""Two views of a cache: the engine's, which keeps the books, and the model's, which reads and writes.
+
+A cache is a row of cells. A cell holds the keys and values of one token in every layer, and belongs to one
+or more sequences: what sequences have in common is stored once. A batch goes through five steps:
+
+    shape = cache.start(positions, sequences)     cells for the batch are taken, graphs are told apart
+    history = cache.trace(context, n, shape)      once per graph: its inputs, and the model's view
+    …                                             the model's forward calls history.layer(i).update(k, v)
+    cache.fill(history)                           this batch's cell numbers and mask go into the inputs
+    context.compute(…)
+
+A step with a shape that was traced before needs `start`, `fill` and `compute` only.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from puna.errors import PunaError
+from puna.ml import Backend, Context, DType, Tensor
+from puna.ml.nn import LayerHistory
+
+MAX_SEQUENCES = 64
+
+Integers = Sequence[int] | NDArray[np.integer]
+
+Shift = Callable[[int, Tensor, Tensor], Tensor]
+"""Moves keys to other positions: (layer, key F32 (cells, kv_heads, d_k), offsets I32 (cells,)) → like key."""
+
+
+class CacheFull(PunaError):
+    """A batch has more tokens than the cache has free cells."""
+
+
+class ShiftRefused(PunaError):
+    """Tokens cannot be taken out of the middle of a sequence; it must be evaluated again from there."""
+
+
+class History(ABC):
+    """A cache as one graph sees it; handed to the model's forward."""
+
+    @abstractmethod
+    def layer(self, index: int) -> LayerHistory:
+        """What the attention of layer `index` is given."""
+
+    @abstractmethod
+    def fill(self) -> None:
+        """Writes the cell numbers and the mask of the batch last started into the graph's inputs."""
+
+
+class Cache(ABC):
+    """A cache as the engine sees it."""
+
+    @abstractmethod
+    def init(self, backend: Backend, dtype: DType, max_sequences: int, capacity: int, max_batch: int) -> None:
+        """Makes room; called once, before anything else.
+
+        The room is that of `max_sequences` sequences of `capacity` tokens, in one pool: any of the
+        sequence numbers 0 … 63 may take as much of it as is free. Memory is allocated by the first
+        `trace`, layer by layer.
+
+        Args:
+            dtype: of keys and values: F32, F16, Q8_0 or Q4_0.
+            max_batch: the most tokens in one `start`.
+
+        Raises:
+            InvalidOption: a number is below 1, above 64 sequences, or the type does not suit the backend.
+        """
+
+    @abstractmethod
+    def start(self, positions: Integers, sequences: Integers) -> Hashable:
+        """Takes a cell for each token of a batch.
+
+        Args:
+            positions: of the tokens in their sequences, none of which the sequence has already.
+            sequences: the number of each token's sequence, 0 … 63.
+
+        Returns:
+            What distinguishes this batch's graph, together with its number of tokens.
+
+        Raises:
+            CacheFull: not enough free cells; nothing has changed.
+        """
+
+    @abstractmethod
+    def trace(self, context: Context, tokens: int, shape: Hashable) -> History:
+        """Creates the inputs of a graph for `tokens` tokens and a `shape` from `start` or `worst_case`.
+
+        Further on the graph serves every batch of this shape with at most `tokens` tokens. Rows that a
+        smaller batch leaves over do no harm, and their results mean nothing.
+        """
+
+    def fill(self, history: History) -> None:
+        """Makes the inputs of a graph those of the batch last started, before each `compute`."""
+        history.fill()
+
+    @abstractmethod
+    def worst_case(self, tokens: int) -> Hashable:
+        """The shape that takes the most memory of all those that `start` may return."""
+
+    @abstractmethod
+    def remove(self, sequence: int, begin: int, end: int | None = None) -> None:
+        """Takes positions begin … end - 1 out of a sequence, or all from `begin` on.
+
+        What lies behind `end` moves up by end - begin: its keys are turned to their new positions.
+
+        Raises:
+            ShiftRefused: what lies behind cannot move; nothing has changed.
+        """
+
+    @abstractmethod
+    def copy_prefix(self, source: int, target: int, length: int) -> None:
+        """Makes `target` the first `length` tokens of `source`, sharing cells; what it had before is gone."""
+
+    @abstractmethod
+    def can_resume(self, sequence: int, position: int) -> bool:
+        """Whether everything that a token at `position` of this sequence may see is there."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Frees the memory; graphs traced with this cache cannot run any more. Closing twice is harmless."""
+
+
+class Member(Cache):
+    """A cache that can be one of several kept in step: what it is asked to do can be refused in time."""
+
+    @abstractmethod
+    def undo(self) -> None:
+        """Takes back the last `start`, provided nothing else has happened since."""
+
+    @abstractmethod
+    def check_remove(self, sequence: int, begin: int, end: int | None) -> None:
+        """Raises ShiftRefused if `remove` would, and changes nothing."""

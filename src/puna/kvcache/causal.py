@@ -1,0 +1,231 @@
+"""Causal caches: a token sees its own sequence's earlier tokens, all of them or the latest."""
+
+from collections.abc import Hashable
+
+import numpy as np
+
+from puna.errors import InvalidOption
+from puna.kvcache.cache import MAX_SEQUENCES, CacheFull, History, Integers, Member, Shift, ShiftRefused
+from puna.kvcache.cells import BITS, Batch, Cells, Numbers, Positions
+from puna.kvcache.history import CausalHistory, Ledger
+from puna.kvcache.storage import Storage
+from puna.ml import Backend, Context, DType
+
+_NOTHING = Batch(np.empty(0, np.int64), np.empty(0, np.int32), np.empty(0, np.uint64))
+
+
+class Causal(Member):
+    """Every token sees all earlier tokens of its sequence, and itself."""
+
+    def __init__(self, shift: Shift | None = None) -> None:
+        """Makes a cache without room.
+
+        Args:
+            shift: turns keys to other positions; without it, `remove` only cuts ends off.
+        """
+        self._shift = shift
+        self._dropped: list[tuple[int, Numbers]] = []
+        self._overwritten: Positions = np.empty(0, np.int32)
+
+    # -- what subclasses change -----------------------------------------------------------------------
+
+    def lowest_seen(self, positions: Positions) -> Positions | None:
+        """The first positions that tokens at `positions` see; None where that is 0 for all."""
+        return None
+
+    def lowest_kept(self, position: int) -> int:
+        """The first position that a sequence keeps when its next token comes to `position`."""
+        return 0
+
+    def cells_needed(self, sequences: int, capacity: int, max_batch: int) -> int:
+        """Cells for `sequences` sequences of `capacity` tokens, of which `max_batch` come at a time."""
+        return sequences * capacity
+
+    # -- the engine's view ----------------------------------------------------------------------------
+
+    def init(self, backend: Backend, dtype: DType, max_sequences: int, capacity: int, max_batch: int) -> None:
+        if min(max_sequences, capacity, max_batch) < 1 or max_sequences > MAX_SEQUENCES:
+            raise InvalidOption(
+                f"a cache for {max_sequences} sequences of {capacity} tokens in batches of {max_batch} is "
+                f"not possible; each must be at least 1, and there are at most {MAX_SEQUENCES} sequences"
+            )
+        self._config = backend.cache_config()
+        self._max_batch = max_batch
+        count = _padded(self.cells_needed(max_sequences, capacity, max_batch), self._config.cache_padding)
+        storage = Storage(backend, dtype, count + 1, permuted=self._config.permuted_v)
+        self._ledger = Ledger(Cells(count), storage, self.lowest_seen, _NOTHING)
+
+    @property
+    def cells(self) -> Cells:
+        """The books; to be looked at only."""
+        return self._ledger.cells
+
+    def start(self, positions: Integers, sequences: Integers) -> Hashable:
+        where, whose = np.asarray(positions, np.int32), np.asarray(sequences, np.int64)
+        cells = self._ledger.cells
+        self._dropped = []
+        self._forget(where, whose)
+        if cells.free < where.size:
+            cells.give_back(_NOTHING, _NOTHING.positions, self._dropped)
+            raise CacheFull(f"a batch of {where.size} tokens does not fit: {cells.free} cells are free")
+        batch = Batch(cells.lowest_free(where.size), where, BITS[whose])
+        self._overwritten = cells.positions[batch.cells]
+        cells.take(batch)
+        self._ledger.batch = batch
+        return self._shape(cells.used)
+
+    def _forget(self, positions: Positions, sequences: Numbers) -> None:
+        """Lets go of what no token to come will see."""
+
+    def _forget_before(self, sequence: int, position: int) -> None:
+        """Lets go of what a sequence need not keep when its next token comes to `position`."""
+        begin = self.lowest_kept(position)
+        if begin > 0:
+            cells = self.cells.between(sequence, 0, begin)
+            self.cells.drop(sequence, cells)
+            self._dropped.append((sequence, cells))
+
+    def _shape(self, used: int) -> int:
+        return _padded(used, self._config.cache_padding)
+
+    def undo(self) -> None:
+        self.cells.give_back(self._ledger.batch, self._overwritten, self._dropped)
+        self._ledger.batch = _NOTHING
+
+    def trace(self, context: Context, tokens: int, shape: Hashable) -> History:
+        if not isinstance(shape, int):
+            raise InvalidOption(f"{shape!r} is not a shape of this cache")
+        rows = _padded(tokens, self._config.mask_batch_padding)
+        inputs = context.input()
+        numbers = inputs.empty(DType.I64, tokens)
+        return CausalHistory(
+            self._ledger, context, tokens, numbers, inputs.empty(self._config.mask_dtype, rows, shape)
+        )
+
+    def worst_case(self, tokens: int) -> Hashable:
+        return self.cells.members.size
+
+    def copy_prefix(self, source: int, target: int, length: int) -> None:
+        self.cells.drop(target, self.cells.between(target, 0, None))
+        self.cells.share(target, self.cells.between(source, 0, length))
+
+    def can_resume(self, sequence: int, position: int) -> bool:
+        return self._complete(self.cells.held(sequence), position)
+
+    def _complete(self, held: Positions, position: int) -> bool:
+        """Whether `held` has all that a token at `position` may see of what is before it."""
+        lowest = self.lowest_seen(np.array([position], np.int32))
+        first = 0 if lowest is None else int(lowest[0])
+        return int(np.count_nonzero((held >= first) & (held < position))) == position - first
+
+    def close(self) -> None:
+        self._ledger.storage.close()
+
+    # -- removal --------------------------------------------------------------------------------------
+
+    def check_remove(self, sequence: int, begin: int, end: int | None) -> None:
+        if end is None or end <= begin:
+            return
+        moving = self.cells.between(sequence, end, None)
+        if not moving.size:
+            return
+        if self._shift is None:
+            raise ShiftRefused("this model's tokens cannot move to other positions")
+        if (self.cells.members[moving] != BITS[sequence]).any():
+            raise ShiftRefused(f"tokens behind position {end} are shared with another sequence")
+        held = self.cells.held(sequence)
+        left = np.concatenate((held[held < begin], held[held >= end] - (end - begin)))
+        if not self._complete(left, int(left.max()) + 1):
+            raise ShiftRefused(f"tokens before position {begin} that would be seen again are gone")
+
+    def remove(self, sequence: int, begin: int, end: int | None = None) -> None:
+        self.check_remove(sequence, begin, end)
+        if end is not None and end <= begin:
+            return
+        self.cells.drop(sequence, self.cells.between(sequence, begin, end))
+        if end is not None:
+            self._move(self.cells.between(sequence, end, None), begin - end)
+
+    def _move(self, cells: Numbers, offset: int) -> None:
+        """Moves tokens by `offset` positions, in batches as large as the model's."""
+        self.cells.positions[cells] += offset
+        if self._shift is not None:
+            for begin in range(0, cells.size, self._max_batch):
+                self._ledger.storage.rotate(cells[begin : begin + self._max_batch], offset, self._shift)
+
+
+class _Limited(Causal):
+    """A cache that lets go of tokens which no later token sees."""
+
+    def _forget(self, positions: Positions, sequences: Numbers) -> None:
+        present = {int(sequences[0])} if sequences.size == 1 else set(sequences.tolist())
+        for sequence in present:
+            self._forget_before(sequence, int(positions[sequences == sequence].min()))
+        if self.cells.free < positions.size:
+            self._forget_absent(present)
+
+    def _forget_absent(self, present: set[int]) -> None:
+        """The same for sequences that take no part in the batch: they stop where they stand."""
+        for sequence in set(range(MAX_SEQUENCES)) - present:
+            held = self.cells.held(sequence)
+            if held.size:
+                self._forget_before(sequence, int(held.max()) + 1)
+
+
+class SlidingWindow(_Limited):
+    """A token sees the latest `window` tokens of its sequence, itself included.
+
+    The rule is that of transformers and llama.cpp: what is `window` or more positions back is hidden.
+    """
+
+    def __init__(self, window: int, shift: Shift | None = None, *, memory: int | None = None) -> None:
+        """Makes a cache without room.
+
+        Args:
+            window: how many tokens are seen.
+            shift: see `Causal`.
+            memory: how many tokens are kept of each sequence, `window` if left out; with more of them a
+                sequence can go back by the difference and resume.
+
+        Raises:
+            InvalidOption: the window is below 1, or the memory below the window.
+        """
+        super().__init__(shift)
+        self._window = window
+        self._memory = window if memory is None else memory
+        if not 1 <= window <= self._memory:
+            raise InvalidOption(f"a window of {window} tokens in a memory of {self._memory} is not possible")
+
+    def lowest_seen(self, positions: Positions) -> Positions:
+        return np.maximum(positions - (self._window - 1), 0)
+
+    def lowest_kept(self, position: int) -> int:
+        return position - (self._memory - 1)
+
+    def cells_needed(self, sequences: int, capacity: int, max_batch: int) -> int:
+        return sequences * capacity if self._memory >= capacity else sequences * self._memory + max_batch
+
+
+class Chunked(_Limited):
+    """A token sees the earlier tokens of its own chunk: positions from a multiple of `chunk` on (Llama 4)."""
+
+    def __init__(self, chunk: int, shift: Shift | None = None) -> None:
+        """Makes a cache without room. Raises InvalidOption if `chunk` is below 1."""
+        super().__init__(shift)
+        if chunk < 1:
+            raise InvalidOption(f"a chunk of {chunk} tokens is not possible")
+        self._chunk = chunk
+
+    def lowest_seen(self, positions: Positions) -> Positions:
+        return positions - positions % self._chunk
+
+    def lowest_kept(self, position: int) -> int:
+        return position - position % self._chunk
+
+    def cells_needed(self, sequences: int, capacity: int, max_batch: int) -> int:
+        return min(sequences * capacity, sequences * self._chunk + max_batch)
+
+
+def _padded(count: int, multiple: int) -> int:
+    """The least multiple that is not below `count`."""
+    return -(-count // multiple) * multiple

@@ -1,0 +1,129 @@
+"""The books of a cache: which cell holds which position of which sequences. Plain NumPy, no tensors."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+BITS: NDArray[np.uint64] = np.left_shift(np.uint64(1), np.arange(64, dtype=np.uint64))
+"""BITS[s] marks the cells of sequence s."""
+
+Flags = NDArray[np.bool_]
+Numbers = NDArray[np.int64]
+Positions = NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Tokens that have been given cells; arrays of one element per token."""
+
+    cells: Numbers
+    positions: Positions
+    bits: NDArray[np.uint64]
+
+
+class Cells:
+    """Positions and owners of a row of cells.
+
+    Attributes:
+        positions: int32 (cells,); means nothing in a free cell.
+        members: uint64 (cells,), one bit for each sequence that owns the cell; 0 is free.
+        used: one more than the number of the last cell in use.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.positions = np.zeros(count, np.int32)
+        self.members = np.zeros(count, np.uint64)
+        self.used = 0
+        self._holes = 0
+
+    @property
+    def free(self) -> int:
+        """How many cells belong to nobody."""
+        return self.members.size - self.used + self._holes
+
+    def lowest_free(self, count: int) -> Numbers:
+        """The first `count` free cells, in order; there must be as many."""
+        if not self._holes:
+            return np.arange(self.used, self.used + count)
+        holes = np.flatnonzero(self.members[: self.used] == 0)[:count]
+        if holes.size == count:
+            return holes
+        return np.concatenate((holes, np.arange(self.used, self.used + count - holes.size)))
+
+    def take(self, batch: Batch) -> None:
+        """Gives free cells to the tokens of a batch."""
+        self.positions[batch.cells] = batch.positions
+        self.members[batch.cells] = batch.bits
+        last = int(batch.cells[-1]) + 1
+        self._holes += max(last - self.used, 0) - batch.cells.size
+        self.used = max(self.used, last)
+
+    def of(self, sequence: int) -> Flags:
+        """Which of the cells up to `used` belong to a sequence; bool (used,)."""
+        owned: Flags = (self.members[: self.used] & BITS[sequence]) != 0
+        return owned
+
+    def held(self, sequence: int) -> Positions:
+        """The positions that a sequence has, in no order."""
+        return self.positions[: self.used][self.of(sequence)]
+
+    def between(self, sequence: int, begin: int, end: int | None) -> Numbers:
+        """The cells that hold positions begin … end - 1 of a sequence, or all from `begin` on."""
+        positions = self.positions[: self.used]
+        chosen = self.of(sequence)
+        if begin > 0:
+            chosen &= positions >= begin
+        if end is not None:
+            chosen &= positions < end
+        return np.flatnonzero(chosen)
+
+    def drop(self, sequence: int, cells: Numbers) -> None:
+        """Takes cells away from a sequence that owns them."""
+        if not cells.size:
+            return
+        left = self.members[cells] & ~BITS[sequence]
+        self.members[cells] = left
+        self._holes += cells.size - int(np.count_nonzero(left))
+        if self.members[self.used - 1] == 0:
+            self._count()
+
+    def share(self, sequence: int, cells: Numbers) -> None:
+        """Gives cells that are in use to one more sequence."""
+        self.members[cells] |= BITS[sequence]
+
+    def give_back(self, batch: Batch, positions: Positions, dropped: list[tuple[int, Numbers]]) -> None:
+        """Undoes `take`, then each `drop`; `positions` is what the batch's cells held before."""
+        self.members[batch.cells] = 0
+        self.positions[batch.cells] = positions
+        for sequence, cells in dropped:
+            self.share(sequence, cells)
+        self._count()
+
+    def _count(self) -> None:
+        in_use = np.flatnonzero(self.members)
+        self.used = int(in_use[-1]) + 1 if in_use.size else 0
+        self._holes = self.used - in_use.size
+
+
+def hidden(cells: Cells, count: int, batch: Batch, lowest: Positions | None) -> Flags:
+    """Which of the first `count` cells the tokens of a batch may not see; bool (tokens, count).
+
+    A token sees the cells of its own sequence with positions from its `lowest` to its own, both included.
+    """
+    positions = cells.positions[:count]
+    result = _foreign(cells.members[:count], batch.bits) | (positions > batch.positions[:, None])
+    if lowest is not None:
+        result |= positions < lowest[:, None]
+    return result
+
+
+def _foreign(members: NDArray[np.uint64], bits: NDArray[np.uint64]) -> Flags:
+    """Which cells are not of the tokens' sequences; bool (tokens or 1, cells)."""
+    result: Flags
+    if bits.size == 1 or (bits == bits[0]).all():
+        result = (members & bits[:1, None]) == 0
+        return result
+    distinct, which = np.unique(bits, return_inverse=True)
+    result = ((members & distinct[:, None]) == 0)[which]
+    return result

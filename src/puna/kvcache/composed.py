@@ -1,0 +1,81 @@
+"""Several caches in step, each serving some of the layers."""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+from puna.errors import InvalidOption
+from puna.kvcache.cache import Cache, CacheFull, History, Integers, Member
+from puna.ml import Backend, Context, DType
+from puna.ml.nn import LayerHistory
+
+
+@dataclass(frozen=True, slots=True)
+class ComposedHistory(History):
+    """One graph's view of several caches; `serves` says for each layer which of them is its own."""
+
+    histories: tuple[History, ...]
+    serves: tuple[int, ...]
+
+    def layer(self, index: int) -> LayerHistory:
+        return self.histories[self.serves[index]].layer(index)
+
+    def fill(self) -> None:
+        for history in self.histories:
+            history.fill()
+
+
+class Composed(Cache):
+    """Every member books every token; each layer's keys and values lie in one of them."""
+
+    def __init__(self, members: Sequence[Member], serves: Sequence[int]) -> None:
+        """Puts caches together.
+
+        Args:
+            members: the caches, none of which has been given room.
+            serves: for each layer, the number of its cache.
+        """
+        self._members = tuple(members)
+        self._serves = tuple(serves)
+
+    def init(self, backend: Backend, dtype: DType, max_sequences: int, capacity: int, max_batch: int) -> None:
+        for member in self._members:
+            member.init(backend, dtype, max_sequences, capacity, max_batch)
+
+    def start(self, positions: Integers, sequences: Integers) -> Hashable:
+        shapes: list[Hashable] = []
+        try:
+            for member in self._members:
+                shapes.append(member.start(positions, sequences))
+        except CacheFull:
+            for member in self._members[: len(shapes)]:
+                member.undo()
+            raise
+        return tuple(shapes)
+
+    def trace(self, context: Context, tokens: int, shape: Hashable) -> History:
+        if not isinstance(shape, tuple) or len(shape) != len(self._members):
+            raise InvalidOption(f"{shape!r} is not a shape of this cache")
+        histories = (
+            member.trace(context, tokens, own) for member, own in zip(self._members, shape, strict=True)
+        )
+        return ComposedHistory(tuple(histories), self._serves)
+
+    def worst_case(self, tokens: int) -> Hashable:
+        return tuple(member.worst_case(tokens) for member in self._members)
+
+    def remove(self, sequence: int, begin: int, end: int | None = None) -> None:
+        for member in self._members:
+            member.check_remove(sequence, begin, end)
+        for member in self._members:
+            member.remove(sequence, begin, end)
+
+    def copy_prefix(self, source: int, target: int, length: int) -> None:
+        for member in self._members:
+            member.copy_prefix(source, target, length)
+
+    def can_resume(self, sequence: int, position: int) -> bool:
+        return all(member.can_resume(sequence, position) for member in self._members)
+
+    def close(self) -> None:
+        for member in self._members:
+            member.close()

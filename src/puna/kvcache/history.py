@@ -1,0 +1,151 @@
+"""A causal cache as a graph sees it: inputs, and each layer's reads and writes."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from puna.kvcache.cache import History
+from puna.kvcache.cells import Batch, Cells, Positions, hidden
+from puna.kvcache.storage import Layer, Storage
+from puna.ml import Context, DType, Tensor
+from puna.ml.nn import merge_heads
+
+_MINUS_INFINITY: dict[DType, np.unsignedinteger] = {
+    DType.F16: np.uint16(0xFC00),
+    DType.F32: np.uint32(0xFF800000),
+}
+"""The bits of -inf. Masks are written as bits, since the product of False and -inf would be NaN."""
+
+
+@dataclass(slots=True)
+class Ledger:
+    """What a cache and its graphs share.
+
+    Attributes:
+        cells: the books.
+        storage: the tensors.
+        lowest_seen: the first positions that tokens at given positions see, None for all.
+        batch: the batch last started.
+    """
+
+    cells: Cells
+    storage: Storage
+    lowest_seen: Callable[[Positions], Positions | None]
+    batch: Batch
+
+
+@dataclass
+class CausalHistory(History):
+    """One graph's view of a causal cache.
+
+    Attributes:
+        ledger: the cache's.
+        context: the graph.
+        tokens: the most tokens that a batch in this graph has.
+        cells: input I64 (tokens,), the cell of each token.
+        mask: input (tokens padded, visible), 0 or -inf.
+        value_cells: inputs I64 (tokens * width,), by width: the place of each element of permuted values.
+    """
+
+    ledger: Ledger
+    context: Context
+    tokens: int
+    cells: Tensor
+    mask: Tensor
+    value_cells: dict[int, Tensor] = field(default_factory=dict)
+
+    def layer(self, index: int) -> "CausalLayer":
+        return CausalLayer(self, index)
+
+    def fill(self) -> None:
+        batch, count = self.ledger.batch, self.ledger.batch.cells.size
+        bits, rows, minus_infinity = self._mask_bits, self.tokens, self._minus_infinity
+        lowest = self.ledger.lowest_seen(batch.positions)
+        covered = hidden(self.ledger.cells, self.mask.shape[-1], batch, lowest)
+        np.multiply(covered, minus_infinity, out=bits[:count])
+        self._cell_numbers[:count] = batch.cells
+        if count < rows:
+            # Leftover rows see what the last token sees, to stay finite, and write where nobody reads.
+            bits[count:rows] = bits[count - 1]
+            self._cell_numbers[count:] = self.ledger.storage.cells - 1
+        for width, tensor in self.value_cells.items():
+            elements = np.arange(width) * self.ledger.storage.cells
+            tensor.array()[:] = (self._cell_numbers[:, None] + elements).reshape(-1)
+
+    @property
+    def visible(self) -> int:
+        """How many cells, counted from the first, the graph looks at."""
+        return self.mask.shape[-1]
+
+    @cached_property
+    def _minus_infinity(self) -> np.unsignedinteger:
+        return _MINUS_INFINITY[self.mask.dtype]
+
+    @cached_property
+    def _mask_bits(self) -> NDArray[np.unsignedinteger]:
+        bits = self.mask.array().view(self._minus_infinity.dtype)
+        bits[self.tokens :] = self._minus_infinity
+        return bits
+
+    @cached_property
+    def _cell_numbers(self) -> NDArray[np.int64]:
+        return self.cells.array()
+
+
+class CausalLayer:
+    """One layer of a causal cache in one graph."""
+
+    def __init__(self, history: CausalHistory, index: int) -> None:
+        self._history = history
+        self._index = index
+
+    def update(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """See `puna.ml.nn.LayerHistory`; key and value come back as views of all visible cells."""
+        storage = self._history.ledger.storage
+        layer = storage.layer(self._index, _heads(key), _heads(value))
+        keys, values = layer.key.on(self._history.context), layer.value.on(self._history.context)
+        write_key = keys.set_rows(merge_heads(key), self._history.cells)
+        if storage.permuted:
+            self._history.context.forward(write_key, self._write_permuted(values, value))
+            return _by_cell(keys, layer.key_heads, self._visible), self._permuted(values, layer), self._mask
+        write_value = values.set_rows(merge_heads(value), self._history.cells)
+        self._history.context.forward(write_key, write_value)
+        return (
+            _by_cell(keys, layer.key_heads, self._visible),
+            _by_cell(values, layer.value_heads, self._visible),
+            self._mask,
+        )
+
+    @property
+    def _visible(self) -> int:
+        return self._history.visible
+
+    @property
+    def _mask(self) -> Tensor:
+        return self._history.mask
+
+    def _write_permuted(self, values: Tensor, value: Tensor) -> Tensor:
+        elements, (width, cells) = value.shape[0] * value.shape[1] * value.shape[2], values.shape
+        places = self._history.value_cells
+        if width not in places:
+            places[width] = self._history.context.input().empty(DType.I64, elements)
+        return values.reshape(width * cells, 1).set_rows(value.reshape(elements, 1), places[width])
+
+    def _permuted(self, values: Tensor, layer: Layer) -> Tensor:
+        heads, size = layer.value_heads
+        row = values.stride(0)
+        return values.view(0, (heads, size, self._visible), (size * row, row))
+
+
+def _heads(tensor: Tensor) -> tuple[int, int]:
+    """(heads, size) of a tensor (tokens, heads, size)."""
+    return tensor.shape[1], tensor.shape[2]
+
+
+def _by_cell(stored: Tensor, heads: tuple[int, int], visible: int) -> Tensor:
+    """The first cells of storage (cells, heads * size) as (visible, heads, size)."""
+    row = stored.stride(0)
+    return stored.view(0, (visible, *heads), (row, row // heads[0]))

@@ -1,0 +1,24 @@
+"""Building blocks of models: layers that declare their weights, attention, and binding to a model file."""
+
+from puna.ml.nn.attention import LayerHistory, attention, merge_heads, split_heads
+from puna.ml.nn.bind import bind
+from puna.ml.nn.layers import Embedding, Experts, LayerNorm, Linear, Projections, RMSNorm
+from puna.ml.nn.module import Module
+from puna.ml.nn.weight import Weight, WeightGroup
+
+__all__ = [
+    "Embedding",
+    "Experts",
+    "LayerHistory",
+    "LayerNorm",
+    "Linear",
+    "Module",
+    "Projections",
+    "RMSNorm",
+    "Weight",
+    "WeightGroup",
+    "attention",
+    "bind",
+    "merge_heads",
+    "split_heads",
+]

@@ -1,0 +1,140 @@
+"""Reading hyper-parameters that many architectures have."""
+
+import math
+from dataclasses import dataclass, replace
+
+from puna.errors import GGUFError, UnsupportedModel
+from puna.gguf import Metadata
+from puna.ml import RopeParameters, RopeType
+
+_LAYERS_AT_MOST = 4096
+
+
+def count(metadata: Metadata, key: str, default: int | None = None) -> int:
+    """A number of things of which a model has at least one. Raises GGUFError when there are none."""
+    value = metadata.uint(key) if default is None else metadata.uint(key, default)
+    if value < 1:
+        raise GGUFError(
+            f"{metadata.source}: the key {metadata.full_key(key)!r} must be at least 1, but is {value}"
+        )
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class Transformer:
+    """The sizes of a decoder.
+
+    Attributes:
+        layers: blocks.
+        hidden: width of a token's vector between blocks.
+        feed_forward: width inside the feed-forward network.
+        heads: of queries.
+        kv_heads: of keys and values; divides `heads`.
+        key_size: width of one head's query and key.
+        value_size: width of one head's value.
+        eps: of the RMS norms.
+    """
+
+    layers: int
+    hidden: int
+    feed_forward: int
+    heads: int
+    kv_heads: int
+    key_size: int
+    value_size: int
+    eps: float
+
+    @property
+    def projections(self) -> tuple[int, int, int]:
+        """The widths of all heads' queries, keys and values."""
+        return self.heads * self.key_size, self.kv_heads * self.key_size, self.kv_heads * self.value_size
+
+
+def transformer(metadata: Metadata, *, head_size: int | None = None, eps: float | None = None) -> Transformer:
+    """The sizes of the model that the metadata describes.
+
+    Args:
+        head_size: where the file names none; hidden / heads if None.
+        eps: where the file names none; if None, it must.
+
+    Raises:
+        GGUFError: a key is missing, or the sizes do not go together.
+    """
+    layers, heads = count(metadata, "block_count"), count(metadata, "attention.head_count")
+    hidden, kv_heads = count(metadata, "embedding_length"), count(metadata, "attention.head_count_kv", heads)
+    if layers > _LAYERS_AT_MOST:
+        raise GGUFError(f"{metadata.source}: {layers} layers are more than any model has")
+    if heads % kv_heads:
+        raise GGUFError(
+            f"{metadata.source}: {kv_heads} key heads cannot be shared by {heads} query heads evenly"
+        )
+    size = head_size or hidden // heads
+    epsilon = "attention.layer_norm_rms_epsilon"
+    return Transformer(
+        layers,
+        hidden,
+        count(metadata, "feed_forward_length"),
+        heads,
+        kv_heads,
+        count(metadata, "attention.key_length", size),
+        count(metadata, "attention.value_length", size),
+        metadata.float(epsilon) if eps is None else metadata.float(epsilon, eps),
+    )
+
+
+def rope(metadata: Metadata, dimensions: int, base: float, type: RopeType) -> RopeParameters:
+    """Rotary embedding with the scaling that the metadata asks for: none, linear or YaRN.
+
+    Args:
+        dimensions: where the file names none.
+        base: the frequency base.
+        type: the architecture's pairing.
+
+    Raises:
+        UnsupportedModel: another kind of scaling.
+        GGUFError: a key makes no sense.
+    """
+    plain = RopeParameters(count(metadata, "rope.dimension_count", dimensions), base, type=type)
+    factor = metadata.float("rope.scaling.factor", metadata.float("rope.scale_linear", 0.0))
+    kind = metadata.string("rope.scaling.type", "linear" if factor else "none")
+    if kind == "none":
+        return plain
+    if kind not in ("linear", "yarn"):
+        raise UnsupportedModel(f"{metadata.source}: rotary embeddings scaled by {kind!r} are not supported")
+    if not math.isfinite(factor) or factor < 0:
+        raise GGUFError(f"{metadata.source}: positions cannot be divided by {factor}")
+    scaled = replace(plain, scale=factor or 1.0)
+    return scaled if kind == "linear" else _yarn(metadata, scaled)
+
+
+def _yarn(metadata: Metadata, scaled: RopeParameters) -> RopeParameters:
+    """YaRN (arXiv:2309.00071): fast frequencies stay, slow ones are interpolated, between lies a ramp."""
+    magnitude = metadata.float("rope.scaling.yarn_attn_factor", 0.0)
+    cancel = _yarn_magnitude(scaled.scale)
+    return replace(
+        scaled,
+        original_context=count(
+            metadata, "rope.scaling.original_context_length", count(metadata, "context_length")
+        ),
+        extrapolation=metadata.float("rope.scaling.yarn_ext_factor", 1.0),
+        attention_factor=(magnitude / cancel if magnitude else 1.0)
+        * metadata.float("rope.scaling.attn_factor", 1.0),
+        beta_fast=_either(metadata, "rope.scaling.yarn_beta_fast", "rope.scaling.beta_fast", 32.0),
+        beta_slow=_either(metadata, "rope.scaling.yarn_beta_slow", "rope.scaling.beta_slow", 1.0),
+    )
+
+
+def _either(metadata: Metadata, key: str, other: str, default: float) -> float:
+    """llama.cpp's name of a key, else Ollama's."""
+    return metadata.float(key, metadata.float(other, default))
+
+
+def _yarn_magnitude(scale: float) -> float:
+    return 1.0 + 0.1 * math.log(scale) if scale > 1 else 1.0
+
+
+def turning(parameters: RopeParameters) -> RopeParameters:
+    """The parameters that turn a key which was rotated before: the same angles, the length left as it is."""
+    if not parameters.extrapolation:
+        return replace(parameters, attention_factor=1.0)
+    return replace(parameters, attention_factor=1.0 / _yarn_magnitude(parameters.scale))

@@ -1,0 +1,47 @@
+"""Which class is the model of which architecture."""
+
+from importlib import import_module
+
+from puna.errors import UnsupportedModel
+from puna.ml import Backend
+from puna.ml.nn import bind
+from puna.models.base import Model
+
+# Text, so that a model's module is imported only when a file needs it.
+_MODELS = {
+    "gemma3": "puna.models.gemma3:Gemma3",
+    "llama": "puna.models.llama:Llama",
+}
+
+
+def architectures() -> list[str]:
+    """The names that `general.architecture` may have."""
+    return sorted(_MODELS)
+
+
+def model_class(architecture: str) -> type[Model]:
+    """The class of an architecture.
+
+    Raises:
+        UnsupportedModel: there is none.
+    """
+    if architecture not in _MODELS:
+        known = ", ".join(architectures())
+        raise UnsupportedModel(f"models of architecture {architecture!r} are not supported; known: {known}")
+    module, name = _MODELS[architecture].split(":")
+    found: type[Model] = getattr(import_module(module), name)
+    return found
+
+
+def build_model(backend: Backend) -> Model:
+    """The model of the file that `backend` has opened, its weights declared; before `Backend.load`.
+
+    Raises:
+        UnsupportedModel: the architecture, or something the file asks for, is not implemented.
+        GGUFError: the metadata makes no sense.
+        WeightError: the file's tensors are not those of the model.
+    """
+    metadata = backend.config()
+    model = model_class(metadata.architecture)(metadata)
+    bind(model, backend, model.ignored)
+    return model
