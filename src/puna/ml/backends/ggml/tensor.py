@@ -111,7 +111,7 @@ class GGMLTensor(Tensor):
     def _combine(self, name: str, function: Callable[[int, int, int], int], other: Tensor) -> GGMLTensor:
         _require(_repeats_to(other.shape, self.shape), name, self, other)
         graph = self._graph_with(other)
-        handle = function(graph.handle, self.handle, cast(GGMLTensor, other).handle)
+        handle = function(graph.handle, self._dense_elements().handle, cast(GGMLTensor, other).handle)
         return self._result(graph, handle, self.shape, self.dtype)
 
     # -- what it is -----------------------------------------------------------------------------------
@@ -289,6 +289,10 @@ class GGMLTensor(Tensor):
         strides = access.strides(self.handle)
         return self if strides[0] <= strides[1] and strides[0] == self._element_size() else self.contiguous()
 
+    def _dense_elements(self) -> GGMLTensor:
+        """This tensor with its last axis contiguous."""
+        return self if self.stride(-1) == self._element_size() else self.contiguous()
+
     def _element_size(self) -> int:
         return int(self.library.ggml_type_size(access.element_type(self.handle)))
 
@@ -339,14 +343,14 @@ class GGMLTensor(Tensor):
         return self._result(graph, handle, self.shape, self.dtype)
 
     def norm(self, eps: float) -> GGMLTensor:
-        return self._map(lambda ctx, x: self.library.ggml_norm(ctx, x, eps))
+        return self._dense_elements()._map(lambda ctx, x: self.library.ggml_norm(ctx, x, eps))
 
     def rms_norm(self, weight: Tensor | None, eps: float) -> GGMLTensor:
-        result = self._map(lambda ctx, x: self.library.ggml_rms_norm(ctx, x, eps))
+        result = self._dense_elements()._map(lambda ctx, x: self.library.ggml_rms_norm(ctx, x, eps))
         return result if weight is None else result.mul(weight)
 
     def l2_norm(self, eps: float) -> GGMLTensor:
-        return self._map(lambda ctx, x: self.library.ggml_l2_norm(ctx, x, eps))
+        return self._dense_elements()._map(lambda ctx, x: self.library.ggml_l2_norm(ctx, x, eps))
 
     def _reduce(self, function: Callable[[int, int], int]) -> GGMLTensor:
         graph = self._graph_with()
@@ -579,7 +583,7 @@ class GGMLTensor(Tensor):
         )
         _require(fits, "rope", self, positions, *([factors] if factors is not None else []))
         graph = self._graph_with(positions)
-        heads = self if self.stride(-1) == self._element_size() else self.contiguous()
+        heads = self._dense_elements()
         operands = (heads.handle, cast(GGMLTensor, positions).handle)
         last = (p.base, 1.0 / p.scale, p.extrapolation, p.attention_factor, p.beta_fast, p.beta_slow)
         factor = 0 if factors is None else cast(GGMLTensor, factors).handle
