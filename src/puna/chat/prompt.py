@@ -1,0 +1,65 @@
+"""From messages to the tokens a model is prompted with."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from puna.gguf import Metadata
+from puna.template.jinja import render_chat
+from puna.template.shield import shield
+from puna.tokenizer import Tokenizer
+
+CHAT_TEMPLATE_KEY = "tokenizer.chat_template"
+
+
+@dataclass(frozen=True)
+class Prompter:
+    """Makes one model's prompts.
+
+    Attributes:
+        tokenizer: the model's.
+        template: its chat template in Jinja; None for a model that only continues text.
+    """
+
+    tokenizer: Tokenizer
+    template: str | None
+
+    @classmethod
+    def of(cls, metadata: Metadata, tokenizer: Tokenizer) -> "Prompter":
+        """The prompter for a model with this metadata. Raises: GGUFError."""
+        return cls(tokenizer, metadata.string(CHAT_TEMPLATE_KEY, None))
+
+    def text(self, text: str, *, raw: bool = False) -> list[int]:
+        """The tokens of a bare text, which a model continues.
+
+        Args:
+            raw: read control tokens that the text spells as such, for a caller that writes the whole prompt.
+        """
+        return self.tokenizer.encode(text, add_special=True, parse_special=raw)
+
+    def chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+        """The tokens of a conversation, the assistant's turn opened. Messages cannot spell control tokens.
+
+        Raises:
+            ModelError: the template fails or refuses the conversation.
+        """
+        shielded, break_ = shield(messages, self._control_texts)
+        bos = self._token_text(self.tokenizer.bos_id)
+        eos = self._token_text(self.tokenizer.eos_id)
+        prompt = render_chat(self.template or "", shielded, bos_token=bos, eos_token=eos)
+        # Most templates write BOS themselves; a second one would harm the answer.
+        bare = bool(bos) and prompt.startswith(bos)
+        first, *rest = prompt.split(break_)
+        ids = self.tokenizer.encode(first, add_special=not bare, parse_special=True)
+        for piece in rest:
+            ids += self.tokenizer.encode(piece, add_special=False, parse_special=True)
+        return ids
+
+    @cached_property
+    def _control_texts(self) -> list[str]:
+        tokenizer = self.tokenizer
+        return [tokenizer.token_text(id) for id in range(tokenizer.vocab_size) if tokenizer.is_special(id)]
+
+    def _token_text(self, id: int | None) -> str:
+        return "" if id is None else self.tokenizer.token_text(id)

@@ -1,0 +1,233 @@
+"""`puna run`: a prompt to a model, or a conversation with it."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from puna.cli import terminal
+from puna.cli.models import model_path
+from puna.cli.progress import ProgressDisplay
+from puna.engine.events import Done, TextChunk
+from puna.errors import InvalidOption
+from puna.humanize import duration_text
+
+if TYPE_CHECKING:
+    from puna.chat.prompt import Prompter
+    from puna.cli.options import RunOptions
+    from puna.engine import LoadedModel
+
+_LOADING_SHOWN_AFTER = 0.3
+_HELP = """Available commands:
+  /clear   Forget the conversation
+  /bye     Exit
+  /?       Help for a command"""
+
+Message = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A loaded model and how to use it.
+
+    Attributes:
+        load_seconds: how long loading took; the first answer's total includes it.
+    """
+
+    model: "LoadedModel"
+    prompter: "Prompter"
+    options: "RunOptions"
+    system: str | None
+    raw: bool
+    verbose: bool
+    load_seconds: float
+
+    def opening(self) -> list[Message]:
+        """The messages a conversation begins with."""
+        return [{"role": "system", "content": self.system}] if self.system else []
+
+    def prompt(self, messages: list[Message]) -> list[int]:
+        """The tokens of the conversation, or of the last text alone where there is no template."""
+        if self.raw or self.prompter.template is None:
+            return self.prompter.text(messages[-1]["content"], raw=self.raw)
+        return self.prompter.chat(messages)
+
+
+@click.command("run", short_help="Run a model")
+@click.argument("model")
+@click.argument("prompt", nargs=-1)
+@click.option("--verbose", is_flag=True, help="Show timings for each answer.")
+@click.option("--system", metavar="TEXT", help="The system message.")
+@click.option("--raw", is_flag=True, help="Send the prompt as it is, without the model's chat template.")
+@click.option("--num-ctx", metavar="N", help="Tokens of context.")
+@click.option("--num-predict", metavar="N", help="Most tokens to generate; -1 for no limit.")
+@click.option("--temperature", metavar="X", help="0 always takes the likeliest token.  [default: 0.8]")
+@click.option("--top-k", metavar="N", help="Choose among the N likeliest tokens.  [default: 40]")
+@click.option("--top-p", metavar="X", help="Choose among the tokens that make up X of all.  [default: 0.9]")
+@click.option("--seed", metavar="N", help="Makes the answer repeatable.")
+@click.option("--threads", "num_thread", metavar="N", help="Threads to compute with.")
+@click.option("--num-gpu", metavar="N", help="Layers to put on GPUs; -1 for as many as fit.")
+@click.option("--kv-cache-type", metavar="TYPE", help="f16, q8_0 or q4_0.  [default: f16]")
+@click.option("-o", "--option", "assignments", multiple=True, metavar="NAME=VALUE", help="Any other option.")
+def command(
+    model: str,
+    prompt: tuple[str, ...],
+    verbose: bool,
+    system: str | None,
+    raw: bool,
+    assignments: tuple[str, ...],
+    **named: str | None,
+) -> None:
+    """Run MODEL: a GGUF file, a model in the store, or pypi://package[:version].
+
+    With a PROMPT, or text on standard input, or both (the text comes first), the answer goes to standard
+    output. Without, you converse.
+    """
+    from puna.cli.options import parse_assignments, run_options
+
+    flags = [(name, value) for name, value in named.items() if value is not None]
+    options = run_options([*flags, *parse_assignments(assignments)])
+    text = _prompt_text(prompt)
+    began = time.perf_counter()
+    with _session(model, options, system, raw, verbose) as session:
+        if text is None:
+            _converse(session)
+        else:
+            _answer_once(session, text, began)
+
+
+def _prompt_text(words: tuple[str, ...]) -> str | None:
+    """Standard input, if it is piped, and the words, joined as Ollama joins them; None to converse."""
+    piped = terminal.piped_input()
+    parts = [piped, *words] if piped else list(words)
+    if not parts and piped is None and terminal.is_terminal(sys.stdin):
+        return None
+    if not any(part.strip() for part in parts):
+        raise InvalidOption("there is no prompt: give one as an argument or on standard input")
+    return " ".join(parts)
+
+
+@contextmanager
+def _session(
+    model: str, options: "RunOptions", system: str | None, raw: bool, verbose: bool
+) -> Iterator[Session]:
+    path = model_path(model)
+    began = time.perf_counter()
+    # Only now, with the model at hand, is the compute half worth its start-up time.
+    from puna.chat.prompt import Prompter
+    from puna.engine import load_model
+
+    display = ProgressDisplay()
+
+    def show_loading(done: float) -> None:
+        if time.perf_counter() - began > _LOADING_SHOWN_AFTER:
+            display.fraction("loading model", done)
+
+    loaded = load_model(path, options.load, show_loading)
+    try:
+        display.clear()
+        prompter = Prompter.of(loaded.metadata, loaded.tokenizer)
+        yield Session(loaded, prompter, options, system, raw, verbose, time.perf_counter() - began)
+    finally:
+        loaded.close()
+
+
+def _answer_once(session: Session, text: str, began: float) -> None:
+    done = None
+    for event in _events(session, [*session.opening(), {"role": "user", "content": text}]):
+        if isinstance(event, TextChunk):
+            terminal.show(event.text)
+        else:
+            done = event
+    terminal.show("\n\n" if terminal.is_terminal(sys.stdout) else "\n")
+    if session.verbose and done is not None:
+        _show_timings(done, time.perf_counter() - began, session.load_seconds)
+
+
+def _converse(session: Session) -> None:
+    messages = session.opening()
+    while (text := _read_prompt()) is not None:
+        if text == "/clear":
+            messages = session.opening()
+            click.echo("Cleared session context")
+        elif text in ("/?", "/help"):
+            click.echo(_HELP)
+        elif text.startswith("/"):
+            click.echo(f"Unknown command '{text.split()[0]}'. Type /? for help")
+        elif text:
+            messages.append({"role": "user", "content": text})
+            messages.append({"role": "assistant", "content": _turn(session, messages)})
+
+
+def _turn(session: Session, messages: list[Message]) -> str:
+    """The answer to the conversation, shown as it comes; Ctrl-C ends it and keeps what there is."""
+    began = time.perf_counter()
+    answer: list[str] = []
+    try:
+        for event in _events(session, messages):
+            if isinstance(event, TextChunk):
+                answer.append(event.text)
+                terminal.show(event.text)
+            elif session.verbose:
+                terminal.show("\n\n")
+                _show_timings(event, time.perf_counter() - began, 0.0)
+    except KeyboardInterrupt:
+        terminal.restore()
+    click.echo("\n")
+    return "".join(answer)
+
+
+def _events(session: Session, messages: list[Message]) -> Iterator[TextChunk | Done]:
+    options = session.options
+    return session.model.generate(
+        session.prompt(messages), options.sampling, num_predict=options.num_predict, stop=options.stop
+    )
+
+
+def _read_prompt() -> str | None:
+    """The next line a person types; None when they want to leave."""
+    _enable_line_editing()
+    while True:
+        try:
+            text = input(">>> ").strip()
+        except KeyboardInterrupt:
+            click.echo("\nUse Ctrl + d or /bye to exit.")
+            continue
+        except EOFError:
+            click.echo()
+            return None
+        return None if text in ("/bye", "/exit") else text
+
+
+def _enable_line_editing() -> None:
+    try:
+        import readline  # noqa: F401 - importing it gives input() its line editing
+    except ImportError:  # not on Windows
+        return
+
+
+def _show_timings(done: Done, total_seconds: float, load_seconds: float) -> None:
+    click.echo("\n".join(timing_lines(done, total_seconds, load_seconds)), err=True)
+
+
+def timing_lines(done: Done, total_seconds: float, load_seconds: float) -> list[str]:
+    """The timings as Ollama prints them; what is zero is left out."""
+    rows: list[tuple[str, str]] = []
+    for label, seconds in (("total", total_seconds), ("load", load_seconds)):
+        if seconds > 0:
+            rows.append((f"{label} duration:", duration_text(seconds)))
+    parts = (
+        ("prompt eval", done.prompt_tokens, done.prompt_seconds, " token(s)"),
+        ("eval", done.generated_tokens, done.generation_seconds, " token(s)"),
+    )
+    for label, count, seconds, unit in parts:
+        if count > 0:
+            rows.append((f"{label} count:", f"{count}{unit}"))
+        if seconds > 0:
+            rows.append((f"{label} duration:", duration_text(seconds)))
+            rows.append((f"{label} rate:", f"{count / seconds:.2f} tokens/s"))
+    return [f"{label:<22}{value}" for label, value in rows]

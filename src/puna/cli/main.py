@@ -1,0 +1,91 @@
+"""The `puna` command: its sub-commands, and how it ends.
+
+A command's module is imported when it is used, so that `puna --help` stays quick: the table below says what
+there is.
+"""
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+import click
+
+from puna import __version__
+from puna.cli import terminal
+from puna.errors import PunaError
+
+_INTERRUPTED = 130
+_BROKEN_PIPE = 141
+
+# Name: module, and the line of help. Each module has a click command named `command`.
+COMMANDS = {
+    "run": ("puna.cli.commands.run", "Run a model"),
+    "inspect": ("puna.cli.commands.inspect", "Show what a GGUF file holds"),
+    "bench": ("puna.cli.commands.bench", "Measure how fast a model runs"),
+    "doctor": ("puna.cli.commands.doctor", "Show the compute library in use and what could be better"),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names, in the table's order."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of that name, imported now; None if there is none."""
+        if cmd_name not in COMMANDS:
+            return None
+        command = import_module(COMMANDS[cmd_name][0]).command
+        return command if isinstance(command, click.Command) else None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list of commands, from the table alone."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, help_text) for name, (_, help_text) in COMMANDS.items()])
+
+
+@click.group(
+    cls=LazyGroup, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]}
+)
+@click.version_option(__version__, "-v", "--version", message="puna version is %(version)s")
+@click.pass_context
+def cli(context: click.Context) -> None:
+    """Run language models on your own machine."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+
+
+def main() -> None:
+    """The entry point: run the command line and exit with its status."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the command line; the exit status.
+
+    An error a user can cause or meet is one line on standard error and status 1; an interrupt is status 130.
+    """
+    try:
+        status = cli.main(list(arguments), "puna", standalone_mode=False)
+        sys.stdout.flush()
+    except (click.Abort, KeyboardInterrupt):
+        terminal.restore()
+        return _INTERRUPTED
+    except BrokenPipeError:
+        terminal.abandon_output()
+        return _BROKEN_PIPE
+    except click.ClickException as error:
+        return _fail(error.format_message())
+    except PunaError as error:
+        return _fail(str(error))
+    except OSError as error:
+        return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    return status if isinstance(status, int) else 0
+
+
+def _fail(message: str) -> int:
+    terminal.restore()
+    click.echo(f"Error: {' '.join(message.split())}", err=True)
+    return 1

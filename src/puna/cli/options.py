@@ -1,0 +1,102 @@
+"""The options of a run, under Ollama's names, from text."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from puna.engine.options import LoadOptions
+from puna.errors import InvalidOption
+from puna.sampling.parameters import RANGES, SamplingParameters
+
+# Ollama's name of a load option, and the engine's.
+_LOAD = {
+    "num_ctx": "num_ctx",
+    "num_batch": "num_batch",
+    "num_gpu": "num_gpu_layers",
+    "main_gpu": "main_gpu",
+    "num_thread": "num_threads",
+}
+_WHOLE = {*_LOAD, "num_predict", *(name for name, range_ in RANGES.items() if range_.integer)}
+NAMES = sorted(
+    {*_LOAD, *RANGES, "kv_cache_type", "num_predict", "stop", "tensor_split", "transcode"} - {"top_logprobs"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """How to load a model and how to generate with it.
+
+    Attributes:
+        num_predict: most tokens to generate; below 0 there is no limit but the context.
+        stop: texts that end the answer.
+    """
+
+    load: LoadOptions
+    sampling: SamplingParameters
+    num_predict: int
+    stop: tuple[str, ...]
+
+
+def parse_assignments(texts: Iterable[str]) -> list[tuple[str, str]]:
+    """Names and values of `name=value` texts. Raises: InvalidOption."""
+    pairs = []
+    for text in texts:
+        name, separator, value = text.partition("=")
+        if not separator:
+            raise InvalidOption(f"{text[:100]!r} is no option; write it as name=value")
+        pairs.append((name.strip().replace("-", "_"), value))
+    return pairs
+
+
+def run_options(pairs: Iterable[tuple[str, str]]) -> RunOptions:
+    """The options that these names and values set; of one set twice the last counts, but every `stop`.
+
+    Raises:
+        InvalidOption: an unknown name, or a value out of its range.
+    """
+    given = list(pairs)
+    unknown = next((name for name, _ in given if name not in NAMES), None)
+    if unknown is not None:
+        raise InvalidOption(f"unknown option {unknown[:100]!r}; the options are {', '.join(NAMES)}")
+    values = {name: _number(name, value) for name, value in given if name in _WHOLE or name in RANGES}
+    texts = dict(given)
+    sampling = SamplingParameters.from_options(values)
+    num_predict = values.get("num_predict", -1)
+    stop = tuple(value for name, value in given if name == "stop")
+    return RunOptions(_load_options(values, texts), sampling, int(num_predict), stop)
+
+
+def _load_options(values: Mapping[str, float], texts: Mapping[str, str]) -> LoadOptions:
+    numbers: dict[str, Any] = {field: int(values[name]) for name, field in _LOAD.items() if name in values}
+    for field in ("num_gpu_layers", "num_threads"):
+        # Ollama's -1 layers and 0 threads: the program decides.
+        if numbers.get(field) == (-1 if field == "num_gpu_layers" else 0):
+            del numbers[field]
+    return LoadOptions(
+        **numbers,
+        kv_cache_type=texts.get("kv_cache_type", "f16").lower(),
+        tensor_split=_numbers("tensor_split", texts.get("tensor_split", "")),
+        transcode=_truth("transcode", texts["transcode"]) if "transcode" in texts else None,
+    )
+
+
+def _number(name: str, text: str) -> float:
+    try:
+        return int(text) if name in _WHOLE else float(text)
+    except ValueError as error:
+        kind = "a whole number" if name in _WHOLE else "a number"
+        raise InvalidOption(f"{name} must be {RANGES.get(name, kind)}, not {text[:100]!r}") from error
+
+
+def _numbers(name: str, text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(",") if part.strip())
+    except ValueError as error:
+        raise InvalidOption(f"{name} must be numbers with commas between, not {text[:100]!r}") from error
+
+
+def _truth(name: str, text: str) -> bool:
+    known = {"true": True, "1": True, "false": False, "0": False}
+    if text.lower() not in known:
+        raise InvalidOption(f"{name} must be true or false, not {text[:100]!r}")
+    return known[text.lower()]

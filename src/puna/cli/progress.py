@@ -1,0 +1,98 @@
+"""Progress on standard error: a bar on a terminal, a line for each step elsewhere."""
+
+import shutil
+import sys
+import time
+from typing import TextIO
+
+from puna.cli.terminal import is_terminal
+from puna.humanize import bytes_text, seconds_left_text
+from puna.registry.progress import Progress
+
+_REDRAW_SECONDS = 0.1
+_CLEAR = "\r\x1b[K"
+_MAX_BAR = 40
+
+
+class ProgressDisplay:
+    """Shows the steps of a fetch or a load. A context manager; leaving it ends the line."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stderr
+        self._live = is_terminal(self._stream)
+        self._step = Progress("")
+        self._began = self._drawn = 0.0
+
+    def update(self, step: Progress) -> None:
+        """Show a step: its status, and how far it is if bytes are counted."""
+        now = time.monotonic()
+        changed = step.status != self._step.status
+        if changed:
+            self._end_line()
+            self._began = now
+        self._step = step
+        if not self._live:
+            if changed:
+                self._write(step.status + "\n")
+        elif changed or now - self._drawn >= _REDRAW_SECONDS or step.completed == step.total:
+            self._drawn = now
+            width = shutil.get_terminal_size().columns
+            self._write(_CLEAR + line(step, now - self._began, width, self._characters()))
+
+    def fraction(self, status: str, done: float) -> None:
+        """Show how much of something is done, 0 to 1; nothing at all where there is no terminal."""
+        now = time.monotonic()
+        if self._live and now - self._drawn >= _REDRAW_SECONDS:
+            self._drawn = now
+            self._write(f"{_CLEAR}{status} {done:4.0%}")
+
+    def clear(self) -> None:
+        """Take away the line that is being drawn."""
+        if self._live:
+            self._write(_CLEAR)
+        self._step = Progress("")
+
+    def _end_line(self) -> None:
+        if self._live and self._step.status:
+            self._write("\n")
+
+    def _characters(self) -> str:
+        try:
+            "▕█▏".encode(self._stream.encoding or "ascii")
+        except UnicodeEncodeError:
+            return "[#]"
+        return "▕█▏"
+
+    def _write(self, text: str) -> None:
+        self._stream.write(text)
+        self._stream.flush()
+
+    def __enter__(self) -> "ProgressDisplay":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._end_line()
+
+
+def line(step: Progress, seconds: float, width: int, characters: str) -> str:
+    """One line for a step, as Ollama draws it, at most `width` columns wide.
+
+    Args:
+        seconds: since the step began.
+        characters: the bar's left end, filling and right end.
+    """
+    if not step.total:
+        return step.status[: width - 1]
+    left, filling, right = tuple(characters)
+    rate = step.completed / seconds if seconds > 0.5 else 0.0
+    head = f"{step.status}: {step.completed / step.total:4.0%} "
+    tail = f" {bytes_text(step.completed):>6}/{bytes_text(step.total):>6}"
+    if rate and step.completed < step.total:
+        tail += (
+            f"  {bytes_text(int(rate)):>6}/s  {seconds_left_text((step.total - step.completed) / rate):>5}"
+        )
+    room = min(_MAX_BAR, width - len(head) - len(tail) - 3)
+    if room < 5:
+        return (head + tail)[: width - 1]
+    filled = room * step.completed // step.total
+    return f"{head}{left}{filling * filled}{' ' * (room - filled)}{right}{tail}"

@@ -1,0 +1,41 @@
+"""What the command line needs to know of, and do to, the terminal."""
+
+import os
+import sys
+from typing import TextIO
+
+_SHOW_CURSOR_AND_RESET_COLOUR = "\x1b[?25h\x1b[0m"
+# Control characters, but tab and newline: a model's text must not steer the terminal.
+_UNSAFE = dict.fromkeys([*range(9), *range(11, 32), *range(127, 160)])
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """Whether a person is at the other end of the stream."""
+    return stream is not None and not stream.closed and stream.isatty()
+
+
+def restore() -> None:
+    """Leave the terminal as a shell wants it, whatever was on it."""
+    if is_terminal(sys.stderr):
+        sys.stderr.write(_SHOW_CURSOR_AND_RESET_COLOUR)
+        sys.stderr.flush()
+
+
+def abandon_output() -> None:
+    """Drop what is still to be written to standard output, whose reader has gone."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def piped_input() -> str | None:
+    """All of standard input, if it is not a terminal; None if it is, or is closed."""
+    if sys.stdin is None or sys.stdin.closed or sys.stdin.isatty():
+        return None
+    return sys.stdin.buffer.read().decode("utf-8", errors="replace")
+
+
+def show(text: str) -> None:
+    """Write a model's text to standard output at once."""
+    if is_terminal(sys.stdout):
+        text = text.translate(_UNSAFE)
+    sys.stdout.write(text)
+    sys.stdout.flush()
