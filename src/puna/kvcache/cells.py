@@ -86,7 +86,7 @@ class Cells:
         self.members[cells] = left
         self._holes += cells.size - int(np.count_nonzero(left))
         if self.members[self.used - 1] == 0:
-            self._count()
+            self._count(self.used)
 
     def share(self, sequence: int, cells: Numbers) -> None:
         """Gives cells that are in use to one more sequence."""
@@ -98,10 +98,11 @@ class Cells:
         self.positions[batch.cells] = positions
         for sequence, cells in dropped:
             self.share(sequence, cells)
-        self._count()
+        self._count(self.members.size)
 
-    def _count(self) -> None:
-        in_use = np.flatnonzero(self.members)
+    def _count(self, end: int) -> None:
+        """Finds out anew what is used, knowing that nothing is from `end` on."""
+        in_use = np.flatnonzero(self.members[:end])
         self.used = int(in_use[-1]) + 1 if in_use.size else 0
         self._holes = self.used - in_use.size
 

@@ -88,6 +88,8 @@ class Storage:
 
     def rotate(self, cells: NDArray[np.int64], offset: int, shift: Shift) -> None:
         """Turns the keys of `cells` in all layers from their positions to those `offset` further on."""
+        if not self._layers:
+            return
         with self._backend.new_context() as context:
             ids = context.input().from_ints(cells.astype(np.int32), cells.size)
             offsets = context.input().from_ints(np.full(cells.size, offset, np.int32), cells.size)

@@ -41,7 +41,6 @@ class Hyperparameters:
         window: tokens that a local layer sees.
         local: for each layer, whether it has the window.
         query_scale: factor of the attention scores.
-        attention_softcap: limit of the scores, 0 for none.
         final_softcap: limit of the logits, 0 for none.
     """
 
@@ -51,7 +50,6 @@ class Hyperparameters:
     local_rope: RopeParameters
     global_rope: RopeParameters
     query_scale: float
-    attention_softcap: float
     final_softcap: float
 
     @classmethod
@@ -68,7 +66,6 @@ class Hyperparameters:
             _local_rope(metadata, sizes.key_size),
             _global_rope(metadata, sizes),
             1 / math.sqrt(sizes.hidden / sizes.heads if large else sizes.key_size),
-            metadata.float("attn_logit_softcapping", 0.0),
             # Early files of this size carry Gemma 2's value, which the model was not trained with.
             0.0 if sizes.layers == _LAYERS_1B else final_softcap,
         )
@@ -117,8 +114,7 @@ class Attention(Module):
         query = rotate(self.query_norm(split_heads(query, self.sizes.heads)))
         key = rotate(self.key_norm(split_heads(key, self.sizes.kv_heads)))
         value = split_heads(value, self.sizes.kv_heads)
-        scale, softcap = self.parameters.query_scale, self.parameters.attention_softcap
-        return self.output(attention(query, key, value, scale, history, logit_softcap=softcap))
+        return self.output(attention(query, key, value, self.parameters.query_scale, history))
 
 
 class FeedForward(Module):
