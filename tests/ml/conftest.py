@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import gguf
 import numpy as np
 import pytest
 
+import gguf
 from puna.gguf import GGMLType, GGUFWriter
 from puna.ml import Backend, BackendParams, Context, DType, Tensor, new_backend
 from puna.ml.array import Array

@@ -114,7 +114,9 @@ def test_norms_with_weights(lab: Lab) -> None:
 @pytest.mark.parametrize("flat", [True, False])
 def test_softmax_with_mask_and_scale(lab: Lab, kind: type, flat: bool) -> None:
     scores = normal(1, 4, 5, 9)
-    mask = np.where(np.random.default_rng(3).random((5, 9)) < 0.4, -np.inf, normal(2, 5, 9)).astype(kind)
+    mask: Array = np.where(np.random.default_rng(3).random((5, 9)) < 0.4, -np.inf, normal(2, 5, 9)).astype(
+        kind
+    )
     mask[:, 0] = 0
     wide = scores.astype(np.float64) * 0.35 + mask.astype(np.float64)
     powers = np.exp(wide - wide.max(-1, keepdims=True))

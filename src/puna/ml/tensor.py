@@ -304,6 +304,10 @@ class Tensor(ABC):
             offset: bytes from this tensor's start.
             shape: sizes, slowest axis first.
             strides: bytes per step for every axis but the last, which is contiguous; dense if left out.
+
+        Raises:
+            InvalidOption: it leaves this tensor, or its elements would overlap so much that they take more
+                than what lies behind the offset.
         """
 
     @abstractmethod
@@ -367,7 +371,9 @@ class Tensor(ABC):
         Raises:
             InvalidOption: the range is empty or not inside the axis.
         """
-        axis = range(len(self.shape))[axis]
+        if not -len(self.shape) <= axis < len(self.shape):
+            raise InvalidOption(f"a tensor of shape {self.shape} has no axis {axis}")
+        axis %= len(self.shape)
         if not 0 <= low < high <= self.shape[axis] or step < 1:
             raise InvalidOption(f"slice {low}:{high}:{step} is not inside axis {axis} of shape {self.shape}")
         if step > 1 and axis == len(self.shape) - 1:
@@ -387,7 +393,13 @@ class Tensor(ABC):
         return split.slice(-1, 0, 1).contiguous(*self.shape[:-1], count)
 
     def chunk(self, axis: int, size: int) -> list[Tensor]:
-        """Cuts an axis into pieces of `size`; the last may be shorter."""
+        """Cuts an axis into pieces of `size`; the last may be shorter.
+
+        Raises:
+            InvalidOption: `size` is below 1.
+        """
+        if size < 1:
+            raise InvalidOption(f"an axis cannot be cut into pieces of size {size}")
         length = self.dim(axis)
         return [self.slice(axis, low, min(low + size, length)) for low in range(0, length, size)]
 

@@ -410,7 +410,8 @@ class GGMLTensor(Tensor):
             strides = [row * math.prod(shape[axis + 1 : -1]) for axis in range(len(shape) - 1)]
         if len(strides) != len(shape) - 1 or not 1 <= len(shape) <= _MAX_AXES or min(shape) < 1:
             raise InvalidOption(f"a view of shape {tuple(shape)} cannot have strides {tuple(strides)}")
-        end = offset + row + sum((size - 1) * step for size, step in zip(shape, strides, strict=False))
+        span = row + sum((size - 1) * step for size, step in zip(shape, strides, strict=False))
+        end = offset + max(span, row * math.prod(shape[:-1]))
         if offset < 0 or end > self.library.ggml_nbytes(self.handle):
             raise InvalidOption(f"a view of bytes {offset} to {end} leaves the tensor of shape {self.shape}")
         graph = self._graph_with()
@@ -450,7 +451,7 @@ class GGMLTensor(Tensor):
         _require(n >= 1, f"repeat({axis}, {n})", self)
         shape[axis] *= n
         graph = self._graph_with()
-        handle = self.library.ggml_repeat_4d(graph.handle, self.handle, *extents(shape))
+        handle = self.library.ggml_repeat_4d(graph.handle, self._dense_elements().handle, *extents(shape))
         return self._result(graph, handle, shape, self.dtype)
 
     def concat(self, other: Tensor, axis: int) -> GGMLTensor:

@@ -161,7 +161,8 @@ class ReferenceTensor(Tensor):
         memory = Memory(type_.nbytes(shape))
 
         def run() -> None:
-            memory.data = np.ascontiguousarray(compute()).reshape(-1).view(np.uint8)
+            # A copy always: what an operand's memory holds may change, what an operation gave must not.
+            memory.data = np.array(compute(), order="C").reshape(-1).view(np.uint8)
 
         mine = (self, *operands)
         step = Step(run, _steps(mine), memory.nbytes)
@@ -338,7 +339,7 @@ class ReferenceTensor(Tensor):
         strides = (*strides, self.type.type_size) if strides else dense_strides(self.type, shape)
         if len(strides) != len(shape) or min(strides) < 0:
             raise InvalidOption(f"a view of shape {shape} cannot have strides {tuple(strides[:-1])}")
-        end = offset + self._extent(shape, strides)
+        end = offset + max(self._extent(shape, strides), self.type.nbytes(shape))
         if offset < 0 or end > self._extent(self.shape, self.strides):
             raise InvalidOption(f"a view of bytes {offset} to {end} leaves the tensor of shape {self.shape}")
         return self._window(_graph([self]), shape, strides, offset)
