@@ -174,7 +174,7 @@ def test_draw_gives_every_position_its_share(size: int) -> None:
 
 
 @pytest.mark.parametrize("size", [3, 5000])
-@pytest.mark.parametrize("uniform", [0.0, 1 - 2**-53])
+@pytest.mark.parametrize("uniform", [0.0, 1 - 2**-53, 1.0])
 def test_draw_at_the_ends_takes_a_possible_token(size: int, uniform: float) -> None:
     probabilities = np.zeros(size, np.float32)
     probabilities[size // 2] = 0.3

@@ -106,7 +106,7 @@ def min_p(logits: Floats, p: float) -> Positions:
 
 
 def draw(probabilities: Floats, uniform: float) -> int:
-    """A position, drawn with its probability by `uniform`, a number in [0, 1) of equal density.
+    """A position, drawn with its probability by `uniform`, a number from 0 to 1 of equal density.
 
     Large vectors are drawn from in two steps, first a block, then an element of it: a third of the time of
     one long cumulative sum.
@@ -124,11 +124,11 @@ def draw(probabilities: Floats, uniform: float) -> int:
 
 def _invert(weights: Floats, uniform: float) -> tuple[int, float]:
     """The position at which the cumulative weight first exceeds `uniform` of the total, and how far into that
-    position's own weight, again a number in [0, 1).
+    position's own weight, again a number from 0 to 1.
     """
     cumulative = weights.cumsum(dtype=np.float64)
     total = cumulative[-1]
-    # The product may round up to the total itself, which no position exceeds.
+    # Nothing exceeds the total, and what is left of `uniform` within a block may round up to 1.
     target = min(uniform * total, np.nextafter(total, 0))
     position = int(cumulative.searchsorted(target, side="right"))
     before = cumulative[position - 1] if position else 0.0
