@@ -100,10 +100,9 @@ class Evaluator:
         Raises:
             InsufficientMemory: there is none.
         """
-        traced = self._trace(num_batch, 1, self.cache.worst_case(num_batch))
-        traced.context.forward(traced.logits)
-        traced.context.reserve()
-        traced.context.close()
+        with self.backend.new_context() as context:
+            traced = self._trace(context, num_batch, 1, self.cache.worst_case(num_batch))
+            context.forward(traced.logits).reserve()
 
     def forget_graphs(self) -> None:
         """Drops all graphs; the next batches build theirs anew."""
@@ -124,12 +123,17 @@ class Evaluator:
             return self._traced[key]
         while len(self._traced) >= _MAX_GRAPHS:
             self._traced.popitem(last=False)[1].context.close()
-        traced = self._traced[key] = self._trace(tokens, outputs, history)
-        traced.context.forward(traced.logits)
+        context = self.backend.new_context()
+        try:
+            traced = self._trace(context, tokens, outputs, history)
+            context.forward(traced.logits)
+        except BaseException:
+            context.close()
+            raise
+        self._traced[key] = traced
         return traced
 
-    def _trace(self, tokens: int, outputs: int, history: Hashable) -> _Traced:
-        context = self.backend.new_context()
+    def _trace(self, context: Context, tokens: int, outputs: int, history: Hashable) -> _Traced:
         inputs = context.input()
         ids = inputs.empty(DType.I32, tokens)
         positions = inputs.empty(DType.I32, tokens)

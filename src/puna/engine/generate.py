@@ -51,7 +51,8 @@ def extend(evaluator: Evaluator, conversation: Conversation, tokens: Sequence[in
         evaluator.cache.remove(_SEQUENCE, start, None)
         raise
     conversation.tokens.extend(tokens)
-    return logits[-1]
+    last: Floats = logits[-1]
+    return last
 
 
 def _reuse(evaluator: Evaluator, conversation: Conversation, prompt: Sequence[int]) -> int:

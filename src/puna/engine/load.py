@@ -11,9 +11,15 @@ from puna.engine.evaluator import Evaluator
 from puna.engine.events import Event
 from puna.engine.generate import Conversation, generate
 from puna.engine.options import LoadOptions
-from puna.errors import InvalidOption
 from puna.gguf import Metadata
-from puna.ml import BackendMemory, BackendParams, DType, InsufficientMemory, nn
+from puna.ml import (
+    AllocationStatus,
+    BackendMemory,
+    BackendParams,
+    DeviceMemory,
+    DType,
+    InsufficientMemory,
+)
 from puna.ml.backend import Backend, new_backend
 from puna.models.registry import build_model
 from puna.sampling.parameters import SamplingParameters
@@ -99,34 +105,56 @@ def load_model(
         InsufficientMemory: it does not fit.
     """
     options = options or LoadOptions()
-    layers = -1 if options.num_gpu_layers is None else options.num_gpu_layers
-    while True:
-        try:
-            return _load(path, options, layers, progress, backend)
-        except InsufficientMemory as error:
-            if options.num_gpu_layers is not None or layers == 0 or not error.memory.gpus:
-                raise
-            layers = fewer_layers(error.memory, layers)
-
-
-def fewer_layers(memory: BackendMemory, layers: int) -> int:
-    """How many layers to try on the devices after `layers` (-1: all) did not fit: about an eighth less."""
-    total = len(memory.cpu.weights)
-    current = total if layers < 0 else min(layers, total)
-    return max(0, current - max(1, total // 8))
-
-
-def _load(
-    path: Path, options: LoadOptions, layers: int, progress: Callable[[float], None], name: str
-) -> LoadedModel:
     params = BackendParams(
         num_threads=options.num_threads or 0,
         main_gpu=options.main_gpu,
-        num_gpu_layers=layers,
+        num_gpu_layers=-1 if options.num_gpu_layers is None else options.num_gpu_layers,
         tensor_split=options.tensor_split,
         transcode=options.transcode,
         rpc_servers=options.rpc_servers,
     )
+    limits: dict[int, int] = {}
+    while True:
+        try:
+            return _load(path, params, options, progress, backend)
+        except InsufficientMemory as error:
+            shares = next_shares(error.memory, limits)
+            if shares is None or options.num_gpu_layers is not None or any(options.tensor_split):
+                raise
+        params = replace(params, num_gpu_layers=sum(shares), tensor_split=tuple(map(float, shares)))
+
+
+def next_shares(memory: BackendMemory, limits: dict[int, int]) -> list[int] | None:
+    """How many layers to try on each device after an attempt failed; None if the CPU failed.
+
+    A device that failed gets about an eighth less than it was given, for good; what it loses goes to
+    devices that have not failed yet, and to the CPU when there is none.
+
+    Args:
+        memory: the attempt, with the failed allocation.
+        limits: the most layers that each device which failed can hold; updated.
+    """
+    given = [sum(weight.size > 0 for weight in device.weights) for device in memory.gpus]
+    failed = [index for index, device in enumerate(memory.gpus) if _has_failed(device)]
+    if not failed:
+        return None
+    for index in failed:
+        limits[index] = max(0, given[index] - max(1, given[index] // 8))
+    shares = [min(count, limits.get(index, count)) for index, count in enumerate(given)]
+    sound = [index for index in range(len(given)) if index not in limits]
+    if sound:
+        shares[sound[0]] += sum(given) - sum(shares)
+    return shares
+
+
+def _has_failed(device: DeviceMemory) -> bool:
+    entries = (*device.weights, *device.cache, device.graph)
+    return any(entry.status is AllocationStatus.FAILED for entry in entries)
+
+
+def _load(
+    path: Path, params: BackendParams, options: LoadOptions, progress: Callable[[float], None], name: str
+) -> LoadedModel:
     backend = new_backend(path, params, name=name)
     try:
         return _build(backend, options, progress)
@@ -136,10 +164,9 @@ def _load(
 
 
 def _build(backend: Backend, options: LoadOptions, progress: Callable[[float], None]) -> LoadedModel:
-    model = build_model(backend.config())
-    nn.bind(model, backend, model.ignored)
+    model = build_model(backend)
     num_ctx = context_length(backend.config(), options)
-    backend.load(progress)
+    backend.allocate()
     cache = model.cache()
     cache.init(
         backend,
@@ -151,6 +178,7 @@ def _build(backend: Backend, options: LoadOptions, progress: Callable[[float], N
     evaluator = Evaluator(backend, model, cache)
     try:
         evaluator.reserve(min(options.num_batch, num_ctx))
+        backend.load(progress)
         return LoadedModel(backend, evaluator, options, num_ctx)
     except BaseException:
         evaluator.close()

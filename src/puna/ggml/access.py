@@ -125,8 +125,8 @@ def extra_buffer_types(library: Library, device: int) -> list[int]:
     return found
 
 
-def add_rpc_server(library: Library, endpoint: str) -> None:
-    """Makes the devices of the RPC server at `host:port` available.
+def rpc_devices(library: Library, endpoint: str) -> list[int]:
+    """The devices of the RPC server at `host:port`.
 
     Raises:
         BackendError: this ggml was built without RPC, or nobody answers there.
@@ -134,7 +134,8 @@ def add_rpc_server(library: Library, endpoint: str) -> None:
     registry = library.ggml_backend_rpc_add_server(endpoint.encode())
     if not registry:
         raise library.failure(f"no RPC server answers at {endpoint}")
-    library.ggml_backend_register(registry)
+    count = library.ggml_backend_reg_dev_count(registry)
+    return [library.ggml_backend_reg_dev_get(registry, index) for index in range(count)]
 
 
 class Interrupt:

@@ -73,15 +73,25 @@ class Backend(ABC):
     them; contexts compute with them; `close` gives everything back. Use as a context manager closes too.
     """
 
+    def allocate(self) -> None:
+        """Makes room for every weight that `get` handed out, without reading it.
+
+        `load` does it too; a caller who wants to know early that everything fits calls this, makes caches
+        and reserves graphs, and loads at last.
+
+        Raises:
+            InsufficientMemory: a device has not enough memory.
+        """
+
     @abstractmethod
     def load(self, progress: Callable[[float], None] = lambda done: None) -> None:
-        """Allocates every weight that `get` handed out and reads it from the file.
+        """Reads every weight that `get` handed out from the file, after `allocate`.
 
         Args:
             progress: called with the share done, from 0.0 to 1.0, never less than before.
 
         Raises:
-            InsufficientMemory: a device has not enough memory; nothing stays allocated.
+            InsufficientMemory: a device has not enough memory.
         """
 
     @abstractmethod
@@ -105,7 +115,7 @@ class Backend(ABC):
                 vector to compute with. The same weight can be asked for in both roles; a backend may then
                 keep two copies, each where and how its role is fastest.
 
-        After `load` only weights that were asked for before it are known.
+        After `allocate` only weights that were asked for before it are known.
         """
 
     @abstractmethod

@@ -35,8 +35,6 @@ _FUSE_COPY_LIMIT = 1 << 30
 def open_backend(path: Path, params: BackendParams) -> Backend:
     """Opens a model file; see `puna.ml.new_backend`."""
     library = puna.ggml.load()
-    for server in params.rpc_servers:
-        access.add_rpc_server(library, server)
     return GGMLBackend(library, GGUFFile.open(path), params)
 
 
@@ -49,19 +47,24 @@ class GGMLBackend(Backend):
         self.params = params
         self.blocks = file.metadata.uint("block_count", 0)
         self.cpu = processor(library)
-        others = accelerators(library) if params.num_gpu_layers else []
+        others = accelerators(library, params.rpc_servers) if params.num_gpu_layers else []
         free = [access.device_memory(library, device.handle)[0] for device in others]
         self.layers = placement.assign_layers(
             self.blocks, params.num_gpu_layers, params.tensor_split, params.main_gpu, free
         )
-        used = sorted({device for device in self.layers if device != placement.CPU})
-        self.devices = [self.cpu, *(others[index - 1] for index in used)]
-        self.layers = [0 if device == placement.CPU else 1 + used.index(device) for device in self.layers]
-        self._backends = [library.ggml_backend_dev_init(device.handle, None) for device in self.devices]
-        self._buffer_types = [library.ggml_backend_get_default_buffer_type(b) for b in self._backends]
+        self.devices = [self.cpu, *others]
+        # The scheduler prefers the first device and ends with the CPU; a device without layers is left alone.
+        self._used = [*sorted(set(self.layers) - {placement.CPU}), placement.CPU]
+        self._backends = [
+            library.ggml_backend_dev_init(self.devices[index].handle, None) for index in self._used
+        ]
+        self._buffer_types = {
+            index: library.ggml_backend_get_default_buffer_type(backend)
+            for index, backend in zip(self._used, self._backends, strict=True)
+        }
         self.threads = params.num_threads or physical_cores()
-        library.ggml_backend_cpu_set_n_threads(self._backends[0], self.threads)
-        self._interrupt = access.Interrupt(library, self._backends[0])
+        library.ggml_backend_cpu_set_n_threads(self._backends[-1], self.threads)
+        self._interrupt = access.Interrupt(library, self._backends[-1])
         self._max_nodes = max(_MIN_NODES, _NODES_PER_TENSOR * len(file.tensors))
         self._executor = self._new_executor()
         self._metadata = access.new_context(
@@ -74,12 +77,12 @@ class GGMLBackend(Backend):
         self._weights: dict[tuple[tuple[str, ...], bool], Weight] = {}
         self._buffers: list[int] = []
         self._memory = self._empty_memory()
-        self._loaded = False
+        self._allocated = False
 
     def _new_executor(self) -> Executor:
         if len(self._backends) == 1:
             return Processor(self.library, self._backends[0])
-        return Devices(self.library, [*self._backends[1:], self._backends[0]], self._max_nodes)
+        return Devices(self.library, self._backends, self._max_nodes)
 
     def _empty_memory(self) -> BackendMemory:
         def device(index: int) -> DeviceMemory:
@@ -118,7 +121,7 @@ class GGMLBackend(Backend):
     def _weight(self, sources: tuple[TensorInfo, ...], rows: bool) -> GGMLTensor | None:
         key = (tuple(source.name for source in sources), rows)
         if key not in self._weights:
-            if self._loaded:
+            if self._allocated:
                 return None
             self._weights[key] = self._plan(sources, rows)
         weight = self._weights[key]
@@ -184,21 +187,28 @@ class GGMLBackend(Backend):
         per_weight = 3 * self.library.ggml_tensor_overhead()
         return access.new_context(self.library, per_weight * (2 * len(self.file.tensors) + 8))
 
-    def load(self, progress: Callable[[float], None] = lambda done: None) -> None:
+    def allocate(self) -> None:
+        if self._allocated:
+            return
+        self._allocated = True
         asked = list(self._weights.values())
         for weight in asked:
             size = weights.memory_size(self.library, weight)
             status = AllocationStatus.ALLOCATED if self.params.alloc_memory else AllocationStatus.UNALLOCATED
             self._book_weight(weight, size, status)
-        self._loaded = True
-        if not self.params.alloc_memory:
-            for weight in asked:
-                self._pretend(weight.handle, weight.buffer_type or self._buffer_types[0])
+        if self.params.alloc_memory:
+            self._make_buffers(asked)
             return
-        self._allocate(asked)
-        weights.read(self.library, self.file, asked, self.threads, progress)
+        for weight in asked:
+            self._buffers.append(self._pretend(weight.handle, weight.buffer_type or self._buffer_types[0]))
 
-    def _allocate(self, asked: Sequence[Weight]) -> None:
+    def load(self, progress: Callable[[float], None] = lambda done: None) -> None:
+        self.allocate()
+        if self.params.alloc_memory:
+            asked = list(self._weights.values())
+            weights.read(self.library, self.file, asked, self.threads, progress)
+
+    def _make_buffers(self, asked: Sequence[Weight]) -> None:
         mapped = [weight for weight in asked if weight.storage is Storage.MAPPED]
         if mapped:
             self._buffers.append(weights.map_file(self.library, self.file, mapped))
@@ -290,22 +300,26 @@ class GGMLBackend(Backend):
     def reserve(self, graph: Graph) -> None:
         """Makes or plans room for the largest graph and books it."""
         if not self.params.alloc_memory:
-            self._book_graph(self._executor.plan(graph), AllocationStatus.UNALLOCATED)
+            self._book_graph(self._executor.plan(graph), [AllocationStatus.UNALLOCATED] * len(self._used))
             return
         try:
-            self._book_graph(self._executor.reserve(graph), AllocationStatus.ALLOCATED)
+            sizes = self._executor.reserve(graph)
         except OutOfMemory as error:
-            raise self.no_room(error.sizes) from error
+            raise self.no_room(error) from error
+        self._book_graph(sizes, [AllocationStatus.ALLOCATED] * len(sizes))
 
-    def no_room(self, sizes: Sequence[int]) -> InsufficientMemory:
-        """The error for compute buffers of `sizes` bytes that were refused."""
-        self._book_graph(sizes, AllocationStatus.FAILED)
+    def no_room(self, error: OutOfMemory) -> InsufficientMemory:
+        """The error for a compute buffer that was refused, with what was tried."""
+        before, after = AllocationStatus.ALLOCATED, AllocationStatus.UNALLOCATED
+        statuses = [before] * error.failed + [AllocationStatus.FAILED]
+        statuses += [after] * (len(error.sizes) - len(statuses))
+        self._book_graph(error.sizes, statuses)
         return InsufficientMemory(self.backend_memory())
 
-    def _book_graph(self, sizes: Sequence[int], status: AllocationStatus) -> None:
-        """Books compute buffers; the executor lists the CPU last."""
-        devices = [*self._memory.gpus, self._memory.cpu]
-        for device, size in zip(devices, sizes, strict=True):
+    def _book_graph(self, sizes: Sequence[int], statuses: Sequence[AllocationStatus]) -> None:
+        """Books compute buffers, one for each device in use."""
+        for index, size, status in zip(self._used, sizes, statuses, strict=True):
+            device = self._device_memory(index)
             if size >= device.graph.size:
                 device.graph = Memory(size, status)
 

@@ -90,7 +90,7 @@ class GGMLContext(Context):
         try:
             self.graph.compute(cast(GGMLTensor, tensor).handle for tensor in tensors)
         except OutOfMemory as error:
-            raise self.backend.no_room(error.sizes) from error
+            raise self.backend.no_room(error) from error
 
     def reserve(self) -> None:
         self.backend.reserve(self.graph)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,9 +39,15 @@ def processor(library: Library) -> Device:
     return next(device for device in all_devices(library) if device.is_cpu)
 
 
-def accelerators(library: Library) -> list[Device]:
-    """Every device with memory of its own, in ggml's order."""
-    return [device for device in all_devices(library) if not device.is_cpu]
+def accelerators(library: Library, rpc_servers: Sequence[str]) -> list[Device]:
+    """Every device with memory of its own: the local ones in ggml's order, then those of RPC servers.
+
+    Raises:
+        BackendError: a server does not answer, or this ggml was built without RPC.
+    """
+    local = [device for device in all_devices(library) if not device.is_cpu]
+    handles = [handle for server in rpc_servers for handle in access.rpc_devices(library, server)]
+    return [*local, *(_device(library, handle) for handle in handles)]
 
 
 def all_devices(library: Library) -> list[Device]:

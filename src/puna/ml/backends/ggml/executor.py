@@ -24,11 +24,13 @@ class OutOfMemory(Exception):
 
     Attributes:
         sizes: bytes that were wanted of each device, in the executor's order.
+        failed: which device refused, as an index into `sizes`.
     """
 
-    def __init__(self, sizes: list[int]) -> None:
+    def __init__(self, sizes: list[int], failed: int) -> None:
         super().__init__(f"no room for compute buffers of {sizes} bytes")
         self.sizes = sizes
+        self.failed = failed
 
 
 class Executor(ABC):
@@ -102,7 +104,7 @@ class Processor(Executor):
     def reserve(self, graph: Graph) -> list[int]:
         before = self._size()
         if not self.library.ggml_gallocr_reserve(self._allocator, graph.cgraph):
-            raise OutOfMemory(self.plan(graph))
+            raise OutOfMemory(self.plan(graph), 0)
         self._note_move(before)
         return [self._size()]
 
@@ -130,7 +132,7 @@ class Processor(Executor):
             graph.place_again()
         before = self._size()
         if not self.library.ggml_gallocr_alloc_graph(self._allocator, graph.cgraph):
-            raise OutOfMemory(self.plan(graph))
+            raise OutOfMemory(self.plan(graph), 0)
         self._note_move(before)
         graph.placed = self.placement
 
@@ -158,8 +160,8 @@ class Devices(Executor):
         graph.place_again()
         self.current = None
         if not fits:
-            raise OutOfMemory(self.plan(graph))
-        return [self.library.ggml_backend_sched_get_buffer_size(self._scheduler, b) for b in self._backends]
+            raise self._refusal(graph)
+        return self._sizes()
 
     def plan(self, graph: Graph) -> list[int]:
         graph.remember_wiring()
@@ -169,6 +171,16 @@ class Devices(Executor):
         self.library.ggml_backend_sched_reset(self._scheduler)
         graph.place_again()
         return sizes
+
+    def _sizes(self) -> list[int]:
+        return [self.library.ggml_backend_sched_get_buffer_size(self._scheduler, b) for b in self._backends]
+
+    def _refusal(self, graph: Graph) -> OutOfMemory:
+        """Compute buffers are allocated in order: the first that is smaller than planned was refused."""
+        present = self._sizes()
+        planned = self.plan(graph)
+        smaller = (i for i, (have, want) in enumerate(zip(present, planned, strict=True)) if have < want)
+        return OutOfMemory(planned, next(smaller, 0))
 
     def close(self) -> None:
         if self._scheduler:
@@ -185,7 +197,8 @@ class Devices(Executor):
             graph.remember_wiring()
         self.library.ggml_backend_sched_reset(self._scheduler)
         if not self.library.ggml_backend_sched_alloc_graph(self._scheduler, graph.cgraph):
-            raise OutOfMemory([0 for _ in self._backends])
+            graph.place_again()
+            raise self._refusal(graph)
         self.placement += 1
         graph.placed = self.placement
 
