@@ -102,8 +102,8 @@ def _native(
 
     ids = _matchable(vocabulary)
     known = [(a, b) for a, b in merges if a in ids and b in ids and a + b in ids]
-    # Characters without a token (some vocabularies lack even some of the 256 bytes) get an id of their own and
-    # are dropped at the end. Left out from the start, what stands around them would be merged.
+    # Characters without a token (some vocabularies lack even some of the 256 bytes) get an id of their own
+    # and are dropped at the end. Left out from the start, what stands around them would be merged.
     ids[_UNKNOWN] = len(vocabulary)
     native = Tokenizer(
         models.BPE(

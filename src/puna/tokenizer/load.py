@@ -57,17 +57,19 @@ def _build_gemma4(metadata: TokenizerMetadata, vocabulary: Vocabulary, unknown: 
 
 def _build_spm(metadata: TokenizerMetadata, vocabulary: Vocabulary, unknown: int | None) -> _Built:
     spacing = read_spacing(metadata, prefix=True)
-    segment = sentencepiece_segment(vocabulary, Algorithm.BPE, spacing, unknown=unknown)
-    return _Built(spaced_pieces(vocabulary), segment, spacing.prefix, add_bos=True)
+    pieces = spaced_pieces(vocabulary)
+    segment = sentencepiece_segment(vocabulary, pieces, Algorithm.BPE, spacing, unknown=unknown)
+    return _Built(pieces, segment, spacing.prefix, add_bos=True)
 
 
 def _build_unigram(metadata: TokenizerMetadata, vocabulary: Vocabulary, unknown: int | None) -> _Built:
     spacing = read_spacing(metadata, prefix=False)
     charsmap = read_charsmap(metadata)
+    pieces = spaced_pieces(vocabulary)
     segment = sentencepiece_segment(
-        vocabulary, Algorithm.UNIGRAM, spacing, unknown=unknown, charsmap=charsmap
+        vocabulary, pieces, Algorithm.UNIGRAM, spacing, unknown=unknown, charsmap=charsmap
     )
-    return _Built(spaced_pieces(vocabulary), segment, spacing.prefix)
+    return _Built(pieces, segment, spacing.prefix)
 
 
 def _build_wordpiece(metadata: TokenizerMetadata, vocabulary: Vocabulary, unknown: int | None) -> _Built:
