@@ -54,7 +54,7 @@ def test_version_1_keeps_as_many_as_the_paper(size: int, mu: float) -> None:
         expected = min(max(int(literal_k(s, mu, size)), 1), size)
         kept = select_v1(logits, mu)
         assert abs(kept.size - expected) <= 1  # the real number may lie on a whole one
-        assert kept.tolist() == np.argsort(-logits, kind="stable")[: kept.size].tolist()
+        assert set(kept.tolist()) == set(np.argsort(-logits, kind="stable")[: kept.size].tolist())
 
 
 @settings(deadline=None)
@@ -134,7 +134,7 @@ def test_a_literal_run_chooses_the_same_tokens_and_settles_at_tau(version: int) 
             k = min(max(int(literal_k(literal_exponent(p), mu, len(p))), 1), len(p))
         else:
             k = max(sum(-math.log2(q) <= mu for q in p), 1)
-        ids = order[:k] if version == 1 else np.sort(order[:k])
+        ids = order[:k] if version == 1 and k < len(p) else np.sort(order[:k])
         kept = np.exp(logits[ids].astype(np.float64))
         kept /= kept.sum()
         position = int(np.searchsorted(np.cumsum(kept), numbers.random(), side="right"))
