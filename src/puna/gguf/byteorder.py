@@ -6,13 +6,14 @@ ggml-common.h and from how ggml-quants.c reads them (Q5_0, Q5_1 and IQ3_XXS read
 words, IQ1_M reads its scales as 16-bit words).
 """
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from puna.errors import UnsupportedModel
 from puna.gguf.types import GGMLType
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
+    from numpy.typing import NDArray
 
 # (offset in the block, bytes of one number, how many in a row)
 _Numbers = tuple[tuple[int, int, int], ...]
@@ -57,7 +58,7 @@ _NUMBERS: Final[dict[GGMLType, _Numbers]] = {
 }
 
 
-def swap_bytes(type_: GGMLType, data: "ReadableBuffer") -> bytearray:
+def swap_bytes(type_: GGMLType, data: "ReadableBuffer | NDArray[Any]") -> bytearray:
     """A copy of a tensor's stored data, whole blocks of `type_`, in the other byte order; its own inverse.
 
     Raises:
@@ -67,7 +68,7 @@ def swap_bytes(type_: GGMLType, data: "ReadableBuffer") -> bytearray:
     """
     if type_ not in _NUMBERS:
         raise UnsupportedModel(f"tensors of type {type_.name} cannot be read from a big-endian file")
-    source = memoryview(data).cast("B")
+    source = memoryview(cast("ReadableBuffer", data)).cast("B")
     if len(source) % type_.type_size:
         raise ValueError(f"{len(source)} bytes are no whole number of {type_.name} blocks")
     swapped = bytearray(source)

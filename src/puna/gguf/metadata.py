@@ -85,12 +85,9 @@ class Metadata(Mapping[str, Value]):
         return self._head[entry.start : entry.end]
 
     def __getitem__(self, key: str) -> Value:
-        entry = self.entry(key)
-        if entry.element == ValueType.STRING:
-            texts = [text.decode("utf-8", "replace") for text in self._texts(key, entry)]
-            return texts if entry.type == ValueType.ARRAY else texts[0]
-        values = struct.unpack(f"{self.byte_order}{entry.count}{SCALAR_CODES[entry.element]}", self.raw(key))
-        return cast(Value, list(values) if entry.type == ValueType.ARRAY else values[0])
+        entry = self._entries[key]
+        values = self.first(key, entry.count)
+        return cast(Value, values if entry.type == ValueType.ARRAY else values[0])
 
     def full_key(self, key: str) -> str:
         """The full name of `key`, by the rule above."""
@@ -108,7 +105,7 @@ class Metadata(Mapping[str, Value]):
         """
         name = self._get("general.architecture", _STRING, "a string", _REQUIRED)
         if not isinstance(name, str) or not 0 < len(name) <= 64 or not _is_plain(name):
-            raise self._error("general.architecture", f"names no architecture: {str(name)[:64]!r}")
+            raise self.error("general.architecture", f"names no architecture: {str(name)[:64]!r}")
         return name
 
     @overload
@@ -139,8 +136,8 @@ class Metadata(Mapping[str, Value]):
         """
         full = self.full_key(key)
         value = self._get(full, INTEGER_TYPES, "an unsigned integer", default)
-        if isinstance(value, int) and value < 0 and value is not default:
-            raise self._error(full, f"must be an unsigned integer, but is {value}")
+        if full in self and isinstance(value, int) and value < 0:
+            raise self.error(full, f"must be an unsigned integer, but is {value}")
         return value
 
     @overload
@@ -206,16 +203,28 @@ class Metadata(Mapping[str, Value]):
         full = self.full_key(key)
         if full not in self:
             return self._get(full, INTEGER_TYPES, "an integer", default)
-        if self.entry(full).type != ValueType.ARRAY:
+        if not self.is_array(full):
             return [self.uint(full)] * count
         values = self.ints(full)
         if len(values) < count:
-            raise self._error(
-                full, f"must have one element for each of {count} layers, but has {len(values)}"
-            )
+            raise self.error(full, f"must have one element for each of {count} layers, but has {len(values)}")
         if min(values) < 0:
-            raise self._error(full, f"must hold unsigned integers, but holds {min(values)}")
+            raise self.error(full, f"must hold unsigned integers, but holds {min(values)}")
         return values[:count]
+
+    def first(self, key: str, count: int) -> list[Any]:
+        """The first `count` elements of the value of the full name `key`; the rest is not decoded."""
+        entry = self._entries[key]
+        count = min(count, entry.count)
+        if entry.element == ValueType.STRING:
+            texts = split_strings(self.raw(key), count, self.byte_order)
+            return [text.decode("utf-8", "replace") for text in texts]
+        layout = f"{self.byte_order}{count}{SCALAR_CODES[entry.element]}"
+        return list(struct.unpack_from(layout, self._head, entry.start))
+
+    def is_array(self, key: str) -> Bool:
+        """Whether the value of the full name `key` is an array; KeyError if it is not there."""
+        return self._entries[key].type == ValueType.ARRAY
 
     def length(self, key: str) -> int:
         """The number of elements of an array, which is not decoded.
@@ -233,7 +242,8 @@ class Metadata(Mapping[str, Value]):
             GGUFError: the key is missing or holds something else.
         """
         full = self.full_key(key)
-        return self._texts(full, self._array_entry(full, _STRING, "an array of strings"))
+        entry = self._array_entry(full, _STRING, "an array of strings")
+        return split_strings(self.raw(full), entry.count, self.byte_order)
 
     def array(self, key: str) -> "NDArray[Any]":
         """An array of numbers or truth values, shape (length,), in the machine's byte order, read-only.
@@ -253,9 +263,6 @@ class Metadata(Mapping[str, Value]):
         values.flags.writeable = False
         return values
 
-    def _texts(self, key: str, entry: Entry) -> list[bytes]:
-        return split_strings(self.raw(key), entry.count, self.byte_order)
-
     def _get(self, key: str, types: frozenset[ValueType], expected: str, default: object) -> object:
         """The value of the full name `key`, which must be of one of `types`, or the default."""
         if key not in self:
@@ -264,7 +271,7 @@ class Metadata(Mapping[str, Value]):
             return default
         entry = self.entry(key)
         if entry.type not in types:
-            raise self._error(key, f"must be {expected}, but is {describe(entry)}")
+            raise self.error(key, f"must be {expected}, but is {describe(entry)}")
         return self[key]
 
     def _get_array(self, key: str, types: frozenset[ValueType], expected: str, default: object) -> object:
@@ -278,15 +285,16 @@ class Metadata(Mapping[str, Value]):
             raise GGUFError(f"{self.source}: the key {key!r} is missing")
         entry = self.entry(key)
         if entry.type != ValueType.ARRAY or entry.element not in types:
-            raise self._error(key, f"must be {expected}, but is {describe(entry)}")
+            raise self.error(key, f"must be {expected}, but is {describe(entry)}")
         return entry
 
-    def _error(self, key: str, problem: str) -> GGUFError:
+    def error(self, key: str, problem: str) -> GGUFError:
+        """A GGUFError naming the file, the full name `key`, its offset and what is wrong with it."""
         return GGUFError(f"{self.source}: the key {key!r} at byte {self.entry(key).start} {problem}")
 
 
 def describe(entry: Entry) -> str:
-    """A value's type in words: "a uint32", "an array of 3 strings"."""
+    """A value's type in words: "a uint32", "an array of 3 int32"."""
     name = entry.element.name.lower()
     if entry.type == ValueType.ARRAY:
         return f"an array of {entry.count} {name}"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from secrets import token_hex
 from types import TracebackType
-from typing import TYPE_CHECKING, BinaryIO, Final, Self, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, Self, cast
 
 from puna.errors import GGUFError
 from puna.gguf.cursor import ByteOrder
@@ -32,10 +32,12 @@ from puna.gguf.types import (
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
+    from numpy.typing import NDArray
 
     Scalar = str | bytes | bool | int | float
-    Writable = Scalar | Sequence[Scalar] | ReadableBuffer
-    Data = ReadableBuffer | Iterable[ReadableBuffer]
+    Buffer = ReadableBuffer | NDArray[Any]
+    Writable = Scalar | Sequence[Scalar] | Buffer
+    Data = Buffer | Iterable[Buffer]
 
 # What `memoryview.format` says of the arrays that metadata can hold; C's long has the size it has.
 _BUFFER_TYPES: Final = {code: type_ for type_, code in SCALAR_CODES.items()} | (
@@ -300,7 +302,7 @@ def _encode(value: "Writable", type_: ValueType | None, order: ByteOrder) -> _St
         scalars = value
         element = type_ if type_ is not None else _element_type(scalars)
     else:
-        view = memoryview(value)
+        view = memoryview(cast("ReadableBuffer", value))
         if view.ndim != 1 or view.format not in _BUFFER_TYPES:
             raise TypeError(f"a buffer of {view.ndim} dimensions and format {view.format!r} cannot be stored")
         scalars = view.tolist()

@@ -49,7 +49,12 @@ def render(inspection: Inspection) -> Iterator[str]:
     )
     yield from ("", "Sizes by type")
     yield from _columns(
-        (f"  {t.type.name}", f"{t.tensors} tensors", count_text(t.elements), _share(t.nbytes, inspection))
+        (
+            f"  {t.type.name}",
+            f"{t.tensors} tensor{'s' * (t.tensors != 1)}",
+            count_text(t.elements),
+            _share(t.nbytes, inspection),
+        )
         for t in inspection.types
     )
     yield ""
@@ -64,8 +69,9 @@ def value_text(item: MetadataItem) -> str:
     if item.length is None:
         return _one_line(item.value)
     first = ", ".join(repr(v) if isinstance(v, str) else _one_line(v) for v in item.value)
-    more = ", …" if item.length > len(item.value) else ""
-    return f"[{_cut(first)}{more}]"
+    if len(first) > _VALUE_WIDTH or item.length > len(item.value):
+        return f"[{first[:_VALUE_WIDTH].rstrip(', ')}, …]"
+    return f"[{first}]"
 
 
 def _facts(inspection: Inspection) -> Iterator[tuple[str, str]]:
@@ -103,13 +109,11 @@ def _share(nbytes: int, inspection: Inspection) -> str:
 
 
 def _one_line(value: object) -> str:
-    text = f"{value:.9g}" if isinstance(value, float) else str(value)
-    shown = "".join(char if char.isprintable() else repr(char)[1:-1] for char in text[: 4 * _VALUE_WIDTH])
-    return _cut(shown, f" … ({len(text)} characters)") if len(text) > _VALUE_WIDTH else shown
-
-
-def _cut(text: str, mark: str = " …") -> str:
-    return text if len(text) <= _VALUE_WIDTH else text[:_VALUE_WIDTH].rstrip() + mark
+    text = f"{value:.7g}" if isinstance(value, float) else str(value)
+    shown = "".join(char if char.isprintable() else repr(char)[1:-1] for char in text[: _VALUE_WIDTH + 1])
+    if len(shown) <= _VALUE_WIDTH:
+        return shown
+    return f"{shown[:_VALUE_WIDTH].rstrip()} … ({len(text)} characters)"
 
 
 def _columns(rows: Iterable[tuple[str, ...]]) -> Iterator[str]:
