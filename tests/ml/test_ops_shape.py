@@ -66,7 +66,7 @@ def test_reshape_is_no_copy_of_what_is_contiguous(lab: Lab) -> None:
 
 @pytest.mark.parametrize("kind", [np.float32, np.float16, np.int32])
 def test_view_by_bytes(lab: Lab, kind: type) -> None:
-    values = np.arange(5 * 6 * 7).astype(kind).reshape(5, 6, 7)
+    values: Array = np.arange(5 * 6 * 7).astype(kind).reshape(5, 6, 7)
     size = values.itemsize
     window = lab.run(lambda x: x.view(9 * size, (2, 3, 4), (42 * size, 14 * size)).contiguous(), values)
     flat = values.reshape(-1)
@@ -149,7 +149,7 @@ def test_repeat(lab: Lab, shape: tuple[int, ...], data: st.DataObject) -> None:
 @given(shape=SHAPES, data=st.data())
 def test_concat_and_stack(lab: Lab, kind: type, shape: tuple[int, ...], data: st.DataObject) -> None:
     axis = data.draw(st.integers(-len(shape), len(shape) - 1))
-    parts = []
+    parts: list[Array] = []
     for seed in range(3):
         sizes = list(shape)
         sizes[axis] = data.draw(st.integers(1, 4))
@@ -196,7 +196,8 @@ def error_of(dtype: DType, values: Array) -> Array:
     if dtype is DType.F32:
         return np.zeros(len(values))
     steps = {DType.F16: 2**-11, DType.BF16: 2**-8, DType.Q8_0: 0.6 / 127, DType.Q4_0: 0.6 / 7}
-    return np.abs(values).max(axis=1) * steps[dtype] * (2 if dtype is DType.Q4_0 else 1)
+    largest: Array = np.abs(values).max(axis=1)
+    return largest * steps[dtype] * (2 if dtype is DType.Q4_0 else 1)
 
 
 CACHE_TYPES = (DType.F32, DType.F16, DType.BF16, DType.Q8_0, DType.Q4_0)
@@ -205,7 +206,8 @@ CACHE_TYPES = (DType.F32, DType.F16, DType.BF16, DType.Q8_0, DType.Q4_0)
 @pytest.mark.parametrize("dtype", CACHE_TYPES)
 @pytest.mark.parametrize("kind", [np.int32, np.int64])
 def test_set_rows_writes_storage(lab: Lab, dtype: DType, kind: type) -> None:
-    values, ids = normal(1, 3, 64), np.array([5, 0, 2], kind)
+    values = normal(1, 3, 64)
+    ids: Array = np.array([5, 0, 2], kind)
     with lab.backend.new_context() as owner, lab.backend.new_context() as context:
         cache = owner.layer(0).zeros(dtype, 6, 64)
         written = cache.set_rows(lab.input(context, values), lab.input(context, ids))

@@ -483,5 +483,8 @@ class Tensor(ABC):
             weights = scores.softmax(mask, logit_softcap, sinks)
         else:
             weights = scores.softmax(mask, scale, sinks)
+        # The blocks of quantised types lie along the last axis; only single elements can be turned.
+        if value.dtype not in (DType.F32, DType.F16):
+            value = value.cast(DType.F32)
         by_column = value.permute(1, 2, 0).contiguous()
         return by_column.mul_mat(weights).permute(1, 0, 2).contiguous()
