@@ -2,13 +2,15 @@
 
     python scripts/generate_ggml.py HEADERS_DIR [HEADERS_DIR ...] --version TEXT
 
-Each HEADERS_DIR holds ggml.h and its companions, oldest version first. The table has every function of every version;
-the newest declaration wins, and CHANGED lists the older forms of functions that were declared otherwise. Enumerations
-and structures are those of the newest version. An enumerator with another value in another version stops the script,
-unless its enumeration is left out (SKIPPED_ENUMS), and so does a structure whose layout changed.
+Each HEADERS_DIR holds ggml.h and its companions, oldest version first. The table has every function of every
+version; the newest declaration wins, and CHANGED lists the older forms of functions that were declared
+otherwise. Enumerations and structures are those of the newest version. An enumerator with another value in
+another version stops the script, unless its enumeration is left out (SKIPPED_ENUMS), and so does a structure
+whose layout changed.
 
-The grammar understood is the one these headers use: one declaration per `GGML_API`/`GGML_BACKEND_API`, enumerations
-and structures without nesting, no macros inside declarations except GGML_DEPRECATED. Anything else raises.
+The grammar understood is the one these headers use: one declaration per `GGML_API`/`GGML_BACKEND_API`,
+enumerations and structures without nesting, no macros inside declarations except GGML_DEPRECATED. Anything
+else raises.
 """
 
 import argparse
@@ -27,7 +29,7 @@ SCALARS = {
     "int64_t": "l", "uint64_t": "u8", "ggml_fp16_t": "u2", "ggml_bf16_t": "u2",
 }  # fmt: skip
 
-# Their numbers move from version to version (a new op lands in the middle): ask the library for names instead.
+# Their numbers move from version to version (a new op lands in the middle): ask the library for names.
 SKIPPED_ENUMS = frozenset({"ggml_op", "ggml_object_type", "ggml_opt_loss_type", "ggml_opt_optimizer_type"})
 
 STRUCTS = (
@@ -45,8 +47,8 @@ STRUCTS = (
 
 CTYPES = {
     "p": "c_void_p", "s": "c_char_p", "b": "c_bool", "c": "c_char", "f": "c_float", "d": "c_double",
-    "i": "c_int", "z": "c_size_t", "l": "c_int64", "i1": "c_int8", "u1": "c_uint8", "i2": "c_int16", "u2": "c_uint16",
-    "u4": "c_uint32", "u8": "c_uint64",
+    "i": "c_int", "z": "c_size_t", "l": "c_int64", "i1": "c_int8", "u1": "c_uint8", "i2": "c_int16",
+    "u2": "c_uint16", "u4": "c_uint32", "u8": "c_uint64",
 }  # fmt: skip
 
 
@@ -77,7 +79,7 @@ def without_comments(text: str) -> str:
 
 
 def code_of(ctype: str) -> str:
-    """The code of a C type: a scalar's code, `p` a pointer, `s` `const char *`, `{name}` a structure by value."""
+    """The code of a C type: a scalar's, `p` a pointer, `s` `const char *`, `{name}` a structure by value."""
     words = re.sub(r"\b(const|struct|static|extern|volatile)\b", " ", ctype.replace("*", " * ")).split()
     if "(" in ctype:
         raise HeaderError(f"function pointer outside a typedef: {ctype}")
@@ -217,8 +219,8 @@ def functions_module(headers: list[Header], version: str) -> str:
         f'"""Every function of the ggml C library and its signature.\n\n{NOTE.format(version=version)}',
         "",
         "A signature is `result:parameter …` in codes: p pointer or handle (int), s `const char *`, b bool,",
-        "i int (32 bits, also every enumeration), l int64, z size_t, f float, d double, v void, u1/u2/u4/u8 and",
-        'i1/i2 integers of that many bytes, {name} a structure of `puna.ggml.layouts` by value.\n"""\n',
+        "i int (32 bits, also every enumeration), l int64, z size_t, f float, d double, v void, u1/u2/u4/u8",
+        'and i1/i2 integers of that many bytes, {name} a structure of `puna.ggml.layouts` by value.\n"""\n',
         "FUNCTIONS = {",
         *(f'    "{name}": "{form}",' for name, form in sorted(table.items())),
         "}",

@@ -3,8 +3,8 @@
 Written by scripts/generate_ggml.py from the headers of ggml 0.15.3, 0.20.2 and 0.25.3: do not edit.
 
 A signature is `result:parameter …` in codes: p pointer or handle (int), s `const char *`, b bool,
-i int (32 bits, also every enumeration), l int64, z size_t, f float, d double, v void, u1/u2/u4/u8 and
-i1/i2 integers of that many bytes, {name} a structure of `puna.ggml.layouts` by value.
+i int (32 bits, also every enumeration), l int64, z size_t, f float, d double, v void, u1/u2/u4/u8
+and i1/i2 integers of that many bytes, {name} a structure of `puna.ggml.layouts` by value.
 """
 
 FUNCTIONS = {

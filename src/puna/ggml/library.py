@@ -1,12 +1,12 @@
 """Loads the ggml C library and gives its functions as attributes.
 
-Handles (contexts, tensors, backends, buffers …) are plain ints, NULL is None, `const char *` is bytes. Functions
-that only build graphs or read fields keep the interpreter lock (`ctypes.PyDLL`): giving it up would cost more than
-the call and would let another thread in between any two ops. Functions that compute, allocate, copy or wait release
-it (`ctypes.CDLL`).
+Handles (contexts, tensors, backends, buffers …) are plain ints, NULL is None, `const char *` is bytes.
+Functions that only build graphs or read fields keep the interpreter lock (`ctypes.PyDLL`): giving it up
+would cost more than the call and would let another thread in between any two ops. Functions that compute,
+allocate, copy or wait release it (`ctypes.CDLL`).
 
-One process holds one ggml. Two copies would share their sonames, so that the second would be linked against parts
-of the first.
+One process holds one ggml. Two copies would share their sonames, so that the second would be linked against
+parts of the first.
 """
 
 import ctypes
@@ -32,9 +32,10 @@ OLDEST = (0, 15)
 OBJECT_HEADER = 32  # sizeof(struct ggml_object), which precedes every tensor in its context
 
 BLOCKING = re.compile(
-    r"graph_compute|plan_compute|tensor_(set|get|copy|memset)|alloc_buffer|alloc_ctx|reserve|alloc_graph"
-    r"|synchronize|buffer_(free|clear|init|from|copy)|backend_(free|init|load|unload|dev_init|dev_memory|cpu_init)"
-    r"|backend_copy|event_wait|threadpool|quantize|validate|rpc|fp(16|32)_to|bf16_to|sched_(new|free)|gallocr_(new|free)"
+    r"graph_compute|plan_compute|synchronize|event_wait|threadpool|quantize|validate|rpc|fp(16|32)_to|bf16_to"
+    r"|tensor_(set|get|copy|memset)|alloc_buffer|alloc_ctx|alloc_graph|reserve|sched_(new|free)"
+    r"|gallocr_(new|free)|buffer_(free|clear|init|from|copy)|backend_copy"
+    r"|backend_(free|init|load|unload|dev_init|dev_memory|cpu_init)"
 )
 
 RESULTS: dict[str, Any] = {
@@ -199,12 +200,12 @@ _loaded: dict[str, Library] = {}
 def load(path: Path | None = None) -> Library:
     """The process's ggml library, loaded on the first call.
 
-    Taken from `path`, else from the folder PUNA_GGML_PATH names, else from `ggml-python` if it is installed (built
-    for this processor), else from `libggml-python`.
+    Taken from `path`, else from the folder PUNA_GGML_PATH names, else from the best installed package
+    (`PACKAGES` in `puna.ggml.locate`).
 
     Raises:
-        BackendError: no library found, it cannot be loaded, it is too old or laid out otherwise, or another one
-            is already loaded.
+        BackendError: no library found, it cannot be loaded, it is too old or laid out otherwise, or another
+            one is already loaded.
     """
     found = candidates(path or ggml_path()) if path or not _loaded else []
     if _loaded:

@@ -1,6 +1,7 @@
-"""Where the ggml C library's files are: a folder of the user's own, `ggml-python`, or `libggml-python`."""
+"""Where the ggml C library's files are: a folder of the user's own, or an installed package."""
 
 import importlib.util
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +10,30 @@ from puna.errors import BackendError
 
 PREFIX, SUFFIX = {"win32": ("", ".dll"), "darwin": ("lib", ".dylib")}.get(sys.platform, ("lib", ".so"))
 
-# import package, distribution, folders inside the package that may hold the libraries
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """An installed distribution that may hold ggml.
+
+    Attributes:
+        name: the import package.
+        distribution: the name pip knows.
+        oldest: the first release whose ggml Puna can use.
+        folders: folders inside the package that may hold the libraries.
+    """
+
+    name: str
+    distribution: str
+    oldest: tuple[int, ...]
+    folders: tuple[str, ...]
+
+
 PACKAGES = (
-    ("ggml", "ggml-python", ("lib", "lib64", "bin")),
-    ("libggml", "libggml-python", ("lib64", "lib", "bin")),
+    Package("puna_ggml", "puna-ggml", (0, 15), ("lib",)),
+    Package("ggml", "ggml-python", (0, 0, 45), ("lib", "lib64", "bin")),
+    Package("libggml", "libggml-python", (0, 15), ("lib64", "lib", "bin")),
 )
+"""Best first: compiled for this processor from the newest source, for it from an older one, prebuilt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +52,8 @@ class Candidate:
     def files(self) -> tuple[Path, ...]:
         """The libraries to open, each after those it depends on; the last is ggml itself.
 
-        A build whose backends are loaded at run time has no plain libggml-cpu; its backends are not listed here,
-        since ggml itself picks the ones that fit the processor.
+        A build whose backends are loaded at run time has no plain libggml-cpu; its backends are not listed
+        here, since ggml itself picks the ones that fit the processor.
         """
         name = f"{PREFIX}ggml"
         ggml, base, cpu = (self.folder / f"{name}{part}{SUFFIX}" for part in ("", "-base", "-cpu"))
@@ -52,12 +72,15 @@ def holds_ggml(folder: Path) -> bool:
 
 
 def user_candidate(path: Path) -> Candidate:
-    """The folder that the user named, or its lib, lib64 or bin. Raises BackendError when none holds ggml."""
+    """The folder that the user named, or its lib, lib64 or bin.
+
+    Raises:
+        BackendError: no such folder, or none of these holds ggml.
+    """
     folder = path.expanduser().absolute()
     if not folder.is_dir():
-        raise BackendError(
-            f"{folder} is not a folder; PUNA_GGML_PATH must name the one that holds {PREFIX}ggml{SUFFIX}"
-        )
+        wanted = f"PUNA_GGML_PATH must name the one that holds {PREFIX}ggml{SUFFIX}"
+        raise BackendError(f"{folder} is not a folder; {wanted}")
     for inner in (folder, *(folder / name for name in ("lib", "lib64", "bin"))):
         if holds_ggml(inner):
             return Candidate("path", inner)
@@ -66,15 +89,34 @@ def user_candidate(path: Path) -> Candidate:
     )
 
 
+def release(root: Path, distribution: str) -> tuple[int, ...] | None:
+    """The release of the distribution installed beside a package's folder, None when there is none.
+
+    Read from the name of its metadata folder: importing importlib.metadata costs more than loading ggml.
+    """
+    for folder in root.parent.glob(f"{distribution.replace('-', '_')}-*.dist-info"):
+        text = folder.name.removesuffix(".dist-info").rpartition("-")[2]
+        return tuple(int(number) for number in re.findall(r"\d+", text)[:3])
+    return None
+
+
+def installed_folder(package: Package) -> Path | None:
+    """The folder of a package's libraries; None when it is not installed, too old, or holds none."""
+    spec = importlib.util.find_spec(package.name)
+    for root in map(Path, (spec.submodule_search_locations or ()) if spec else ()):
+        installed = release(root, package.distribution)
+        if installed is None or installed < package.oldest:
+            continue
+        for folder in package.folders:
+            if holds_ggml(root / folder):
+                return root / folder
+    return None
+
+
 def installed_candidates() -> list[Candidate]:
-    """The installed packages that hold ggml, best first, found without importing them."""
-    found = []
-    for package, distribution, folders in PACKAGES:
-        spec = importlib.util.find_spec(package)
-        roots = list(spec.submodule_search_locations or ()) if spec else []
-        inner = [Path(root) / folder for root in roots for folder in folders]
-        found += [Candidate(distribution, folder) for folder in inner if holds_ggml(folder)][:1]
-    return found
+    """The installed packages that hold a ggml Puna can use, best first, found without importing them."""
+    found = [(package.distribution, installed_folder(package)) for package in PACKAGES]
+    return [Candidate(distribution, folder) for distribution, folder in found if folder]
 
 
 def candidates(path: Path | None) -> list[Candidate]:
