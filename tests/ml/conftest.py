@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +40,7 @@ class Lab:
 
     name: str
     backend: Backend
-    weights: dict[str, Array]
+    weights: dict[str, Array] = field(repr=False)
 
     @property
     def is_exact(self) -> bool:

@@ -60,6 +60,10 @@ class Context(ABC):
         """Adds the tensors, and what they depend on, to what `compute` runs, in this order.
 
         Order matters for operations with an effect: a write to a cache must come before reading it.
+
+        Raises:
+            InvalidOption: the graph was computed already.
+            BackendError: it is full.
         """
 
     @abstractmethod
@@ -70,6 +74,7 @@ class Context(ABC):
         context of the same backend computes.
 
         Raises:
+            BackendError: nothing was added by `forward`, or the backend plans only.
             InsufficientMemory: no room for intermediate results.
         """
 

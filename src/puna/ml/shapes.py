@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 
 from puna.errors import InvalidOption
+from puna.gguf import GGMLType
 from puna.ml.rope import RopeParameters, RopeType
 
 Shape = tuple[int, ...]
@@ -29,6 +30,14 @@ def valid(shape: Sequence[int], what: str = "a tensor") -> Shape:
             f"{what} cannot have shape {tuple(shape)}: one to four axes of at least 1 element"
         )
     return tuple(int(size) for size in shape)
+
+
+def require_whole_blocks(type_: GGMLType, shape: Sequence[int]) -> None:
+    """Raises InvalidOption unless the last axis is a whole number of the type's blocks."""
+    if shape[-1] % type_.block_size:
+        raise InvalidOption(
+            f"rows of {shape[-1]} elements are not a multiple of {type_.name}'s block of {type_.block_size}"
+        )
 
 
 def axis_of(shape: Shape, axis: int, operation: str) -> int:

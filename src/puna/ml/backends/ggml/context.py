@@ -10,6 +10,8 @@ import numpy as np
 
 from puna.errors import InvalidOption
 from puna.ggml import access
+from puna.gguf import GGMLType
+from puna.ml import shapes
 from puna.ml.array import Array
 from puna.ml.backends.ggml.executor import OutOfMemory
 from puna.ml.backends.ggml.graph import Graph
@@ -41,9 +43,10 @@ class GGMLContext(Context):
     def empty(self, dtype: DType, *shape: int) -> GGMLTensor:
         if self._place is None:
             raise InvalidOption("set input() or layer(i) before creating tensors")
-        if not 1 <= len(shape) <= 4 or min(shape) < 1:
-            raise InvalidOption(f"a tensor cannot have shape {shape}")
+        shape = shapes.valid(shape)
+        shapes.require_whole_blocks(GGMLType(type_id(dtype)), shape)
         library, graph = self.backend.library, self.graph
+        graph.require_room()
         sizes = extents(shape)
         handle = library.ggml_new_tensor(graph.handle, type_id(dtype), len(shape), sizes)
         tensor = GGMLTensor(library, handle, shape, dtype, graph if self._place == _INPUT else None)

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from puna.ml.backends.ggml.executor import Executor
 
 
+# Some operations make several tensors; the library ends the process when it runs out of room for one.
+_SPARE = 8
+
+
 class Graph:
     """A `ggml_cgraph` and the `ggml_context` that holds its tensors.
 
@@ -32,13 +36,20 @@ class Graph:
         self.nodes = nodes
         self.flash_attention = flash_attention
         self.placed = 0
-        overhead = library.ggml_tensor_overhead() * nodes + library.ggml_graph_overhead_custom(nodes, False)
-        self.handle = access.new_context(library, overhead)
+        self._room = library.ggml_tensor_overhead() * nodes
+        spare = library.ggml_tensor_overhead() * _SPARE
+        overhead = library.ggml_graph_overhead_custom(nodes + _SPARE, False)
+        self.handle = access.new_context(library, self._room + spare + overhead)
         self.cgraph = 0
         self._buffers: list[int] = []
         self._own: set[int] = set()
         self._outputs: set[int] = set()
         self._wiring: list[tuple[int, bytes]] = []
+
+    def require_room(self) -> None:
+        """Raises BackendError if the graph has as many tensors as it may."""
+        if self.library.ggml_used_mem(self.handle) >= self._room:
+            raise BackendError(f"the graph is full: open its context with more than {self.nodes} nodes")
 
     def adopt(self, tensor: int, buffer: int) -> None:
         """Takes over a buffer that was made for one of this graph's tensors."""
@@ -54,7 +65,9 @@ class Graph:
         if self.placed:
             raise InvalidOption("a graph that was computed cannot grow; open another context")
         if not self.cgraph:
-            self.cgraph = self.library.ggml_new_graph_custom(self.handle, self.nodes, False)
+            before = self.library.ggml_used_mem(self.handle)
+            self.cgraph = self.library.ggml_new_graph_custom(self.handle, self.nodes + _SPARE, False)
+            self._room += self.library.ggml_used_mem(self.handle) - before
         for tensor in tensors:
             self.library.ggml_build_forward_expand(self.cgraph, tensor)
 

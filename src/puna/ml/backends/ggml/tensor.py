@@ -94,6 +94,7 @@ class GGMLTensor(Tensor):
     def _graph_with(self, *others: Tensor | None) -> Graph:
         for tensor in (self, *others):
             if tensor is not None and (graph := cast(GGMLTensor, tensor).graph) is not None:
+                graph.require_room()
                 return graph
         raise InvalidOption("none of the operands belongs to a context; use Tensor.on")
 

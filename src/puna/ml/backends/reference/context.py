@@ -13,7 +13,7 @@ from puna.ml import shapes
 from puna.ml.array import Array
 from puna.ml.backends.reference import elements
 from puna.ml.backends.reference.graph import Graph, Memory
-from puna.ml.backends.reference.tensor import ReferenceTensor, own, whole_rows
+from puna.ml.backends.reference.tensor import ReferenceTensor, own
 from puna.ml.context import Context
 from puna.ml.dtype import DType
 from puna.ml.tensor import Tensor
@@ -48,7 +48,7 @@ class ReferenceContext(Context):
             raise InvalidOption("set input() or layer(i) before creating tensors")
         type_ = elements.file_type(dtype)
         shape = shapes.valid(shape)
-        whole_rows(type_, shape)
+        shapes.require_whole_blocks(type_, shape)
         memory = Memory(type_.nbytes(shape))
         booking = self.graph.booking
         if self._place != _INPUT:

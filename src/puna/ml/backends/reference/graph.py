@@ -51,6 +51,7 @@ class Graph:
         limit: how many steps fit.
         order: the steps, each after its sources.
         results: the steps whose memory may be read after the last run.
+        has_run: whether it was run; then it cannot grow.
         owned: memory of the tensors that this graph's context made.
     """
 
@@ -59,10 +60,13 @@ class Graph:
     order: list[Step] = field(default_factory=list)
     known: set[Step] = field(default_factory=set)
     results: set[Step] = field(default_factory=set)
+    has_run: bool = False
     owned: list[Memory] = field(default_factory=list)
 
     def add(self, step: Step) -> None:
         """Appends a step and, before it, whatever it depends on."""
+        if self.has_run:
+            raise InvalidOption("a graph that was computed cannot grow; open another context")
         pending = [step]
         while pending:
             current = pending[-1]
@@ -91,6 +95,7 @@ class Graph:
         with np.errstate(all="ignore"):
             for step in self.order:
                 step.run()
+        self.has_run = True
         self.results = results
         self.booking.latest = self
 

@@ -37,14 +37,6 @@ def dense_strides(type_: GGMLType, shape: Sequence[int]) -> tuple[int, ...]:
     return (*outer, type_.type_size)
 
 
-def whole_rows(type_: GGMLType, shape: Sequence[int]) -> None:
-    """Raises InvalidOption unless the last axis is a whole number of blocks."""
-    if shape[-1] % type_.block_size:
-        raise InvalidOption(
-            f"rows of {shape[-1]} are no multiple of {type_.name}'s block of {type_.block_size}"
-        )
-
-
 class ReferenceTensor(Tensor):
     """A window into memory; see `Tensor` for the operations.
 
@@ -157,7 +149,7 @@ class ReferenceTensor(Tensor):
         self, compute: Callable[[], Array], type_: GGMLType, shape: Sequence[int], *operands: ReferenceTensor
     ) -> ReferenceTensor:
         """A result in memory of its own; `compute` gives its elements as they are stored."""
-        whole_rows(type_, shape)
+        shapes.require_whole_blocks(type_, shape)
         memory = Memory(type_.nbytes(shape))
 
         def run() -> None:
@@ -330,12 +322,12 @@ class ReferenceTensor(Tensor):
 
     def reshape(self, *shape: int) -> ReferenceTensor:
         shape = shapes.reshape(self.shape, shape)
-        whole_rows(self.type, shape)
+        shapes.require_whole_blocks(self.type, shape)
         return self._window(_graph([self]), shape) if self._is_contiguous() else self.contiguous(*shape)
 
     def view(self, offset: int, shape: Sequence[int], strides: Sequence[int] = ()) -> ReferenceTensor:
         shape = shapes.valid(shape, "a view")
-        whole_rows(self.type, shape)
+        shapes.require_whole_blocks(self.type, shape)
         strides = (*strides, self.type.type_size) if strides else dense_strides(self.type, shape)
         if len(strides) != len(shape) or min(strides) < 0:
             raise InvalidOption(f"a view of shape {shape} cannot have strides {tuple(strides[:-1])}")
