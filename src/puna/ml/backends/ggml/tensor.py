@@ -536,11 +536,11 @@ class GGMLTensor(Tensor):
     def conv_2d(
         self, images: Tensor, stride: tuple[int, int], padding: tuple[int, int], dilation: tuple[int, int]
     ) -> GGMLTensor:
-        height, width = self._patches(images, stride, padding, dilation)
-        graph = self._graph_with(images)
-        operands = (self.handle, cast(GGMLTensor, images)._dense().handle)
-        handle = self.library.ggml_conv_2d(graph.handle, *operands, *stride, *padding, *dilation)
-        return self._result(graph, handle, (images.shape[0], self.shape[0], height, width), DType.F32)
+        # ggml_conv_2d rounds the images to half precision in some versions.
+        patches = self.im2col(images, stride, padding, dilation)
+        kernel = self._result(patches._graph_with(), self.handle, self.shape, self.dtype)
+        products = kernel.reshape(self.shape[0], math.prod(self.shape[1:])).mul_mat(patches)
+        return products.permute(0, 3, 1, 2).contiguous()
 
     def im2col(
         self, images: Tensor, stride: tuple[int, int], padding: tuple[int, int], dilation: tuple[int, int]
