@@ -12,6 +12,7 @@ import pytest
 
 from puna.errors import GGUFError
 from puna.gguf import GGMLType, GGUFFile, ValueType
+from puna.gguf.cursor import Cursor
 
 U32, F32, BOOL, STRING, ARRAY, U64 = 4, 6, 7, 8, 9, 10
 HEADER = 24
@@ -182,6 +183,18 @@ def test_importing_and_reading_scalars_needs_no_numpy(opened: Callable[[bytes], 
     )
     done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "{'n': 5, 'a': [1.5]} False"
+
+
+def test_a_file_that_changes_between_two_reads(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    for change in (lambda: os.truncate(path, 300_000), lambda: path.write_bytes(b"x" * 1_000_000)):
+        path.write_bytes(bytes(1_000_000))
+        with path.open("rb", buffering=0) as file:
+            cursor = Cursor(file, 1_000_000, "a")
+            assert cursor.take(10, "ten bytes") == bytes(10)
+            change()
+            with pytest.raises(GGUFError, match="changed while it was read"):
+                cursor.take(600_000, "the rest")
 
 
 # What is no GGUF file at all

@@ -26,7 +26,10 @@ _MAX_AHEAD: Final = 16 << 20
 _RUN: Final = 1024
 _MIN_RUNS: Final = 8
 # The lengths that tokens have, the most frequent first.
-_SHORT: Final = bytes.fromhex("06 09 03 0c 07 08 04 0b 0a 05 0f 0d 12 0e 02 15 18 11 10 1b 13 1e 21 17 01 00")
+_SHORT: Final = bytes.fromhex(
+    "06 09 03 0c 07 08 04 0b 0a 05 0f 0d 12 0e 02 15 18 11 10 1b 13 1e 21 17 24 19 01 27"
+    "1d 2a 14 1f 16 2d 30 00 1a 1c 20 22 23 25 26 28 29 2b 2c 2e 2f"
+)
 
 
 @cache
@@ -184,11 +187,9 @@ class Cursor:
         if end > MAX_HEADER_BYTES:
             raise GGUFError(f"{self.path}: the metadata is larger than the {MAX_HEADER_BYTES} bytes allowed")
         target = min(self.size, max(end, 2 * len(self.head), _FIRST_READ))
-        parts = [self.head]
-        have = len(self.head)
-        while have < target and (part := self._file.read(target - have)):
-            parts.append(part)
-            have += len(part)
-        self.head = b"".join(parts)
-        if have < end:
-            raise GGUFError(f"{self.path}: the file became shorter while it was read, at byte {have}")
+        # Read anew into one piece: joining what is there with what follows would copy all of it once more.
+        self._file.seek(0)
+        head = self._file.read(target)
+        if len(head) < end or not head.startswith(self.head):
+            raise GGUFError(f"{self.path}: the file changed while it was read")
+        self.head = head
