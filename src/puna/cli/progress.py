@@ -1,4 +1,4 @@
-"""Progress on standard error: a bar on a terminal, a line for each step elsewhere."""
+"""Progress on standard error: a bar on a terminal, elsewhere a line for each step that was done."""
 
 import shutil
 import sys
@@ -28,13 +28,10 @@ class ProgressDisplay:
         now = time.monotonic()
         changed = step.status != self._step.status
         if changed:
-            self._end_line()
+            self._end_step()
             self._began = now
         self._step = step
-        if not self._live:
-            if changed:
-                self._write(step.status + "\n")
-        elif changed or now - self._drawn >= _REDRAW_SECONDS or step.completed == step.total:
+        if self._live and (changed or now - self._drawn >= _REDRAW_SECONDS or step.completed == step.total):
             self._drawn = now
             width = shutil.get_terminal_size().columns
             self._write(_CLEAR + line(step, now - self._began, width, self._characters()))
@@ -50,11 +47,11 @@ class ProgressDisplay:
         """Take away the line that is being drawn."""
         if self._live:
             self._write(_CLEAR)
-        self._step = Progress("")
+            self._step = Progress("")
 
-    def _end_line(self) -> None:
-        if self._live and self._step.status:
-            self._write("\n")
+    def _end_step(self) -> None:
+        if self._step.status:
+            self._write("\n" if self._live else self._step.status + "\n")
 
     def _characters(self) -> str:
         try:
@@ -70,8 +67,9 @@ class ProgressDisplay:
     def __enter__(self) -> "ProgressDisplay":
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        self._end_line()
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
+        if self._live or kind is None:
+            self._end_step()
 
 
 def line(step: Progress, seconds: float, width: int, characters: str) -> str:

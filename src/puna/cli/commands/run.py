@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from puna.cli import terminal
-from puna.cli.models import model_path
+from puna.cli.models import resolve_model
 from puna.cli.progress import ProgressDisplay
 from puna.engine.events import Done, TextChunk
 from puna.errors import InvalidOption
@@ -115,7 +115,7 @@ def _prompt_text(words: tuple[str, ...]) -> str | None:
 def _session(
     model: str, options: "RunOptions", system: str | None, raw: bool, verbose: bool
 ) -> Iterator[Session]:
-    path = model_path(model)
+    path = resolve_model(model)
     began = time.perf_counter()
     # Only now, with the model at hand, is the compute half worth its start-up time.
     from puna.chat.prompt import Prompter
@@ -137,15 +137,21 @@ def _session(
 
 
 def _answer_once(session: Session, text: str, began: float) -> None:
-    done = None
-    for event in _events(session, [*session.opening(), {"role": "user", "content": text}]):
-        if isinstance(event, TextChunk):
-            terminal.show(event.text)
-        else:
-            done = event
+    messages = [*session.opening(), {"role": "user", "content": text}]
+    done = _show_answer(_events(session, messages), [])
     terminal.show("\n\n" if terminal.is_terminal(sys.stdout) else "\n")
     if session.verbose and done is not None:
         _show_timings(done, time.perf_counter() - began, session.load_seconds)
+
+
+def _show_answer(events: Iterator[TextChunk | Done], answer: list[str]) -> Done | None:
+    """Show the answer as it comes, and gather its pieces in `answer`."""
+    for event in events:
+        if isinstance(event, Done):
+            return event
+        answer.append(event.text)
+        terminal.show(event.text)
+    return None
 
 
 def _converse(session: Session) -> None:
@@ -167,17 +173,14 @@ def _turn(session: Session, messages: list[Message]) -> str:
     """The answer to the conversation, shown as it comes; Ctrl-C ends it and keeps what there is."""
     began = time.perf_counter()
     answer: list[str] = []
+    done = None
     try:
-        for event in _events(session, messages):
-            if isinstance(event, TextChunk):
-                answer.append(event.text)
-                terminal.show(event.text)
-            elif session.verbose:
-                terminal.show("\n\n")
-                _show_timings(event, time.perf_counter() - began, 0.0)
+        done = _show_answer(_events(session, messages), answer)
     except KeyboardInterrupt:
         terminal.restore()
     click.echo("\n")
+    if session.verbose and done is not None:
+        _show_timings(done, time.perf_counter() - began, 0.0)
     return "".join(answer)
 
 

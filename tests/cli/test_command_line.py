@@ -1,0 +1,145 @@
+"""What the command line says and how it ends, before any model is loaded."""
+
+import io
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import pytest
+
+import puna as package
+from puna.cli import main
+
+Puna = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A current folder with things that are no models, and an empty store."""
+    monkeypatch.setenv("PUNA_MODELS", str(tmp_path / "store"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO()))
+    (tmp_path / "text.gguf").write_text("once upon a time")
+    (tmp_path / "empty.gguf").write_bytes(b"")
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["run", "no-such-model", "hi"],
+            "model 'no-such-model:latest' not found; give the path of a GGUF file",
+        ),
+        (["run", "./no-such.gguf", "hi"], "no-such.gguf: no such file"),
+        (["run", "no-such.gguf", "hi"], "no-such.gguf: no such file"),
+        (["run", "/no/such", "hi"], "/no/such: no such file"),
+        (["run", "folder", "hi"], "folder is a folder; a GGUF file is wanted"),
+        (["run", "./folder", "hi"], "folder is a folder; a GGUF file is wanted"),
+        (["run", "pipe", "hi"], "pipe is not a regular file"),
+        (["run", "/dev/zero", "hi"], "/dev/zero is not a regular file"),
+        (["run", "text.gguf", "hi"], "text.gguf: is not a GGUF file"),
+        (["run", "./empty.gguf", "hi"], "empty.gguf"),
+        (["run", "../../etc/passwd", "hi"], "no such file"),
+        (["run", "a/../b", "hi"], "invalid model name"),
+        (["run", "", "hi"], "invalid model name"),
+        (["run", "pypi://", "hi"], "invalid package name '' after pypi://"),
+        (["run", "pypi://--index-url=x", "hi"], "invalid package name"),
+        (["run", "m"], "there is no prompt"),
+        (["run", "m", " "], "there is no prompt"),
+        (["run"], "Missing argument 'MODEL'."),
+        (["run", "--frob", "m"], "No such option '--frob'."),
+        (["frob"], "No such command 'frob'."),
+        (["run", "m", "hi", "--num-ctx", "many"], "num_ctx must be a whole number, not 'many'"),
+        (["run", "m", "hi", "--num-ctx", "0"], "num_ctx is 0"),
+        (["run", "m", "hi", "--temperature", "-1"], "temperature must be a number from 0 to 1000, not -1"),
+        (["run", "m", "hi", "--temperature", "nan"], "temperature must be"),
+        (["run", "m", "hi", "--top-k", "1.5"], "top_k must be a whole number"),
+        (["run", "m", "hi", "--kv-cache-type", "q9"], "kv_cache_type is 'q9'"),
+        (["run", "m", "hi", "-o", "colour=red"], "unknown option 'colour'; the options are"),
+        (["run", "m", "hi", "-o", "min_p"], "'min_p' is no option; write it as name=value"),
+        (["run", "m", "hi", "-o", "transcode=maybe"], "transcode must be true or false"),
+        (["run", "m", "hi", "-o", "tensor_split=1,x"], "tensor_split must be numbers"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_bad_input_is_one_line_and_status_1(
+    here: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    before = sorted(here.rglob("*"))
+    assert main.run(arguments) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("Error: ")
+    assert message in err
+    assert err.count("\n") == 1
+    assert sorted(here.rglob("*")) == before
+
+
+def test_errors_reach_the_shell(puna: Puna, tmp_path: Path, home: Path) -> None:
+    result = puna("run", tmp_path, "hi")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == f"Error: {tmp_path} is a folder; a GGUF file is wanted\n"
+    assert list(home.iterdir()) == []
+
+
+def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (["--version"], ["-v"]):
+        assert main.run(arguments) == 0
+        assert capsys.readouterr().out == f"puna version is {package.__version__}\n"
+    for arguments in (["--help"], ["-h"], []):
+        assert main.run(arguments) == 0
+        out = capsys.readouterr().out
+        assert out.startswith("Usage: puna ")
+        assert all(f"\n  {name} " in out for name in main.COMMANDS)
+
+
+def test_every_command_is_where_the_table_says() -> None:
+    for name in main.COMMANDS:
+        command = main.cli.get_command(click.Context(main.cli), name)
+        assert command is not None
+        assert command.name == name
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = "import sys; from puna.cli.main import run; run(['--help']); print(*sys.modules, file=sys.stderr)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(result.stderr.split())
+    assert not loaded & {
+        "numpy",
+        "jinja2",
+        "msgspec",
+        "rich",
+        "puna.engine",
+        "puna.ggml",
+        "puna.store",
+        "ctypes",
+    }
+    assert not any(name.startswith("puna.cli.commands.") for name in loaded)
+
+
+def test_an_interrupt_is_status_130(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(model: str) -> Path:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("puna.cli.commands.run.resolve_model", interrupted)
+    assert main.run(["run", "m", "hi"]) == 130
+
+
+def test_a_reader_that_has_gone_is_no_error(environment: dict[str, str]) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "puna", "--help"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment,
+    )
+    with process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode != 0
