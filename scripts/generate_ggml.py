@@ -94,7 +94,7 @@ def code_of(ctype: str) -> str:
         return "{" + name + "}"
     if name.endswith(("_t", "_callback")):  # a typedef of a pointer to a structure or a function
         return "p"
-    raise HeaderError(f"unknown type {ctype!r}")
+    raise HeaderError(f"unknown type {ctype.strip()!r}")
 
 
 def parameter_code(parameter: str) -> str:
@@ -323,7 +323,8 @@ def main() -> None:
         sys.exit(f"{parser.prog}: {error}")
     for name, text in modules.items():
         (arguments.out / name).write_text(text, "utf-8")
-    subprocess.run(["ruff", "format", "-q", *(arguments.out / name for name in modules)], check=True)
+    command = [sys.executable, "-m", "ruff", "format", "-q"]
+    subprocess.run([*command, *(arguments.out / name for name in modules)], check=True)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from puna.errors import BackendError
-from puna.ggml import layouts
+from puna.ggml import layouts, processor
 from puna.ggml.functions import FUNCTIONS
 from puna.ggml.layouts import ggml_init_params, ggml_tensor
 from puna.ggml.locate import Candidate, candidates
@@ -77,6 +77,7 @@ class Library:
         self._callbacks = (LogCallback(self._record), AbortCallback(self._abort))
         self.ggml_log_set(self._callbacks[0], None)
         self.ggml_set_abort_callback(self._callbacks[1])
+        check_processor(self)
         check_layout(self)
         if self.ggml_backend_dev_count() == 0:
             self.ggml_backend_load_all_from_path(str(self.folder).encode())
@@ -156,6 +157,28 @@ def name_in(library: ctypes.CDLL, name: str) -> bool:
     except AttributeError:
         return False
     return True
+
+
+def check_processor(library: Library) -> None:
+    """Looks, before ggml computes anything, whether the processor has what it was compiled for.
+
+    Raises:
+        BackendError: it lacks something; the first such instruction would kill the process.
+    """
+    present = processor.features()
+    if present is None:
+        return
+    asked = {name: f"ggml_cpu_has_{name.lower()}" for name in processor.names()}
+    lacking = [
+        name
+        for name, function in asked.items()
+        if name not in present and library.has(function) and getattr(library, function)()
+    ]
+    if lacking:
+        raise BackendError(
+            f"ggml in {library.folder} was compiled for a processor with {', '.join(lacking)},"
+            " which this one lacks; install it again on this machine"
+        )
 
 
 def check_layout(library: Library) -> None:
