@@ -141,7 +141,7 @@ def start(environment: dict[str, str], *arguments: str | Path) -> "subprocess.Po
 
 
 def test_an_interrupt_stops_a_generation_at_once(environment: dict[str, str], base_model: Path) -> None:
-    with start(environment, "run", base_model, "--threads", "1", "hi") as process:
+    with start(environment, "run", base_model, "--threads", "1", "--temperature", "0", "hello") as process:
         assert process.stdout is not None and process.stderr is not None
         assert process.stdout.read(1)
         process.send_signal(signal.SIGINT)
@@ -150,7 +150,7 @@ def test_an_interrupt_stops_a_generation_at_once(environment: dict[str, str], ba
 
 
 def test_a_reader_that_leaves_ends_the_generation(environment: dict[str, str], base_model: Path) -> None:
-    with start(environment, "run", base_model, "--threads", "1", "hi") as process:
+    with start(environment, "run", base_model, "--threads", "1", "--temperature", "0", "hello") as process:
         assert process.stdout is not None and process.stderr is not None
         assert process.stdout.read(1)
         process.stdout.close()
@@ -223,7 +223,7 @@ def test_a_conversation_on_a_terminal(environment: dict[str, str], chat_model: P
 def test_an_interrupt_in_a_conversation_ends_the_answer_only(
     environment: dict[str, str], chat_model: Path
 ) -> None:
-    with terminal(environment, "run", chat_model, "--threads", "1") as screen:
+    with terminal(environment, "run", chat_model, "--threads", "1", "--temperature", "0") as screen:
         screen.wait_for(">>> ")
         screen.type("hello\n")
         screen.wait_for("hello\r\n")
