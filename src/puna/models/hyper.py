@@ -82,11 +82,11 @@ def transformer(metadata: Metadata, *, head_size: int | None = None, eps: float 
     )
 
 
-def rope(metadata: Metadata, dimensions: int, base: float, type: RopeType) -> RopeParameters:
+def rope(metadata: Metadata, head_size: int, base: float, type: RopeType) -> RopeParameters:
     """Rotary embedding with the scaling that the metadata asks for: none, linear or YaRN.
 
     Args:
-        dimensions: where the file names none.
+        head_size: how many dimensions are rotated where the file names no number.
         base: the frequency base.
         type: the architecture's pairing.
 
@@ -94,7 +94,14 @@ def rope(metadata: Metadata, dimensions: int, base: float, type: RopeType) -> Ro
         UnsupportedModel: another kind of scaling.
         GGUFError: a key makes no sense.
     """
-    plain = RopeParameters(count(metadata, "rope.dimension_count", dimensions), base, type=type)
+    dimensions = count(metadata, "rope.dimension_count", head_size)
+    if dimensions > head_size or dimensions % 2:
+        raise GGUFError(
+            f"{metadata.source}: {dimensions} of {head_size} dimensions cannot be rotated in pairs"
+        )
+    if not 0 < base < math.inf:
+        raise GGUFError(f"{metadata.source}: rotary embeddings cannot have the frequency base {base}")
+    plain = RopeParameters(dimensions, base, type=type)
     factor = metadata.float("rope.scaling.factor", metadata.float("rope.scale_linear", 0.0))
     kind = metadata.string("rope.scaling.type", "linear" if factor else "none")
     if kind == "none":

@@ -1,0 +1,76 @@
+"""Tiny models of transformers with random weights, large enough that every part of them matters."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from numpy.typing import NDArray
+
+# Models this small lose by more threads.
+torch.set_num_threads(1)
+
+_SIZES: dict[str, Any] = {
+    "vocab_size": 96,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+    "pad_token_id": 0,
+    "attn_implementation": "eager",
+}
+
+
+def llama(seed: int, *, gain: float = 2.0, **changes: Any) -> Any:
+    """A LlamaForCausalLM; `changes` are keys of LlamaConfig. The gain sharpens attention."""
+    config = transformers.LlamaConfig(**_SIZES | changes)
+    return _randomised(transformers.LlamaForCausalLM(config), seed, gain, gain)
+
+
+def gemma3(seed: int, **changes: Any) -> Any:
+    """A Gemma3ForCausalLM of four layers, of which the third is global; `changes` are keys of its config.
+
+    Logits are about 1. ggml's GELU is a table of half-precision numbers, which moves them by up to 1/2000.
+    """
+    own = {
+        "num_hidden_layers": 4,
+        "sliding_window_pattern": 3,
+        "sliding_window": 12,
+        "head_dim": 32,
+        "query_pre_attn_scalar": 32,
+    }
+    config = transformers.Gemma3TextConfig(**_SIZES | own | changes)
+    return _randomised(transformers.Gemma3ForCausalLM(config), seed, 1.5, 0.25)
+
+
+def _randomised(model: Any, seed: int, gain: float, vocabulary_gain: float) -> Any:
+    """The model with random matrices, and norms and biases other than before training."""
+    torch.manual_seed(seed)
+    for name, parameter in model.eval().float().named_parameters():
+        noise = torch.randn_like(parameter)
+        if name.endswith("norm.weight") or "layernorm" in name:
+            parameter.data += 0.3 * noise
+        elif parameter.dim() == 1:
+            parameter.data = 0.3 * noise
+        else:
+            of_vocabulary = "embed_tokens" in name or "lm_head" in name
+            parameter.data = noise * (vocabulary_gain if of_vocabulary else gain) / parameter.shape[-1] ** 0.5
+    return model
+
+
+def logits(model: Any, tokens: Sequence[int]) -> NDArray[np.float32]:
+    """What transformers computes, F32 (tokens, vocabulary)."""
+    with torch.no_grad():
+        result: NDArray[np.float32] = model(input_ids=torch.tensor([list(tokens)])).logits[0].numpy()
+    return result
+
+
+def random_tokens(seed: int, count: int) -> list[int]:
+    """Ids of the tiny vocabulary."""
+    ids: list[int] = np.random.default_rng(seed).integers(0, _SIZES["vocab_size"], count).tolist()
+    return ids

@@ -1,0 +1,145 @@
+"""Models of transformers as GGUF files, with the names and orders of llama.cpp's converter."""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from puna.gguf import GGMLType, GGUFWriter
+
+Array = NDArray[np.float32]
+State = dict[str, Array]
+
+_NAMES = {
+    "input_layernorm": "attn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
+_LLAMA = {"post_attention_layernorm": "ffn_norm"}
+_GEMMA = {
+    "post_attention_layernorm": "post_attention_norm",
+    "pre_feedforward_layernorm": "ffn_norm",
+    "post_feedforward_layernorm": "post_ffw_norm",
+}
+_OUTER = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
+
+
+def write_llama(path: Path, model: Any) -> None:
+    """Writes a LlamaForCausalLM."""
+    config = model.config
+    heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
+    tensors = {}
+    for name, value in _renamed(model, _LLAMA):
+        kind = name.split(".")[-2]
+        tensors[name] = _permuted(value, heads[kind]) if kind in heads else value
+    if config.rope_parameters["rope_type"] == "llama3":
+        tensors["rope_freqs.weight"] = _llama3_factors(config)
+    keys = _sizes(config) | {"rope.dimension_count": config.head_dim} | _rope(config.rope_parameters)
+    write(path, "llama", keys, tensors)
+
+
+def write_gemma3(path: Path, model: Any, *, dialect: str = "llama.cpp") -> None:
+    """Writes a Gemma3ForCausalLM with llama.cpp's or Ollama's names of keys."""
+    config = model.config
+    tensors = {
+        name: value + 1 if name.endswith("norm.weight") else value for name, value in _renamed(model, _GEMMA)
+    }
+    whole, local = config.rope_parameters["full_attention"], config.rope_parameters["sliding_attention"]
+    keys = _sizes(config) | {"attention.sliding_window": config.sliding_window}
+    keys |= _window_pattern(config.layer_types, config._sliding_window_pattern)
+    if config.final_logit_softcapping:
+        keys["final_logit_softcapping"] = config.final_logit_softcapping
+    scaling = {key: value for key, value in _rope(whole).items() if key != "rope.freq_base"}
+    if dialect == "ollama":
+        bases = {"rope.global.freq_base": whole["rope_theta"], "rope.local.freq_base": local["rope_theta"]}
+        del keys["attention.layer_norm_rms_epsilon"]
+    else:
+        bases = {"rope.freq_base": whole["rope_theta"], "rope.freq_base_swa": local["rope_theta"]}
+    write(path, "gemma3", keys | scaling | bases, tensors)
+
+
+def _window_pattern(types: list[str], period: int) -> dict[str, Any]:
+    """Nothing where it is the usual one, the period where there is one, else one bool for each layer."""
+    key, local = "attention.sliding_window_pattern", [kind == "sliding_attention" for kind in types]
+    if local != [(layer + 1) % period != 0 for layer in range(len(types))]:
+        return {key: local}
+    return {} if period == 6 else {key: period}
+
+
+def write(path: Path, architecture: str, keys: dict[str, Any], tensors: State) -> None:
+    """Writes F32 tensors, and keys without the architecture before them."""
+    with GGUFWriter(path) as writer:
+        writer.add("general.architecture", architecture)
+        for key, value in keys.items():
+            writer.add(f"{architecture}.{key}", value)
+        for name, value in tensors.items():
+            writer.add_tensor(name, GGMLType.F32, value.shape, np.ascontiguousarray(value).tobytes())
+
+
+def _renamed(model: Any, own: dict[str, str]) -> Iterator[tuple[str, Array]]:
+    tied = model.config.tie_word_embeddings
+    for name, value in model.state_dict().items():
+        stem, suffix = name.rsplit(".", 1)
+        if stem in _OUTER:
+            if not (tied and stem == "lm_head"):
+                yield f"{_OUTER[stem]}.{suffix}", value.numpy()
+        else:
+            _, _, index, part = stem.split(".", 3)
+            yield f"blk.{index}.{(_NAMES | own)[part]}.{suffix}", value.numpy()
+
+
+def _permuted(value: Array, heads: int) -> Array:
+    """Rows of each head from two halves to pairs of one of each, as Llama's rotary embedding wants them."""
+    shape = value.shape
+    return value.reshape(heads, 2, shape[0] // heads // 2, *shape[1:]).swapaxes(1, 2).reshape(shape)
+
+
+def _sizes(config: Any) -> dict[str, Any]:
+    return {
+        "block_count": config.num_hidden_layers,
+        "context_length": config.max_position_embeddings,
+        "embedding_length": config.hidden_size,
+        "feed_forward_length": config.intermediate_size,
+        "attention.head_count": config.num_attention_heads,
+        "attention.head_count_kv": config.num_key_value_heads,
+        "attention.key_length": config.head_dim,
+        "attention.value_length": config.head_dim,
+        "attention.layer_norm_rms_epsilon": float(config.rms_norm_eps),
+    }
+
+
+def _rope(parameters: dict[str, Any]) -> dict[str, Any]:
+    keys = {"rope.freq_base": float(parameters["rope_theta"])}
+    if parameters["rope_type"] in ("linear", "yarn"):
+        keys["rope.scaling.type"] = parameters["rope_type"]
+        keys["rope.scaling.factor"] = float(parameters["factor"])
+    if parameters["rope_type"] == "yarn":
+        keys["rope.scaling.original_context_length"] = parameters["original_max_position_embeddings"]
+        for ours, theirs in (
+            ("attn_factor", "attention_factor"),
+            ("beta_fast", "beta_fast"),
+            ("beta_slow", "beta_slow"),
+        ):
+            if parameters.get(theirs) is not None:
+                keys[f"rope.scaling.yarn_{ours}"] = float(parameters[theirs])
+    return keys
+
+
+def _llama3_factors(config: Any) -> Array:
+    """What each frequency is divided by: nothing where fast, the whole factor where slow, a mix between."""
+    parameters, size = config.rope_parameters, config.head_dim
+    context, factor = parameters["original_max_position_embeddings"], parameters["factor"]
+    low, high = parameters["low_freq_factor"], parameters["high_freq_factor"]
+    wavelengths = 2 * math.pi * parameters["rope_theta"] ** (np.arange(0, size, 2) / size)
+    smooth = np.clip((context / wavelengths - low) / (high - low), 0, 1)
+    return np.asarray(1 / ((1 - smooth) / factor + smooth), np.float32)
