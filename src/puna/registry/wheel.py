@@ -10,6 +10,7 @@ import csv
 import hashlib
 import re
 import stat
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -20,6 +21,16 @@ from pathlib import Path, PurePosixPath
 from puna.errors import FetchError, FormatError
 
 _CHUNK = 1 << 20
+# What `zipfile` raises on archives that are not as they should be.
+_DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    ValueError,
+)
 _MAX_MEMBERS = 100_000
 _MAX_RATIO = 200
 _RATIO_FREE_SIZE = 1 << 20
@@ -76,7 +87,11 @@ class Wheel:
         record = self.distribution_file("RECORD")
         if record is None:
             return None
-        for row in csv.reader(_text(self.read(record)).splitlines()):
+        try:
+            rows = list(csv.reader(_text(self.read(record)).splitlines()))
+        except csv.Error as error:
+            raise FormatError(f"{self.path.name}: its RECORD is damaged: {error}") from error
+        for row in rows:
             if len(row) == 3 and row[0] == name and row[1].startswith("sha256="):
                 return self._decode(row[1].removeprefix("sha256="))
         return None
@@ -107,7 +122,7 @@ class Wheel:
             with self._archive.open(self.members[name]) as file:
                 while chunk := file.read(_CHUNK):
                     yield chunk
-        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+        except (*_DAMAGE, OSError) as error:
             raise FormatError(f"{self.path.name}: {name} is damaged: {error}") from error
 
     def _decode(self, text: str) -> bytes:
@@ -129,7 +144,7 @@ def open_wheel(path: Path) -> Iterator[Wheel]:
         archive = zipfile.ZipFile(path)
     except OSError as error:
         raise FetchError(f"{path.name}: {error.strerror or error}") from error
-    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+    except _DAMAGE as error:
         raise FormatError(f"{path.name} is not a wheel: {error}") from error
     with archive:
         yield Wheel(path, _checked_members(path, archive.infolist()), archive)
