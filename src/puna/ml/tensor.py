@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from puna.errors import InvalidOption
+from puna.ml import rules
 from puna.ml.array import Array, Floats
 from puna.ml.dtype import DType
 from puna.ml.rope import RopeParameters
@@ -189,18 +190,22 @@ class Tensor(ABC):
 
     def swiglu(self, up: Tensor) -> Tensor:
         """silu(self) * up; Shazeer, arXiv:2002.05202."""
+        rules.gated("swiglu", self, up)
         return self.silu() * up
 
     def geglu(self, up: Tensor) -> Tensor:
         """gelu(self) * up; Shazeer, arXiv:2002.05202."""
+        rules.gated("geglu", self, up)
         return self.gelu() * up
 
     def reglu(self, up: Tensor) -> Tensor:
         """relu(self) * up; Shazeer, arXiv:2002.05202."""
+        rules.gated("reglu", self, up)
         return self.relu() * up
 
     def swiglu_oai(self, up: Tensor, alpha: float, limit: float) -> Tensor:
         """The gate of gpt-oss: g * sigmoid(alpha g) * (up + 1) with g <= limit and |up| <= limit."""
+        rules.gated("swiglu_oai", self, up)
         gate = self.clamp(-math.inf, limit)
         return gate * gate.scale(alpha).sigmoid() * up.clamp(-limit, limit).scale(1.0, 1.0)
 
@@ -226,6 +231,7 @@ class Tensor(ABC):
 
     def add_id(self, bias: Tensor, ids: Tensor) -> Tensor:
         """self (T, U, M) plus the rows of `bias` (E, M) that `ids`, I32 (T, U), names."""
+        rules.add_id(self, bias, ids)
         tokens, used, width = self.shape
         rows = bias.rows(ids.reshape(tokens * used))
         return self + rows.reshape(tokens, used, width)
@@ -371,12 +377,13 @@ class Tensor(ABC):
         Raises:
             InvalidOption: the range is empty or not inside the axis.
         """
-        if not -len(self.shape) <= axis < len(self.shape):
-            raise InvalidOption(f"a tensor of shape {self.shape} has no axis {axis}")
-        axis %= len(self.shape)
+        axis = rules.axis_of(self.shape, axis)
         if not 0 <= low < high <= self.shape[axis] or step < 1:
             raise InvalidOption(f"slice {low}:{high}:{step} is not inside axis {axis} of shape {self.shape}")
-        if step > 1 and axis == len(self.shape) - 1:
+        is_last = axis == len(self.shape) - 1
+        if is_last and self.dtype not in rules.PLAIN:
+            raise InvalidOption(f"the last axis of type {self.dtype.name} cannot be sliced: it lies in blocks")
+        if step > 1 and is_last:
             return self._every(low, high, step)
         shape, strides = list(self.shape), [self.stride(a) for a in range(len(self.shape) - 1)]
         offset = low * self.stride(axis)
@@ -400,7 +407,7 @@ class Tensor(ABC):
         """
         if size < 1:
             raise InvalidOption(f"an axis cannot be cut into pieces of size {size}")
-        length = self.dim(axis)
+        length = self.shape[rules.axis_of(self.shape, axis)]
         return [self.slice(axis, low, min(low + size, length)) for low in range(0, length, size)]
 
     def chunk_sections(self, axis: int, *sections: int) -> list[Tensor]:
@@ -409,7 +416,8 @@ class Tensor(ABC):
         Raises:
             InvalidOption: they do not add up to the axis.
         """
-        if sum(sections) != self.dim(axis):
+        axis = rules.axis_of(self.shape, axis)
+        if sum(sections) != self.dim(axis) or min(sections) < 1:
             raise InvalidOption(f"sections {sections} do not add up to axis {axis} of shape {self.shape}")
         ends = [sum(sections[: i + 1]) for i in range(len(sections))]
         return [self.slice(axis, end - size, end) for end, size in zip(ends, sections, strict=True)]

@@ -11,7 +11,7 @@ import numpy as np
 from puna.errors import InvalidOption
 from puna.ggml import access
 from puna.gguf import GGMLType
-from puna.ml import shapes
+from puna.ml import rules
 from puna.ml.array import Array
 from puna.ml.backends.ggml.executor import OutOfMemory
 from puna.ml.backends.ggml.graph import Graph
@@ -43,8 +43,8 @@ class GGMLContext(Context):
     def empty(self, dtype: DType, *shape: int) -> GGMLTensor:
         if self._place is None:
             raise InvalidOption("set input() or layer(i) before creating tensors")
-        shape = shapes.valid(shape)
-        shapes.require_whole_blocks(GGMLType(type_id(dtype)), shape)
+        shape = rules.valid_shape(shape)
+        rules.whole_blocks(GGMLType(type_id(dtype)), shape)
         library, graph = self.backend.library, self.graph
         graph.require_room()
         sizes = extents(shape)

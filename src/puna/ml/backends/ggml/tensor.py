@@ -16,9 +16,10 @@ import numpy as np
 from puna.errors import BackendError, InvalidOption
 from puna.ggml import access
 from puna.gguf import GGMLType
+from puna.ml import rules
 from puna.ml.array import Array, Floats
 from puna.ml.dtype import DType
-from puna.ml.rope import RopeParameters, RopeType
+from puna.ml.rope import RopeParameters
 from puna.ml.tensor import Tensor
 
 if TYPE_CHECKING:
@@ -54,29 +55,17 @@ def extents(shape: Sequence[int]) -> ctypes.Array[ctypes.c_int64]:
     return (ctypes.c_int64 * _MAX_AXES)(*padded)
 
 
-def _require(fits: bool, operation: str, *tensors: Tensor) -> None:
-    if not fits:
-        shapes = ", ".join(f"{tensor.shape} {tensor.dtype.name}" for tensor in tensors)
-        raise InvalidOption(f"{operation}: these tensors do not fit: {shapes}")
-
-
-def _repeats_to(small: Sequence[int], large: Sequence[int]) -> bool:
-    """Whether `small` can be repeated to `large`, compared from the last axis."""
-    if len(small) > len(large):
-        return math.prod(small[: len(small) - len(large)]) == 1 and _repeats_to(small[-len(large) :], large)
-    return all(b % a == 0 for a, b in zip(reversed(small), reversed(large), strict=False))
-
-
 class GGMLTensor(Tensor):
     """A `ggml_tensor`; see `Tensor` for the operations.
 
     Attributes:
         handle: address of the `ggml_tensor`.
+        offsets: of a matrix whose blocks have one more summand, those; see `transcode`.
         graph: the graph it belongs to, None for weights and storage.
         library: the compute library.
     """
 
-    __slots__ = ("graph", "handle", "library")
+    __slots__ = ("graph", "handle", "library", "offsets")
 
     def __init__(
         self, library: Library, handle: int, shape: Sequence[int], dtype: DType, graph: Graph | None
@@ -88,15 +77,22 @@ class GGMLTensor(Tensor):
         self.shape = tuple(shape)
         self.dtype = dtype
         self.graph = graph
+        self.offsets: GGMLTensor | None = None
 
     # -- building -------------------------------------------------------------------------------------
 
     def _graph_with(self, *others: Tensor | None) -> Graph:
-        for tensor in (self, *others):
-            if tensor is not None and (graph := cast(GGMLTensor, tensor).graph) is not None:
-                graph.require_room()
-                return graph
-        raise InvalidOption("none of the operands belongs to a context; use Tensor.on")
+        graph = self.graph
+        for tensor in others:
+            own = None if tensor is None else cast(GGMLTensor, tensor).graph
+            if graph is None:
+                graph = own
+            elif own is not None and own is not graph:
+                raise InvalidOption("the operands belong to different contexts")
+        if graph is None:
+            raise InvalidOption("none of the operands belongs to a context; use Tensor.on")
+        graph.require_room()
+        return graph
 
     def _result(self, graph: Graph, handle: int, shape: Sequence[int], dtype: DType) -> GGMLTensor:
         return GGMLTensor(self.library, handle, shape, dtype, graph)
@@ -106,11 +102,16 @@ class GGMLTensor(Tensor):
         graph = self._graph_with()
         return self._result(graph, function(graph.handle, self.handle), self.shape, self.dtype)
 
+    def _each(self, name: str, function: Callable[[int, int], int]) -> GGMLTensor:
+        """A unary operation on elements."""
+        rules.elements(name, self)
+        return self._dense()._map(function)
+
     def _dense(self) -> GGMLTensor:
         return self if self._is_contiguous() else self.contiguous()
 
     def _combine(self, name: str, function: Callable[[int, int, int], int], other: Tensor) -> GGMLTensor:
-        _require(_repeats_to(other.shape, self.shape), name, self, other)
+        rules.arithmetic(name, self, other)
         graph = self._graph_with(other)
         handle = function(graph.handle, self._dense_elements().handle, cast(GGMLTensor, other).handle)
         return self._result(graph, handle, self.shape, self.dtype)
@@ -123,7 +124,9 @@ class GGMLTensor(Tensor):
 
     def on(self, context: Context) -> GGMLTensor:
         graph = cast("GGMLContext", context).graph
-        return GGMLTensor(self.library, self.handle, self.shape, self.dtype, graph)
+        tensor = GGMLTensor(self.library, self.handle, self.shape, self.dtype, graph)
+        tensor.offsets = self.offsets
+        return tensor
 
     def _is_contiguous(self) -> bool:
         return bool(self.library.ggml_is_contiguous(self.handle))
@@ -189,48 +192,49 @@ class GGMLTensor(Tensor):
     # -- element by element ---------------------------------------------------------------------------
 
     def neg(self) -> GGMLTensor:
-        return self._dense()._map(self.library.ggml_neg)
+        return self._each("neg", self.library.ggml_neg)
 
     def exp(self) -> GGMLTensor:
-        return self._dense()._map(self.library.ggml_exp)
+        return self._each("exp", self.library.ggml_exp)
 
     def sin(self) -> GGMLTensor:
-        return self._dense()._map(self.library.ggml_sin)
+        return self._each("sin", self.library.ggml_sin)
 
     def cos(self) -> GGMLTensor:
-        return self._dense()._map(self.library.ggml_cos)
+        return self._each("cos", self.library.ggml_cos)
 
     def sqr(self) -> GGMLTensor:
-        return self._dense()._map(self.library.ggml_sqr)
+        return self._each("sqr", self.library.ggml_sqr)
 
     def sqrt(self) -> GGMLTensor:
-        return self._dense()._map(self.library.ggml_sqrt)
+        return self._each("sqrt", self.library.ggml_sqrt)
 
     def tanh(self) -> GGMLTensor:
-        return self._dense()._map(self.library.ggml_tanh)
+        return self._each("tanh", self.library.ggml_tanh)
 
     def sigmoid(self) -> GGMLTensor:
-        return self._dense()._map(self.library.ggml_sigmoid)
+        return self._each("sigmoid", self.library.ggml_sigmoid)
 
     def relu(self) -> GGMLTensor:
-        return self._dense()._map(self.library.ggml_relu)
+        return self._each("relu", self.library.ggml_relu)
 
     def gelu(self) -> GGMLTensor:
-        return self._dense()._map(self.library.ggml_gelu)
+        return self._each("gelu", self.library.ggml_gelu)
 
     def gelu_erf(self) -> GGMLTensor:
-        return self._dense()._map(self.library.ggml_gelu_erf)
+        return self._each("gelu_erf", self.library.ggml_gelu_erf)
 
     def silu(self) -> GGMLTensor:
-        return self._dense()._map(self.library.ggml_silu)
+        return self._each("silu", self.library.ggml_silu)
 
     def quick_gelu(self) -> GGMLTensor:
-        return self._dense()._map(self.library.ggml_gelu_quick)
+        return self._each("gelu_quick", self.library.ggml_gelu_quick)
 
     def scale(self, factor: float, bias: float = 0.0) -> GGMLTensor:
-        return self._dense()._map(lambda ctx, x: self.library.ggml_scale_bias(ctx, x, factor, bias))
+        return self._each("scale", lambda ctx, x: self.library.ggml_scale_bias(ctx, x, factor, bias))
 
     def clamp(self, minimum: float, maximum: float) -> GGMLTensor:
+        rules.elements("clamp", self)
         # ggml_clamp writes into its operand.
         return self.duplicate()._map(lambda ctx, x: self.library.ggml_clamp(ctx, x, minimum, maximum))
 
@@ -247,7 +251,7 @@ class GGMLTensor(Tensor):
         return self._combine("div", self.library.ggml_div, other)
 
     def _gated(self, name: str, function: Callable[[int, int, int], int], up: Tensor) -> GGMLTensor:
-        _require(self.shape == up.shape and self.dtype is up.dtype, name, self, up)
+        rules.gated(name, self, up)
         graph = self._graph_with(up)
         gate, other = self._dense_rows(), cast(GGMLTensor, up)._dense_rows()
         return self._result(graph, function(graph.handle, gate.handle, other.handle), self.shape, self.dtype)
@@ -273,17 +277,18 @@ class GGMLTensor(Tensor):
     # -- matrices -------------------------------------------------------------------------------------
 
     def mul_mat(self, other: Tensor) -> GGMLTensor:
-        fits = (
-            self.shape[-1] == other.shape[-1]
-            and len(self.shape) <= max(len(other.shape), 2)
-            and _repeats_to(self.shape[:-2], other.shape[:-2])
-        )
-        _require(fits, "mul_mat", self, other)
+        shape = rules.mul_mat(self, other)
         graph = self._graph_with(other)
         matrix, vectors = self._with_dense_elements(), cast(GGMLTensor, other)._with_dense_elements()
         handle = self.library.ggml_mul_mat(graph.handle, matrix.handle, vectors.handle)
-        rows = self.shape[-2] if len(self.shape) > 1 else 1
-        return self._result(graph, handle, (*other.shape[:-1], rows), DType.F32)
+        product = self._result(graph, handle, shape, DType.F32)
+        return product if self.offsets is None else product.add(self._offset_product(self.offsets, vectors))
+
+    def _offset_product(self, offsets: GGMLTensor, vectors: GGMLTensor) -> GGMLTensor:
+        """What the blocks' offsets add to a product: each times the sum of its elements of the vector."""
+        blocks = offsets.shape[-1]
+        sums = vectors.reshape(-1, blocks, self.shape[-1] // blocks).sum_rows()
+        return offsets.mul_mat(sums.reshape(*vectors.shape[:-1], blocks))
 
     def _with_dense_elements(self) -> GGMLTensor:
         """This tensor with its last axis contiguous and its axes in order of their strides."""
@@ -303,24 +308,14 @@ class GGMLTensor(Tensor):
         return result
 
     def mul_mat_id(self, other: Tensor, ids: Tensor) -> GGMLTensor:
-        experts, rows, width = self.shape
-        tokens, used = ids.shape
-        fits = (
-            other.shape[0] == tokens
-            and other.shape[-1] == width
-            and used % other.shape[1] == 0
-            and ids.dtype is DType.I32
-            and other.dtype is DType.F32
-        )
-        _require(fits, f"mul_mat_id with {experts} experts", self, other, ids)
+        shape = rules.mul_mat_id(self, other, ids)
         graph = self._graph_with(other, ids)
         operands = (self.handle, cast(GGMLTensor, other).handle, cast(GGMLTensor, ids).handle)
         handle = self.library.ggml_mul_mat_id(graph.handle, *operands)
-        return self._result(graph, handle, (tokens, used, rows), DType.F32)
+        return self._result(graph, handle, shape, DType.F32)
 
     def add_id(self, bias: Tensor, ids: Tensor) -> GGMLTensor:
-        fits = bias.shape[-1] == self.shape[-1] and ids.shape == self.shape[:2] and ids.dtype is DType.I32
-        _require(fits and bias.dtype is DType.F32 and self.dtype is DType.F32, "add_id", self, bias, ids)
+        rules.add_id(self, bias, ids)
         graph = self._graph_with(ids)
         operands = (self._dense_rows().handle, cast(GGMLTensor, bias).handle, cast(GGMLTensor, ids).handle)
         return self._result(graph, self.library.ggml_add_id(graph.handle, *operands), self.shape, self.dtype)
@@ -330,56 +325,59 @@ class GGMLTensor(Tensor):
     def softmax(
         self, mask: Tensor | None = None, scale: float = 1.0, sinks: Tensor | None = None
     ) -> GGMLTensor:
+        rules.softmax(self, mask, sinks)
         graph = self._graph_with()
         scores = self._dense()
-        mask_handle = 0
-        if mask is not None:
-            fits = mask.shape[-2:] == self.shape[-2:] and mask.dtype in (DType.F32, DType.F16)
-            _require(fits, "softmax", self, mask)
-            mask_handle = cast(GGMLTensor, mask)._dense().handle
+        mask_handle = 0 if mask is None else cast(GGMLTensor, mask)._dense().handle
         handle = self.library.ggml_soft_max_ext(graph.handle, scores.handle, mask_handle, scale, 0.0)
         if sinks is not None:
-            _require(sinks.shape == self.shape[-3:-2] and sinks.dtype is DType.F32, "softmax", self, sinks)
             self.library.ggml_soft_max_add_sinks(handle, cast(GGMLTensor, sinks).handle)
         return self._result(graph, handle, self.shape, self.dtype)
 
+    def _each_row(self, name: str, function: Callable[[int, int], int]) -> GGMLTensor:
+        """An operation along rows that keeps the shape."""
+        rules.elements(name, self)
+        return self._dense_elements()._map(function)
+
     def norm(self, eps: float) -> GGMLTensor:
-        return self._dense_elements()._map(lambda ctx, x: self.library.ggml_norm(ctx, x, eps))
+        return self._each_row("norm", lambda ctx, x: self.library.ggml_norm(ctx, x, eps))
 
     def rms_norm(self, weight: Tensor | None, eps: float) -> GGMLTensor:
-        result = self._dense_elements()._map(lambda ctx, x: self.library.ggml_rms_norm(ctx, x, eps))
+        result = self._each_row("rms_norm", lambda ctx, x: self.library.ggml_rms_norm(ctx, x, eps))
         return result if weight is None else result.mul(weight)
 
     def l2_norm(self, eps: float) -> GGMLTensor:
-        return self._dense_elements()._map(lambda ctx, x: self.library.ggml_l2_norm(ctx, x, eps))
+        return self._each_row("l2_norm", lambda ctx, x: self.library.ggml_l2_norm(ctx, x, eps))
 
-    def _reduce(self, function: Callable[[int, int], int]) -> GGMLTensor:
+    def _reduce(self, name: str, function: Callable[[int, int], int]) -> GGMLTensor:
+        rules.elements(name, self)
         graph = self._graph_with()
         handle = function(graph.handle, self._dense().handle)
         return self._result(graph, handle, (*self.shape[:-1], 1), self.dtype)
 
     def sum_rows(self) -> GGMLTensor:
-        return self._reduce(self.library.ggml_sum_rows)
+        return self._reduce("sum_rows", self.library.ggml_sum_rows)
 
     def mean(self) -> GGMLTensor:
-        return self._reduce(self.library.ggml_mean)
+        return self._reduce("mean", self.library.ggml_mean)
 
     def argsort(self) -> GGMLTensor:
-        _require(self.dtype is DType.F32, "argsort", self)
+        rules.elements("argsort", self)
         graph = self._graph_with()
         handle = self.library.ggml_argsort(graph.handle, self._dense().handle, _SORT_ASCENDING)
         return self._result(graph, handle, self.shape, DType.I32)
 
     def top_k(self, k: int) -> GGMLTensor:
-        _require(self.dtype is DType.F32 and 1 <= k <= self.shape[-1], f"top_k({k})", self)
+        shape = rules.top_k(self, k)
         graph = self._graph_with()
         handle = self.library.ggml_argsort_top_k(graph.handle, self._dense().handle, k)
-        return self._result(graph, handle, (*self.shape[:-1], k), DType.I32)
+        return self._result(graph, handle, shape, DType.I32)
 
     # -- shape ----------------------------------------------------------------------------------------
 
     def reshape(self, *shape: int) -> GGMLTensor:
-        shape = self._resolved(shape)
+        shape = rules.reshape(self.shape, shape)
+        rules.whole_blocks(self._type(), shape)
         if not self._is_contiguous():
             return self._split_last(shape) or self.contiguous(*shape)
         graph = self._graph_with()
@@ -387,14 +385,8 @@ class GGMLTensor(Tensor):
         handle = self.library.ggml_reshape_4d(graph.handle, self.handle, *sizes)
         return self._result(graph, handle, shape, self.dtype)
 
-    def _resolved(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """`shape` with its -1 replaced, checked against the number of elements."""
-        total, known = math.prod(self.shape), math.prod(size for size in shape if size != -1)
-        if shape.count(-1) == 1 and known > 0 and total % known == 0:
-            shape = tuple(total // known if size == -1 else size for size in shape)
-        if not 1 <= len(shape) <= _MAX_AXES or min(shape) < 1 or math.prod(shape) != total:
-            raise InvalidOption(f"a tensor of shape {self.shape} cannot be reshaped to {shape}")
-        return shape
+    def _type(self) -> GGMLType:
+        return GGMLType(access.element_type(self.handle))
 
     def _split_last(self, shape: tuple[int, ...]) -> GGMLTensor | None:
         """Rows that lie apart can still be split without a copy, as heads of a fused projection are."""
@@ -406,86 +398,59 @@ class GGMLTensor(Tensor):
         return self.view(0, shape, [*(self.stride(axis) for axis in range(kept)), *inner])
 
     def view(self, offset: int, shape: Sequence[int], strides: Sequence[int] = ()) -> GGMLTensor:
-        row = int(self.library.ggml_row_size(access.element_type(self.handle), shape[-1]))
-        if not strides:
-            strides = [row * math.prod(shape[axis + 1 : -1]) for axis in range(len(shape) - 1)]
-        if len(strides) != len(shape) - 1 or not 1 <= len(shape) <= _MAX_AXES or min(shape) < 1:
-            raise InvalidOption(f"a view of shape {tuple(shape)} cannot have strides {tuple(strides)}")
-        span = row + sum((size - 1) * step for size, step in zip(shape, strides, strict=False))
-        end = offset + max(span, row * math.prod(shape[:-1]))
-        if offset < 0 or end > self.library.ggml_nbytes(self.handle):
-            raise InvalidOption(f"a view of bytes {offset} to {end} leaves the tensor of shape {self.shape}")
+        room = self.library.ggml_nbytes(self.handle)
+        steps = [*reversed(rules.view(self._type(), room, offset, shape, strides)[:-1])]
         graph = self._graph_with()
-        sizes, steps = [*extents(shape)], [*reversed(strides)] or [row]
         while len(steps) < _MAX_AXES - 1:
-            steps.append(steps[-1] * sizes[len(steps)])
+            steps.append(room)
         handle = self.library.ggml_view_4d(graph.handle, self.handle, *extents(shape), *steps, offset)
         return self._result(graph, handle, shape, self.dtype)
 
     def permute(self, *axes: int) -> GGMLTensor:
-        count = len(self.shape)
-        _require(sorted(axes) == list(range(count)), f"permute{axes}", self)
+        shape, count = rules.permute(self, axes), len(axes)
         target = list(range(_MAX_AXES))
         for position, axis in enumerate(axes):
             target[count - 1 - axis] = count - 1 - position
         graph = self._graph_with()
         handle = self.library.ggml_permute(graph.handle, self.handle, *target)
-        return self._result(graph, handle, [self.shape[axis] for axis in axes], self.dtype)
+        return self._result(graph, handle, shape, self.dtype)
 
     def contiguous(self, *shape: int) -> GGMLTensor:
         graph = self._graph_with()
-        shape = self._resolved(shape) if shape else self.shape
+        shape = rules.reshape(self.shape, shape or self.shape)
         handle = self.library.ggml_cont_4d(graph.handle, self.handle, *extents(shape))
         return self._result(graph, handle, shape, self.dtype)
 
     def pad(self, *counts: int) -> GGMLTensor:
-        fits = len(counts) == len(self.shape) and min(counts) >= 0 and self.dtype is DType.F32
-        _require(fits, f"pad{counts}", self)
+        shape = rules.pad(self, counts)
         graph = self._graph_with()
         amounts = [*reversed(counts), 0, 0, 0][:_MAX_AXES]
         handle = self.library.ggml_pad(graph.handle, self._dense().handle, *amounts)
-        shape = [size + count for size, count in zip(self.shape, counts, strict=True)]
         return self._result(graph, handle, shape, self.dtype)
 
     def repeat(self, axis: int, n: int) -> GGMLTensor:
-        shape = list(self.shape)
-        _require(n >= 1, f"repeat({axis}, {n})", self)
-        shape[axis] *= n
+        shape = rules.repeat(self, axis, n)
         graph = self._graph_with()
         handle = self.library.ggml_repeat_4d(graph.handle, self._dense_elements().handle, *extents(shape))
         return self._result(graph, handle, shape, self.dtype)
 
     def concat(self, other: Tensor, axis: int) -> GGMLTensor:
-        axis = range(len(self.shape))[axis]
-        rest, other_rest = (t.shape[:axis] + t.shape[axis + 1 :] for t in (self, other))
-        fits = rest == other_rest and len(self.shape) == len(other.shape) and self.dtype is other.dtype
-        _require(fits, f"concat along axis {axis}", self, other)
+        shape = rules.concat(self, other, axis)
         graph = self._graph_with(other)
-        dimension = len(self.shape) - 1 - axis
+        dimension = len(shape) - 1 - rules.axis_of(shape, axis)
         handle = self.library.ggml_concat(
             graph.handle, self.handle, cast(GGMLTensor, other).handle, dimension
         )
-        shape = list(self.shape)
-        shape[axis] += other.shape[axis]
         return self._result(graph, handle, shape, self.dtype)
 
     def rows(self, ids: Tensor) -> GGMLTensor:
-        fits = ids.dtype is DType.I32 and ids.shape[:-1] == self.shape[:-2]
-        _require(fits, "rows", self, ids)
+        shape = rules.rows(self, ids)
         graph = self._graph_with(ids)
         handle = self.library.ggml_get_rows(graph.handle, self.handle, cast(GGMLTensor, ids).handle)
-        dtype = DType.I32 if self.dtype is DType.I32 else DType.F32
-        return self._result(graph, handle, (*ids.shape, self.shape[-1]), dtype)
+        return self._result(graph, handle, shape, DType.I32 if self.dtype is DType.I32 else DType.F32)
 
     def set_rows(self, values: Tensor, ids: Tensor) -> GGMLTensor:
-        fits = (
-            len(self.shape) == len(values.shape) == 2
-            and self.shape[-1] == values.shape[-1]
-            and ids.shape == values.shape[:1]
-            and ids.dtype in (DType.I64, DType.I32)
-            and values.dtype is DType.F32
-        )
-        _require(fits, "set_rows", self, values, ids)
+        rules.set_rows(self, values, ids)
         graph = self._graph_with(values, ids)
         rows = cast(GGMLTensor, values)._dense_rows()
         handle = self.library.ggml_set_rows(
@@ -494,10 +459,8 @@ class GGMLTensor(Tensor):
         return self._result(graph, handle, self.shape, self.dtype)
 
     def set(self, other: Tensor, offset: int, *strides: int) -> GGMLTensor:
-        fits = other.dtype is self.dtype and len(other.shape) == 1 + len(strides) <= 2
-        row = other.shape[-1] * self._element_size()
-        end = offset + row + (strides[0] * (other.shape[0] - 1) if strides else 0)
-        _require(fits and offset >= 0 and end <= self.library.ggml_nbytes(self.handle), "set", self, other)
+        rules.set_region(self, other, strides)
+        rules.view(self._type(), self.library.ggml_nbytes(self.handle), offset, other.shape, strides)
         graph = self._graph_with(other)
         source = cast(GGMLTensor, other)._dense().handle
         target = self._dense().handle
@@ -508,7 +471,7 @@ class GGMLTensor(Tensor):
         return self._result(graph, handle, self.shape, self.dtype)
 
     def copy(self, target: Tensor) -> GGMLTensor:
-        _require(math.prod(self.shape) == math.prod(target.shape), "copy", self, target)
+        rules.copy(self, target)
         graph = self._graph_with(target)
         handle = self.library.ggml_cpy(graph.handle, self.handle, cast(GGMLTensor, target).handle)
         return self._result(graph, handle, target.shape, target.dtype)
@@ -517,6 +480,8 @@ class GGMLTensor(Tensor):
         return self._map(self.library.ggml_dup)
 
     def cast(self, dtype: DType) -> GGMLTensor:
+        rules.converts(self, dtype)
+        rules.whole_blocks(GGMLType(type_id(dtype)), self.shape)
         graph = self._graph_with()
         handle = self.library.ggml_cast(graph.handle, self.handle, type_id(dtype))
         return self._result(graph, handle, self.shape, dtype)
@@ -524,14 +489,13 @@ class GGMLTensor(Tensor):
     # -- images ---------------------------------------------------------------------------------------
 
     def avg_pool_2d(self, kernel: int, stride: int, padding: float) -> GGMLTensor:
-        _require(len(self.shape) >= 2 and kernel >= 1 and stride >= 1, "avg_pool_2d", self)
+        shape = rules.pool(self, kernel, stride, padding)
         graph = self._graph_with()
         sizes = (kernel, kernel, stride, stride)
         handle = self.library.ggml_pool_2d(
             graph.handle, self._dense().handle, _POOL_AVERAGE, *sizes, padding, padding
         )
-        height, width = (int((size + 2 * padding - kernel) // stride) + 1 for size in self.shape[-2:])
-        return self._result(graph, handle, (*self.shape[:-2], height, width), DType.F32)
+        return self._result(graph, handle, shape, DType.F32)
 
     def conv_2d(
         self, images: Tensor, stride: tuple[int, int], padding: tuple[int, int], dilation: tuple[int, int]
@@ -545,7 +509,7 @@ class GGMLTensor(Tensor):
     def im2col(
         self, images: Tensor, stride: tuple[int, int], padding: tuple[int, int], dilation: tuple[int, int]
     ) -> GGMLTensor:
-        height, width = self._patches(images, stride, padding, dilation)
+        height, width = rules.patches(self, images, stride, padding, dilation)
         graph = self._graph_with(images)
         operands = (self.handle, cast(GGMLTensor, images)._dense().handle)
         options = (*stride, *padding, *dilation, True, type_id(DType.F32))
@@ -553,47 +517,23 @@ class GGMLTensor(Tensor):
         patch = math.prod(self.shape[1:])
         return self._result(graph, handle, (images.shape[0], height, width, patch), DType.F32)
 
-    def _patches(
-        self, images: Tensor, stride: tuple[int, int], padding: tuple[int, int], dilation: tuple[int, int]
-    ) -> tuple[int, int]:
-        """Rows and columns of patches that this kernel meets; checks the operands."""
-        fits = len(self.shape) == len(images.shape) == 4 and self.shape[1] == images.shape[1]
-        _require(fits, "convolution", self, images)
-        width, height = (
-            (size + 2 * p - d * (kernel - 1) - 1) // s + 1
-            for size, kernel, s, p, d in zip(
-                images.shape[:1:-1], self.shape[:1:-1], stride, padding, dilation, strict=True
-            )
-        )
-        _require(min(width, height) >= 1, "convolution", self, images)
-        return height, width
-
     # -- attention ------------------------------------------------------------------------------------
 
     def rope(
         self, positions: Tensor, parameters: RopeParameters, factors: Tensor | None = None
     ) -> GGMLTensor:
         p = parameters
-        multi = p.type in (RopeType.MULTI, RopeType.VISION, RopeType.INTERLEAVED_MULTI)
-        fits = (
-            len(self.shape) == 3
-            and positions.shape == (self.shape[0] * (4 if multi else 1),)
-            and positions.dtype is DType.I32
-            and p.dimensions % 2 == 0
-            and p.dimensions <= self.shape[-1]
-            and (factors is None or factors.shape[0] >= p.dimensions // 2)
-        )
-        _require(fits, "rope", self, positions, *([factors] if factors is not None else []))
+        rules.rope(self, positions, p, factors)
         graph = self._graph_with(positions)
         heads = self._dense_elements()
         operands = (heads.handle, cast(GGMLTensor, positions).handle)
         last = (p.base, 1.0 / p.scale, p.extrapolation, p.attention_factor, p.beta_fast, p.beta_slow)
         factor = 0 if factors is None else cast(GGMLTensor, factors).handle
         kind: tuple[int, ...] = (int(p.type), p.original_context)
-        if multi:
+        if p.type.is_multi:
             sections = (ctypes.c_int * 4)(*[*p.sections, 0, 0, 0, 0][:4])
             kind = (ctypes.addressof(sections), *kind)
-        rope = self.library.ggml_rope_multi if multi else self.library.ggml_rope_ext
+        rope = self.library.ggml_rope_multi if p.type.is_multi else self.library.ggml_rope_ext
         handle = rope(graph.handle, *operands, factor, p.dimensions, *kind, *last)
         return self._result(graph, handle, self.shape, self.dtype)
 
@@ -612,14 +552,9 @@ class GGMLTensor(Tensor):
             return super().scaled_dot_product_attention(
                 key, value, mask, scale, sinks=sinks, logit_softcap=logit_softcap
             )
-        fits = (
-            len(self.shape) == len(key.shape) == len(value.shape) == 3
-            and self.shape[-1] == key.shape[-1]
-            and key.shape[:2] == value.shape[:2]
-            and self.shape[1] % key.shape[1] == 0
-            and (mask is None or (mask.shape == (self.shape[0], key.shape[0]) and mask.dtype is DType.F16))
-        )
-        _require(fits, "attention", self, key, value, *([mask] if mask is not None else []))
+        shape = rules.attention(self, key, value, mask, sinks)
+        if mask is not None and mask.dtype is not DType.F16:
+            raise InvalidOption(f"fused attention takes a mask of type F16, not {mask.dtype.name}")
         query, keys, values = (
             cast(GGMLTensor, t).permute(1, 0, 2)._with_dense_elements() for t in (self, key, value)
         )
@@ -629,6 +564,5 @@ class GGMLTensor(Tensor):
         )
         self.library.ggml_flash_attn_ext_set_prec(handle, _PRECISION_F32)
         if sinks is not None:
-            _require(sinks.shape == self.shape[1:2], "attention", self, sinks)
             self.library.ggml_flash_attn_ext_add_sinks(handle, cast(GGMLTensor, sinks).handle)
-        return self._result(graph, handle, (*self.shape[:2], value.shape[-1]), DType.F32)
+        return self._result(graph, handle, shape, DType.F32)

@@ -30,10 +30,11 @@ def open_backend(path: Path, params: BackendParams) -> Backend:
 
 @dataclass(frozen=True, slots=True)
 class _Weight:
-    """Tensors of the file whose rows are one weight, and the memory they are read into."""
+    """Tensors of the file whose rows are one weight, the memory they are read into, and its first role."""
 
     sources: tuple[TensorInfo, ...]
     memory: Memory
+    is_table: bool
 
 
 class ReferenceBackend(Backend):
@@ -45,10 +46,17 @@ class ReferenceBackend(Backend):
         self._booking = Booking(file.metadata.uint("block_count", 0), params.alloc_memory)
         self._weights: dict[tuple[str, ...], _Weight] = {}
         self._limit = max(_MIN_NODES, _NODES_PER_TENSOR * len(file.tensors))
-        self._loaded = False
+        self._allocated = False
+
+    def allocate(self) -> None:
+        if self._allocated:
+            return
+        self._allocated = True
+        for names, weight in self._weights.items():
+            self._booking.book_weight(names[0], weight.memory.nbytes, rows=weight.is_table)
 
     def load(self, progress: Callable[[float], None] = lambda done: None) -> None:
-        self._loaded = True
+        self.allocate()
         if not self._params.alloc_memory:
             return
         total = sum(weight.memory.nbytes for weight in self._weights.values())
@@ -92,12 +100,11 @@ class ReferenceBackend(Backend):
 
     def _weight(self, names: tuple[str, ...], rows: bool) -> ReferenceTensor | None:
         if names not in self._weights:
-            if self._loaded:
+            if self._allocated:
                 return None
             sources = tuple(self._file.tensors[name] for name in names)
             size = sum(source.nbytes for source in sources)
-            self._weights[names] = _Weight(sources, Memory(size, fixed=True))
-            self._booking.book_weight(names[0], size, rows=rows)
+            self._weights[names] = _Weight(sources, Memory(size, fixed=True), rows)
         weight = self._weights[names]
         first = weight.sources[0]
         length = sum(source.shape[0] for source in weight.sources)
@@ -110,6 +117,12 @@ class ReferenceBackend(Backend):
         if not 1 <= nodes <= self._limit:
             raise InvalidOption(f"a graph has 1 to {self._limit} nodes, not {nodes}")
         return ReferenceContext(Graph(self._booking, nodes))
+
+    def interrupt(self) -> None:
+        self._booking.interrupted.set()
+
+    def resume(self) -> None:
+        self._booking.interrupted.clear()
 
     def close(self) -> None:
         for weight in self._weights.values():

@@ -1,10 +1,11 @@
-"""The memory report of the reference backend, and whose results are current."""
+"""What the contexts of one reference backend share: the memory report, and who may compute."""
 
 from __future__ import annotations
 
 import copy
 import re
 from dataclasses import dataclass, field
+from threading import Event
 
 from puna.ml.memory import AllocationStatus, BackendMemory, DeviceMemory, Memory
 
@@ -19,11 +20,13 @@ class Booking:
         blocks: blocks of the model; entry `blocks` of weights and cache is the output's.
         allocating: False plans only.
         latest: the graph that computed last.
+        interrupted: set while nothing may compute.
     """
 
     blocks: int
     allocating: bool
     latest: object = None
+    interrupted: Event = field(default_factory=Event)
     report: BackendMemory = field(init=False)
 
     def __post_init__(self) -> None:

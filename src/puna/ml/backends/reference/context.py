@@ -9,7 +9,7 @@ from typing import Self
 import numpy as np
 
 from puna.errors import InvalidOption
-from puna.ml import shapes
+from puna.ml import rules
 from puna.ml.array import Array
 from puna.ml.backends.reference import elements
 from puna.ml.backends.reference.graph import Graph, Memory
@@ -47,8 +47,8 @@ class ReferenceContext(Context):
         if self._place is None:
             raise InvalidOption("set input() or layer(i) before creating tensors")
         type_ = elements.file_type(dtype)
-        shape = shapes.valid(shape)
-        shapes.require_whole_blocks(type_, shape)
+        shape = rules.valid_shape(shape)
+        rules.whole_blocks(type_, shape)
         memory = Memory(type_.nbytes(shape))
         booking = self.graph.booking
         if self._place != _INPUT:

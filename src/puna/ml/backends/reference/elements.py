@@ -24,23 +24,8 @@ _PLAIN: dict[GGMLType, np.dtype[Any]] = {
     GGMLType.I32: np.dtype("<i4"),
     GGMLType.I64: np.dtype("<i8"),
 }
-FLOATS = frozenset({GGMLType.F32, GGMLType.F16, GGMLType.BF16})
 INTEGERS = frozenset({GGMLType.I8, GGMLType.I16, GGMLType.I32, GGMLType.I64})
 NUMPY = frozenset({DType.F32, DType.F16, DType.I32, DType.I64})
-
-
-def require(operation: str, dtype: DType, *allowed: DType) -> None:
-    """Raises InvalidOption unless the operation is defined for the type."""
-    if dtype not in allowed:
-        names = " or ".join(each.name for each in allowed)
-        raise InvalidOption(f"{operation} takes elements of type {names}, not {dtype.name}")
-
-
-def require_floats(operation: str, *types: GGMLType) -> None:
-    """Raises InvalidOption unless all are types of plain floating-point numbers."""
-    for type_ in types:
-        if type_ not in FLOATS:
-            raise InvalidOption(f"{operation} is not defined for type {type_.name}")
 
 
 def file_type(dtype: DType) -> GGMLType:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from puna.errors import BackendError, InvalidOption
+from puna.errors import BackendError, Interrupted, InvalidOption
 from puna.ml.array import Array
 from puna.ml.backends.reference.booking import Booking
 
@@ -87,6 +87,8 @@ class Graph:
 
     def run(self, results: set[Step]) -> None:
         """Runs every step; afterwards `results` are readable, and those of other graphs are not."""
+        if not self.order:
+            raise BackendError("there is nothing to compute: call forward first")
         if not results <= self.known:
             raise InvalidOption("compute was given a tensor that forward was not")
         if not self.booking.allocating:
@@ -94,6 +96,8 @@ class Graph:
         self.reserve()
         with np.errstate(all="ignore"):
             for step in self.order:
+                if self.booking.interrupted.is_set():
+                    raise Interrupted("the computation was interrupted")
                 step.run()
         self.has_run = True
         self.results = results

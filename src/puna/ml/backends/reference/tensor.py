@@ -15,7 +15,7 @@ import numpy as np
 
 from puna.errors import BackendError, InvalidOption
 from puna.gguf import GGMLType
-from puna.ml import shapes
+from puna.ml import rules
 from puna.ml.array import Array, Floats
 from puna.ml.backends.reference import elements, functions, rope, windows
 from puna.ml.backends.reference.graph import Graph, Memory, Step
@@ -26,15 +26,7 @@ from puna.ml.tensor import Tensor
 if TYPE_CHECKING:
     from puna.ml.context import Context
 
-_INDICES = (DType.I32, DType.I64)
 Pair = tuple[int, int]
-
-
-def dense_strides(type_: GGMLType, shape: Sequence[int]) -> tuple[int, ...]:
-    """Bytes per step along each axis when nothing lies between the elements; the last: per block."""
-    row = type_.nbytes(shape[-1:])
-    outer = [row * math.prod(shape[axis + 1 : -1]) for axis in range(len(shape) - 1)]
-    return (*outer, type_.type_size)
 
 
 class ReferenceTensor(Tensor):
@@ -69,7 +61,7 @@ class ReferenceTensor(Tensor):
         self.memory = memory
         self.step = step
         self.offset = offset
-        self.strides = dense_strides(type_, shape) if strides is None else tuple(strides)
+        self.strides = rules.dense_strides(type_, shape) if strides is None else tuple(strides)
 
     # -- memory ---------------------------------------------------------------------------------------
 
@@ -85,7 +77,7 @@ class ReferenceTensor(Tensor):
         return elements.numbers(self.live(), self.type)
 
     def _is_contiguous(self) -> bool:
-        expected = dense_strides(self.type, self.shape)
+        expected = rules.dense_strides(self.type, self.shape)
         axes = zip(self.shape, self.strides, expected, strict=True)
         return all(size == 1 or stride == dense for size, stride, dense in axes)
 
@@ -149,7 +141,7 @@ class ReferenceTensor(Tensor):
         self, compute: Callable[[], Array], type_: GGMLType, shape: Sequence[int], *operands: ReferenceTensor
     ) -> ReferenceTensor:
         """A result in memory of its own; `compute` gives its elements as they are stored."""
-        shapes.require_whole_blocks(type_, shape)
+        rules.whole_blocks(type_, shape)
         memory = Memory(type_.nbytes(shape))
 
         def run() -> None:
@@ -188,12 +180,11 @@ class ReferenceTensor(Tensor):
         return self._step(compute, self.type, shape, *others)
 
     def _map(self, function: Callable[[Array], Array]) -> ReferenceTensor:
-        elements.require_floats("an element-wise operation", self.type)
+        rules.elements("an operation on elements", self)
         return self._record(function)
 
     def _combine(self, function: Callable[[Array, Array], Array], other: Tensor) -> ReferenceTensor:
-        shapes.require(shapes.repeats_to(other.shape, self.shape), "arithmetic", self.shape, other.shape)
-        elements.require_floats("arithmetic", self.type, own(other).type)
+        rules.arithmetic("arithmetic", self, other)
         return self._record(lambda x, y: function(x, functions.repeated(y, x.shape)), other)
 
     def _write_into(
@@ -270,15 +261,14 @@ class ReferenceTensor(Tensor):
     # -- matrices -------------------------------------------------------------------------------------
 
     def mul_mat(self, other: Tensor) -> ReferenceTensor:
-        shape = shapes.mul_mat(self.shape, other.shape)
+        shape = rules.mul_mat(self, other)
         return self._record(functions.mul_mat, other, shape=shape, dtype=DType.F32)
 
     def mul_mat_full_prec(self, other: Tensor) -> ReferenceTensor:
         return self.mul_mat(other)
 
     def mul_mat_id(self, other: Tensor, ids: Tensor) -> ReferenceTensor:
-        shape = shapes.mul_mat_id(self.shape, other.shape, ids.shape)
-        elements.require("mul_mat_id", ids.dtype, DType.I32)
+        shape = rules.mul_mat_id(self, other, ids)
         return self._record(functions.mul_mat_id, other, ids, shape=shape, dtype=DType.F32)
 
     # -- along the last axis --------------------------------------------------------------------------
@@ -287,8 +277,7 @@ class ReferenceTensor(Tensor):
         self, mask: Tensor | None = None, scale: float = 1.0, sinks: Tensor | None = None
     ) -> ReferenceTensor:
         given = [tensor for tensor in (mask, sinks) if tensor is not None]
-        shapes.softmax(self.shape, _shape(mask), _shape(sinks))
-        elements.require_floats("softmax", self.type, *(own(tensor).type for tensor in given))
+        rules.softmax(self, mask, sinks)
 
         def function(scores: Array, *others: Array) -> Array:
             rest = list(others)
@@ -301,74 +290,54 @@ class ReferenceTensor(Tensor):
         return self._map(lambda x: functions.norm(x, eps))
 
     def sum_rows(self) -> ReferenceTensor:
-        elements.require_floats("sum_rows", self.type)
+        rules.elements("sum_rows", self)
         return self._record(functions.total, shape=(*self.shape[:-1], 1))
 
     def mean(self) -> ReferenceTensor:
-        elements.require_floats("mean", self.type)
+        rules.elements("mean", self)
         return self._record(functions.mean, shape=(*self.shape[:-1], 1))
 
     def argsort(self) -> ReferenceTensor:
-        elements.require("argsort", self.dtype, DType.F32)
+        rules.elements("argsort", self)
         return self._record(functions.argsort, dtype=DType.I32)
 
     def top_k(self, k: int) -> ReferenceTensor:
-        elements.require("top_k", self.dtype, DType.F32)
-        shapes.require(1 <= k <= self.shape[-1], f"top_k({k})", self.shape)
-        shape = (*self.shape[:-1], k)
+        shape = rules.top_k(self, k)
         return self._record(lambda x: functions.argsort(-x)[..., :k], shape=shape, dtype=DType.I32)
 
     # -- shape ----------------------------------------------------------------------------------------
 
     def reshape(self, *shape: int) -> ReferenceTensor:
-        shape = shapes.reshape(self.shape, shape)
-        shapes.require_whole_blocks(self.type, shape)
+        shape = rules.reshape(self.shape, shape)
+        rules.whole_blocks(self.type, shape)
         return self._window(_graph([self]), shape) if self._is_contiguous() else self.contiguous(*shape)
 
     def view(self, offset: int, shape: Sequence[int], strides: Sequence[int] = ()) -> ReferenceTensor:
-        shape = shapes.valid(shape, "a view")
-        shapes.require_whole_blocks(self.type, shape)
-        strides = (*strides, self.type.type_size) if strides else dense_strides(self.type, shape)
-        if len(strides) != len(shape) or min(strides) < 0:
-            raise InvalidOption(f"a view of shape {shape} cannot have strides {tuple(strides[:-1])}")
-        end = offset + max(self._extent(shape, strides), self.type.nbytes(shape))
-        if offset < 0 or end > self._extent(self.shape, self.strides):
-            raise InvalidOption(f"a view of bytes {offset} to {end} leaves the tensor of shape {self.shape}")
-        return self._window(_graph([self]), shape, strides, offset)
-
-    def _extent(self, shape: Sequence[int], strides: Sequence[int]) -> int:
-        """Bytes from the first to the end of the last element."""
-        counts = (*shape[:-1], shape[-1] // self.type.block_size)
-        steps = sum((count - 1) * stride for count, stride in zip(counts, strides, strict=True))
-        return steps + self.type.type_size
+        room = rules.extent(self.type, self.shape, self.strides)
+        every = rules.view(self.type, room, offset, shape, strides)
+        return self._window(_graph([self]), shape, every, offset)
 
     def permute(self, *axes: int) -> ReferenceTensor:
-        shape = shapes.permute(self.shape, axes)
-        if self.type.is_quantized and axes[-1] != len(axes) - 1:
-            raise InvalidOption(f"the last axis of type {self.type.name} must stay the last")
+        shape = rules.permute(self, axes)
         return self._window(_graph([self]), shape, [self.strides[axis] for axis in axes])
 
     def contiguous(self, *shape: int) -> ReferenceTensor:
-        return self._arrange(lambda x: x, shape=shapes.reshape(self.shape, shape or self.shape))
+        return self._arrange(lambda x: x, shape=rules.reshape(self.shape, shape or self.shape))
 
     def pad(self, *counts: int) -> ReferenceTensor:
-        shape = shapes.pad(self.shape, counts)
-        elements.require_floats("pad", self.type)
+        shape = rules.pad(self, counts)
         return self._record(lambda x: np.pad(x, [(0, count) for count in counts]), shape=shape)
 
     def repeat(self, axis: int, n: int) -> ReferenceTensor:
-        shape = shapes.repeat(self.shape, axis, n)
+        shape = rules.repeat(self, axis, n)
         return self._arrange(lambda x: np.concatenate([x] * n, axis), shape=shape)
 
     def concat(self, other: Tensor, axis: int) -> ReferenceTensor:
-        shape = shapes.concat(self.shape, other.shape, axis)
-        if other.dtype is not self.dtype:
-            raise InvalidOption(f"concat: types {self.dtype.name} and {other.dtype.name} differ")
+        shape = rules.concat(self, other, axis)
         return self._arrange(lambda x, y: np.concatenate([x, y], axis), other, shape=shape)
 
     def rows(self, ids: Tensor) -> ReferenceTensor:
-        shape = shapes.rows(self.shape, ids.shape)
-        elements.require("rows", ids.dtype, DType.I32)
+        shape = rules.rows(self, ids)
         type_ = GGMLType.I32 if self.type is GGMLType.I32 else GGMLType.F32
         places = own(ids)
 
@@ -379,9 +348,7 @@ class ReferenceTensor(Tensor):
         return self._step(compute, type_, shape, places)
 
     def set_rows(self, values: Tensor, ids: Tensor) -> ReferenceTensor:
-        shapes.set_rows(self.shape, values.shape, ids.shape)
-        elements.require("set_rows", ids.dtype, *_INDICES)
-        elements.require("set_rows", values.dtype, DType.F32)
+        rules.set_rows(self, values, ids)
         source, places = own(values), own(ids)
 
         def run() -> None:
@@ -392,10 +359,7 @@ class ReferenceTensor(Tensor):
         return self._write_into(self, run, values, ids)
 
     def set(self, other: Tensor, offset: int, *strides: int) -> ReferenceTensor:
-        if other.dtype is not self.dtype or len(other.shape) != 1 + len(strides) or len(strides) > 1:
-            raise InvalidOption(
-                "set takes a vector, or a matrix and the bytes between its rows, of equal type"
-            )
+        rules.set_region(self, other, strides)
         result, source = self.duplicate(), own(other)
         region = result.view(offset, other.shape, strides)
 
@@ -405,7 +369,7 @@ class ReferenceTensor(Tensor):
         return result._write_into(result, run, other)
 
     def copy(self, target: Tensor) -> ReferenceTensor:
-        shapes.require(math.prod(self.shape) == math.prod(target.shape), "copy", self.shape, target.shape)
+        rules.copy(self, target)
         storage = own(target)
 
         def run() -> None:
@@ -418,19 +382,19 @@ class ReferenceTensor(Tensor):
         return self.contiguous()
 
     def cast(self, dtype: DType) -> ReferenceTensor:
+        rules.converts(self, dtype)
         to_integers = elements.file_type(dtype) in elements.INTEGERS
         return self._record(lambda x: functions.converted(x, to_integers), dtype=dtype)
 
     # -- images ---------------------------------------------------------------------------------------
 
     def avg_pool_2d(self, kernel: int, stride: int, padding: float) -> ReferenceTensor:
-        shape = shapes.pool(self.shape, kernel, stride, padding)
-        elements.require("avg_pool_2d", self.dtype, DType.F32)
+        shape = rules.pool(self, kernel, stride, padding)
         size = shape[-2], shape[-1]
         return self._record(lambda x: windows.averages(x, size, kernel, stride, int(padding)), shape=shape)
 
     def conv_2d(self, images: Tensor, stride: Pair, padding: Pair, dilation: Pair) -> ReferenceTensor:
-        size = shapes.patches(self.shape, images.shape, stride, padding, dilation)
+        size = rules.patches(self, images, stride, padding, dilation)
         shape = (images.shape[0], self.shape[0], *size)
 
         def function(kernel: Array, pixels: Array) -> Array:
@@ -439,7 +403,7 @@ class ReferenceTensor(Tensor):
         return self._record(function, images, shape=shape, dtype=DType.F32)
 
     def im2col(self, images: Tensor, stride: Pair, padding: Pair, dilation: Pair) -> ReferenceTensor:
-        size = shapes.patches(self.shape, images.shape, stride, padding, dilation)
+        size = rules.patches(self, images, stride, padding, dilation)
         shape = (images.shape[0], *size, math.prod(self.shape[1:]))
 
         def function(pixels: Array) -> Array:
@@ -457,9 +421,7 @@ class ReferenceTensor(Tensor):
     def rope(
         self, positions: Tensor, parameters: RopeParameters, factors: Tensor | None = None
     ) -> ReferenceTensor:
-        shapes.rope(self.shape, positions.shape, parameters, _shape(factors))
-        elements.require("rope", positions.dtype, DType.I32)
-        elements.require_floats("rope", self.type)
+        rules.rope(self, positions, parameters, factors)
 
         def function(heads: Array, places: Array, *divisors: Array) -> Array:
             return rope.rotate(heads, places, parameters, divisors[0] if divisors else None)
@@ -472,10 +434,6 @@ def own(tensor: Tensor) -> ReferenceTensor:
     if not isinstance(tensor, ReferenceTensor):
         raise InvalidOption("the operands belong to different backends")
     return tensor
-
-
-def _shape(tensor: Tensor | None) -> tuple[int, ...] | None:
-    return None if tensor is None else tensor.shape
 
 
 def _steps(tensors: Sequence[ReferenceTensor]) -> tuple[Step, ...]:
