@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from puna.errors import BackendError, InvalidOption
 from puna.ggml import access
 from puna.ggml.enums import BackendDevType
 
 if TYPE_CHECKING:
     from puna.ggml import Library
+
+_CONNECT_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +50,21 @@ def accelerators(library: Library, rpc_servers: Sequence[str]) -> list[Device]:
         BackendError: a server does not answer, or this ggml was built without RPC.
     """
     local = [device for device in all_devices(library) if not device.is_cpu]
+    for server in rpc_servers:
+        _require_listening(server)
     handles = [handle for server in rpc_servers for handle in access.rpc_devices(library, server)]
     return [*local, *(_device(library, handle) for handle in handles)]
+
+
+def _require_listening(endpoint: str) -> None:
+    """Asks for a connection before ggml does, which ends the process when there is none."""
+    host, _, port = endpoint.rpartition(":")
+    if not host or not port.isdecimal():
+        raise InvalidOption(f"{endpoint!r} is not the address of an RPC server: write host:port")
+    try:
+        socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
+    except OSError as error:
+        raise BackendError(f"no RPC server answers at {endpoint}: {error}") from error
 
 
 def all_devices(library: Library) -> list[Device]:

@@ -1,13 +1,19 @@
 """Turning a weight into another element type while it is loaded.
 
-Some block types have no fast matrix kernel on some processors; a wider type that has one computes faster
-and loses nothing that matters: Q8_0 holds every value of a 4- or 5-bit block to within 0.4 % of the
-block's largest.
+Some block types have no fast matrix kernel on common processors. What they hold can be said in types that
+have one, see `Change` and docs/ml.md:
+
+- Q4_1 holds x = d q + m, with q from 0 to 15 and one d and m for 32 elements. That is d (q - 8), which is
+  Q4_0 bit for bit, plus m + 8 d for every element of the block. So a product with a Q4_1 matrix is one with
+  a Q4_0 matrix, plus one of the block's offsets with the sums of 32 elements of the vector each. It takes
+  the same memory and rounds nothing but the offsets, to F16.
+- Q5_1 becomes Q8_0, which holds its values to within 0.4 % of the block's largest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,26 +25,52 @@ from puna.ml.array import Array
 if TYPE_CHECKING:
     from puna.ggml import Library
 
-FASTER = {GGMLType.Q4_1: GGMLType.Q8_0, GGMLType.Q5_0: GGMLType.Q8_0, GGMLType.Q5_1: GGMLType.Q8_0}
-"""Types without a fast kernel, and the type each becomes."""
+BLOCK = 32
+"""Elements that share an offset."""
 
 _ROWS_AT_ONCE = 4096
+_Q4_1_BYTES, _Q4_1_HEAD = 20, 4
+
+Convert = Callable[["Library", Array, TensorInfo], Array]
 
 
-def growth(tensors: Iterable[TensorInfo]) -> float:
-    """By which share all the weights together grow if every matrix of a slow type is transcoded."""
-    before = after = 0
-    for tensor in tensors:
-        before += tensor.nbytes
-        after += FASTER[tensor.type].nbytes(tensor.shape) if tensor.type in FASTER else tensor.nbytes
-    return (after - before) / before if before else 0.0
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a slow type becomes.
+
+    Attributes:
+        type: the type of the matrix.
+        convert: makes its bytes of the file's bytes.
+        offsets: makes the F16 offsets (rows, columns / BLOCK) of the file's bytes, if there are any.
+    """
+
+    type: GGMLType
+    convert: Convert
+    offsets: Convert | None = None
+
+    def nbytes(self, shape: tuple[int, ...]) -> int:
+        """Bytes of a matrix of `shape` after the change."""
+        size = self.type.nbytes(shape)
+        return size if self.offsets is None else size + self.type.nbytes(shape) // self.type.type_size * 2
 
 
-def convert(library: Library, content: Array, source: TensorInfo, target: GGMLType) -> Array:
-    """The elements of `content`, bytes of type `source.type`, as bytes of type `target`."""
-    width = source.shape[-1]
-    rows = content.size * source.type.block_size // source.type.type_size // width
+def _q4_0_of_q4_1(library: Library, content: Array, source: TensorInfo) -> Array:
+    blocks = content.reshape(-1, _Q4_1_BYTES)
+    packed: Array = np.concatenate((blocks[:, :2], blocks[:, _Q4_1_HEAD:]), axis=1)
+    return packed.reshape(-1)
+
+
+def _offsets_of_q4_1(library: Library, content: Array, source: TensorInfo) -> Array:
+    heads = np.ascontiguousarray(content.reshape(-1, _Q4_1_BYTES)[:, :_Q4_1_HEAD]).view(np.float16)
+    scale, minimum = heads.astype(np.float32).T
+    offsets: Array = (minimum + 8.0 * scale).astype(np.float16)
+    return offsets.view(np.uint8)
+
+
+def _q8_0_of_any(library: Library, content: Array, source: TensorInfo) -> Array:
+    width, target = source.shape[-1], GGMLType.Q8_0
     row_in, row_out = source.type.nbytes((width,)), target.nbytes((width,))
+    rows = content.size // row_in
     result = np.empty(rows * row_out, np.uint8)
     floats = np.empty(min(rows, _ROWS_AT_ONCE) * width, np.float32)
     for first in range(0, rows, _ROWS_AT_ONCE):
@@ -48,3 +80,20 @@ def convert(library: Library, content: Array, source: TensorInfo, target: GGMLTy
         end = result.ctypes.data + first * row_out
         library.ggml_quantize_chunk(int(target), floats.ctypes.data, end, 0, count, width, None)
     return result
+
+
+CHANGES = {
+    GGMLType.Q4_1: Change(GGMLType.Q4_0, _q4_0_of_q4_1, _offsets_of_q4_1),
+    GGMLType.Q5_1: Change(GGMLType.Q8_0, _q8_0_of_any),
+}
+"""What becomes of the types without a fast kernel."""
+
+
+def growth(tensors: Iterable[TensorInfo]) -> float:
+    """By which share all the weights together grow if every matrix of a slow type is changed."""
+    before = after = 0
+    for tensor in tensors:
+        before += tensor.nbytes
+        change = CHANGES.get(tensor.type)
+        after += tensor.nbytes if change is None else change.nbytes(tensor.shape)
+    return (after - before) / before if before else 0.0
