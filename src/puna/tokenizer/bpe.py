@@ -1,14 +1,13 @@
 """Byte-level BPE ("gpt2"), and BPE over text with ▁ for spaces ("gemma4")."""
 
 import codecs
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from puna.errors import ModelError
-from puna.tokenizer.chunks import LINE_START, NOWHERE, WORD_START, Segment, chunks
+from puna.tokenizer.chunks import Segment, chunks
 from puna.tokenizer.pretokenizers import PreTokenizer
-from puna.tokenizer.vocabulary import TokenType, Vocabulary, byte_values, spaced_pieces
+from puna.tokenizer.vocabulary import TokenType, Vocabulary, byte_values, readable, spaced_pieces
 
 if TYPE_CHECKING:
     import tokenizers
@@ -77,22 +76,15 @@ def parse_merges(lines: Sequence[bytes]) -> list[tuple[str, str]]:
 def bpe_segment(vocabulary: Vocabulary, merges: list[tuple[str, str]], pre: PreTokenizer) -> Segment:
     """A function from text without special tokens to ids."""
     native = _native(vocabulary, merges, pre)
-    cut = _cut(pre)
     unknown = len(vocabulary)
 
     def segment(text: str) -> list[int]:
         ids: list[int] = []
-        for chunk in chunks(text, cut):
+        for chunk in chunks(text, pre.cut):
             ids += native.encode(chunk, add_special_tokens=False).ids
         return [id for id in ids if id != unknown] if unknown in ids else ids
 
     return segment
-
-
-def _cut(pre: PreTokenizer) -> re.Pattern[str]:
-    if pre.spaces_as_marks:
-        return LINE_START
-    return WORD_START if pre.words_end_at_spaces else NOWHERE
 
 
 def _native(
@@ -127,7 +119,5 @@ def _native(
 
 def _matchable(vocabulary: Vocabulary) -> dict[str, int]:
     """Ids by text, without control tokens (which text never becomes) and tokens that are not UTF-8."""
-    ids = {token.decode(errors="replace"): id for id, token in enumerate(vocabulary.tokens)}
-    for id in vocabulary.ids_of(TokenType.CONTROL, TokenType.UNKNOWN):
-        ids.pop(vocabulary.tokens[id].decode(errors="replace"), None)
-    return ids
+    hidden = set(vocabulary.ids_of(TokenType.CONTROL, TokenType.UNKNOWN))
+    return {text: id for id, text in readable(vocabulary.tokens) if id not in hidden}

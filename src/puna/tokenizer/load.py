@@ -35,12 +35,14 @@ class _Built:
         segment: text without special tokens to ids.
         starts_with_space: whether `segment` puts a space before a text.
         add_bos: whether BOS is prepended where the file does not say.
+        needs_bos: whether BOS is prepended whatever the file says.
     """
 
     pieces: list[bytes]
     segment: Segment
     starts_with_space: bool = False
     add_bos: bool = False
+    needs_bos: bool = False
 
 
 def _build_bpe(metadata: TokenizerMetadata, vocabulary: Vocabulary, unknown: int | None) -> _Built:
@@ -52,7 +54,8 @@ def _build_bpe(metadata: TokenizerMetadata, vocabulary: Vocabulary, unknown: int
 def _build_gemma4(metadata: TokenizerMetadata, vocabulary: Vocabulary, unknown: int | None) -> _Built:
     pre = PRE_TOKENIZERS["gemma4"]
     segment = bpe_segment(vocabulary, parse_merges(metadata.strings_bytes(MERGES)), pre)
-    return _Built(pieces_for(vocabulary, pre), segment, add_bos=True)
+    # Its files say no, and the model then writes nonsense; llama.cpp overrides them as well.
+    return _Built(pieces_for(vocabulary, pre), segment, needs_bos=True)
 
 
 def _build_spm(metadata: TokenizerMetadata, vocabulary: Vocabulary, unknown: int | None) -> _Built:
@@ -131,7 +134,7 @@ def load_tokenizer(metadata: TokenizerMetadata, *, limit: int | None = None) -> 
     if kind.build is _build_wordpiece:
         vocabulary = _with_control(vocabulary, bos, eos, unknown)
     built = kind.build(metadata, vocabulary, unknown)
-    add_bos = _flag(metadata, ADD_BOS, built.add_bos, bos)
+    add_bos = _flag(metadata, ADD_BOS, built.add_bos, bos) or (built.needs_bos and bos is not None)
     add_eos = _flag(metadata, ADD_EOS, kind.add_eos, eos)
     special_ids = vocabulary.ids_of(TokenType.CONTROL, TokenType.UNKNOWN)
     return Tokenizer(

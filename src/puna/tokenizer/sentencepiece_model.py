@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 
 from puna.errors import ModelError
 from puna.tokenizer.charsmap import check_charsmap
-from puna.tokenizer.chunks import NOWHERE, SIZE, WORD_START, Segment, chunks, crosses
+from puna.tokenizer.chunks import NOWHERE, SIZE, WORD_SPACE, WORD_START, Segment, chunks, crosses
 from puna.tokenizer.metadata import TokenizerMetadata
 from puna.tokenizer.vocabulary import TokenType, Vocabulary, byte_values, integers
 
+# The library refuses longer ones.
+_LONGEST_PIECE = 7999
 # Bytes of a piece's message before and after its text, and pieces put together at a time.
 _HEAD, _TAIL = 12, 7
 _BLOCK = 1 << 14
@@ -97,14 +99,12 @@ def sentencepiece_segment(
 
 def _segment(encode: Segment, pieces: list[bytes], spacing: Spacing, unknown: int | None) -> Segment:
     prefix = " " if spacing.prefix and not spacing.remove_extra else ""
-    # Where leading spaces are dropped and none is put back, a chunk would lose the one it begins with.
-    loses_space = spacing.remove_extra and not spacing.prefix
     # The model's own unknown piece, when the vocabulary has none.
     invented = len(pieces)
 
     @cache
     def cut() -> re.Pattern[str]:
-        return NOWHERE if loses_space or crosses(pieces, WORD_START) else WORD_START
+        return NOWHERE if crosses(pieces) else _cut(spacing)
 
     def segment(text: str) -> list[int]:
         text = prefix + text
@@ -121,6 +121,13 @@ def _segment(encode: Segment, pieces: list[bytes], spacing: Spacing, unknown: in
     return segment
 
 
+def _cut(spacing: Spacing) -> re.Pattern[str]:
+    if not spacing.remove_extra:
+        return WORD_START
+    # The library drops the space a chunk begins with and puts its own there, if it puts one.
+    return WORD_SPACE if spacing.prefix else NOWHERE
+
+
 def model_proto(
     vocabulary: Vocabulary,
     algorithm: Algorithm,
@@ -134,7 +141,8 @@ def model_proto(
     User-defined tokens are taken out of the text before it gets here. For BPE they are written as normal
     pieces, as llama.cpp treats them; for Unigram they keep their type, or their scores would shift the
     penalty of unknown characters. The library wants exactly one unknown piece: where the vocabulary has
-    none (`unknown` is None) one is added behind the last.
+    none (`unknown` is None) one is added behind the last. Tokens the library does not take (longer than it
+    allows, holding NUL, not UTF-8) become control pieces under another name, which match nothing.
 
     Raises:
         ModelError: a byte token is not written <0xHH>.
@@ -143,7 +151,7 @@ def model_proto(
     types[types == TokenType.UNKNOWN] = TokenType.CONTROL
     if algorithm is Algorithm.BPE:
         types[types == TokenType.USER_DEFINED] = TokenType.NORMAL
-    texts, scores = vocabulary.tokens, vocabulary.scores
+    texts, scores = _accepted(vocabulary.tokens, types), vocabulary.scores
     if unknown is None:
         texts = [*texts, b"<unknown of the library>"]
         types = np.append(types, np.uint8(TokenType.UNKNOWN))
@@ -159,6 +167,26 @@ def model_proto(
         + _varint_field(5, True)
     )
     return _pieces_field(texts, types, scores) + _bytes_field(2, trainer) + _bytes_field(3, normalizer)
+
+
+def _accepted(tokens: list[bytes], types: NDArray[np.uint8]) -> list[bytes]:
+    everything = b"".join(tokens)
+    if b"\0" not in everything and max(map(len, tokens)) <= _LONGEST_PIECE and _is_utf8(everything):
+        return tokens
+    texts = tokens.copy()
+    for id, token in enumerate(tokens):
+        if b"\0" in token or len(token) > _LONGEST_PIECE or not _is_utf8(token):
+            texts[id] = b"<token %d of the file>" % id
+            types[id] = TokenType.CONTROL
+    return texts
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _pieces_field(texts: list[bytes], types: NDArray[np.uint8], scores: NDArray[np.float32]) -> bytes:

@@ -11,7 +11,7 @@ from itertools import groupby
 from operator import itemgetter
 
 from puna.tokenizer.metadata import TokenizerMetadata
-from puna.tokenizer.vocabulary import TokenType, Vocabulary
+from puna.tokenizer.vocabulary import TokenType, Vocabulary, readable
 
 # Patterns nest as deep as special tokens share beginnings; deeper than this they are listed flat, so that a
 # crafted vocabulary cannot exhaust the regex compiler's stack.
@@ -114,12 +114,8 @@ def read_stripping(metadata: TokenizerMetadata, vocabulary: Vocabulary) -> Strip
 
 
 def _texts(vocabulary: Vocabulary, ids: Iterable[int]) -> dict[str, int]:
-    texts = {}
-    for id in ids:
-        text = vocabulary.tokens[id].decode(errors="replace")
-        if "\ufffd" not in text:
-            texts[text] = id
-    return texts
+    ids = list(ids)
+    return {text: ids[index] for index, text in readable(vocabulary.tokens[id] for id in ids)}
 
 
 def longest_match(texts: Iterable[str]) -> re.Pattern[str] | None:

@@ -1,7 +1,7 @@
 """The vocabulary of a GGUF file: tokens, their types and scores, checked."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Any
@@ -149,6 +149,15 @@ def _ids(tokens: list[bytes]) -> dict[bytes, int]:
     first = next(id for id, token in enumerate(tokens) if ids[token] != id)
     shown = tokens[first][:60].decode(errors="replace")
     raise ModelError(f"{TOKENS}: {shown!r} occurs twice, as ids {first} and {ids[tokens[first]]}")
+
+
+def readable(tokens: Iterable[bytes]) -> Iterator[tuple[int, str]]:
+    """Ids and texts of those tokens that are valid UTF-8; no text holds the others."""
+    for id, token in enumerate(tokens):
+        try:
+            yield id, token.decode()
+        except UnicodeDecodeError:
+            continue
 
 
 def byte_values(vocabulary: Vocabulary) -> dict[int, int]:

@@ -6,7 +6,7 @@ GGUF marks the pieces that begin a word with ▁; the original vocabularies mark
 from puna.errors import ModelError
 from puna.tokenizer.chunks import WORD_START, Segment, chunks
 from puna.tokenizer.metadata import TokenizerMetadata
-from puna.tokenizer.vocabulary import SPACE, TOKENS, TokenType, Vocabulary
+from puna.tokenizer.vocabulary import TOKENS, TokenType, Vocabulary, readable
 
 LOWERCASE = "tokenizer.ggml.normalizer.lowercase"
 STRIP_ACCENTS = "tokenizer.ggml.normalizer.strip_accents"
@@ -53,12 +53,5 @@ def wordpiece_segment(metadata: TokenizerMetadata, vocabulary: Vocabulary, unkno
 
 def _original_spelling(vocabulary: Vocabulary) -> dict[str, int]:
     hidden = set(vocabulary.ids_of(TokenType.CONTROL, TokenType.UNKNOWN))
-    ids = {}
-    for id, token in enumerate(vocabulary.tokens):
-        if id in hidden:
-            continue
-        if token.startswith(SPACE):
-            ids[token[len(SPACE) :].decode(errors="replace")] = id
-        else:
-            ids[_CONTINUATION + token.decode(errors="replace")] = id
-    return ids
+    words = ((id, text) for id, text in readable(vocabulary.tokens) if id not in hidden)
+    return {text[1:] if text[0] == "▁" else _CONTINUATION + text: id for id, text in words}

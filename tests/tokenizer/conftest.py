@@ -1,0 +1,13 @@
+"""llama.cpp as the oracle."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tokenizer.oracle import LlamaCpp
+
+
+@pytest.fixture(scope="session")
+def llama_cpp() -> Callable[[Path], LlamaCpp]:
+    return LlamaCpp

@@ -1,0 +1,41 @@
+"""llama.cpp as the oracle."""
+
+import json
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import xllamacpp
+
+
+class LlamaCpp:
+    """llama.cpp's own tokenizer of a GGUF file, asked through its server on the loopback interface."""
+
+    def __init__(self, path: Path) -> None:
+        parameters = xllamacpp.CommonParams()
+        parameters.model.path = str(path)
+        parameters.n_ctx = 256
+        parameters.n_parallel = 1
+        parameters.warmup = False
+        parameters.verbosity = -1
+        parameters.port = 0
+        parameters.cpuparams.n_threads = 1
+        self._server = xllamacpp.Server(parameters)
+
+    def _post(self, route: str, **body: Any) -> Any:
+        request = urllib.request.Request(
+            self._server.listening_address + route,
+            json.dumps(body).encode(),
+            {"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request) as response:
+            return json.load(response)
+
+    def encode(self, text: str, *, add_special: bool = False, parse_special: bool = False) -> list[int]:
+        answer = self._post("/tokenize", content=text, add_special=add_special, parse_special=parse_special)
+        ids: list[int] = answer["tokens"]
+        return ids
+
+    def decode(self, ids: list[int]) -> str:
+        text: str = self._post("/detokenize", tokens=ids)["content"]
+        return text
