@@ -39,6 +39,12 @@ def buffer(tensor: int) -> int:
     return ggml_tensor.from_address(tensor).buffer or 0
 
 
+def root_buffer(tensor: int) -> int:
+    """The buffer that holds the elements of the tensor or of what it is a view of, 0 if none."""
+    fields = ggml_tensor.from_address(tensor)
+    return fields.buffer or (buffer(fields.view_src) if fields.view_src else 0)
+
+
 def element_type(tensor: int) -> int:
     """The `ggml_type`."""
     return int(ggml_tensor.from_address(tensor).type)

@@ -73,6 +73,7 @@ class Backend(ABC):
     them; contexts compute with them; `close` gives everything back. Use as a context manager closes too.
     """
 
+    @abstractmethod
     def allocate(self) -> None:
         """Makes room for every weight that `get` handed out, without reading it.
 
@@ -138,12 +139,14 @@ class Backend(ABC):
             InvalidOption: `nodes` is above the backend's largest size.
         """
 
+    @abstractmethod
     def interrupt(self) -> None:
         """Ends the running computation and every later one with `Interrupted`, until `resume`.
 
         Callable from any thread. A backend that cannot stop in the middle finishes what is running.
         """
 
+    @abstractmethod
     def resume(self) -> None:
         """Lets computations run again after `interrupt`."""
 

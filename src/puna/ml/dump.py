@@ -8,6 +8,7 @@ from puna.ml.context import Context
 from puna.ml.dtype import DType
 from puna.ml.tensor import Tensor
 
+_NOT_FINITE = {"inf": "+Inf", "-inf": "-Inf", "nan": "NaN"}
 _AS_FLOATS = (DType.F32, DType.F16, DType.Q8_0, DType.Q4_0)
 
 
@@ -76,5 +77,5 @@ def _block(values: Array, items: int, form: str, rank: int) -> str:
 
 
 def _element(value: float, form: str) -> str:
-    text = format(value if math.isfinite(value) else float(value), form)
+    text = format(value, form) if math.isfinite(value) else _NOT_FINITE[format(value, "f")]
     return text if text.startswith("-") else f" {text}"

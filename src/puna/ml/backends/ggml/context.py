@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Self, cast
 
 import numpy as np
 
-from puna.errors import InvalidOption
+from puna.errors import BackendError, InvalidOption
 from puna.ggml import access
 from puna.gguf import GGMLType
 from puna.ml import rules
@@ -90,6 +90,8 @@ class GGMLContext(Context):
         return self
 
     def compute(self, *tensors: Tensor) -> None:
+        if not self.backend.params.alloc_memory:
+            raise BackendError("the backend only plans memory: nothing can be computed")
         try:
             self.graph.compute(cast(GGMLTensor, tensor).handle for tensor in tensors)
         except OutOfMemory as error:

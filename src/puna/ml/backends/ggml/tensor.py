@@ -15,6 +15,7 @@ import numpy as np
 
 from puna.errors import BackendError, InvalidOption
 from puna.ggml import access
+from puna.ggml.enums import BackendBufferUsage
 from puna.gguf import GGMLType
 from puna.ml import rules
 from puna.ml.array import Array, Floats
@@ -35,6 +36,9 @@ _PRECISION_F32 = 10
 _SORT_ASCENDING = 0
 _POOL_AVERAGE = 1
 _MAX_AXES = 4
+
+# The address of tensors whose memory is planned and never allocated.
+PLANNED = 1
 
 
 def type_id(dtype: DType) -> int:
@@ -133,11 +137,17 @@ class GGMLTensor(Tensor):
 
     def readable(self) -> bool:
         in_place = self.graph is None or self.graph.owns(self.handle)
-        return in_place and access.data(self.handle) != 0
+        # Where memory is only planned, the address stands for none.
+        return in_place and access.data(self.handle) > PLANNED
 
     def _require_readable(self) -> None:
         if not self.readable():
             raise BackendError("the tensor has no content to read: compute it first")
+
+    def _require_writable(self) -> None:
+        holder = access.root_buffer(self.handle)
+        if holder and self.library.ggml_backend_buffer_get_usage(holder) == BackendBufferUsage.WEIGHTS:
+            raise InvalidOption("a weight cannot be written")
 
     def tobytes(self) -> bytes:
         self._require_readable()
@@ -182,6 +192,9 @@ class GGMLTensor(Tensor):
         return np.ndarray(self.shape, _NUMPY[self.dtype], memory.data, strides=strides)
 
     def write(self, values: Array) -> None:
+        self._require_writable()
+        if access.data(self.handle) == PLANNED:
+            raise BackendError("the backend only plans memory: nothing can be written")
         if self.dtype in _NUMPY:
             values = np.ascontiguousarray(values, _NUMPY[self.dtype])
         size = self.library.ggml_nbytes(self.handle)
@@ -451,6 +464,7 @@ class GGMLTensor(Tensor):
 
     def set_rows(self, values: Tensor, ids: Tensor) -> GGMLTensor:
         rules.set_rows(self, values, ids)
+        self._require_writable()
         graph = self._graph_with(values, ids)
         rows = cast(GGMLTensor, values)._dense_rows()
         handle = self.library.ggml_set_rows(
@@ -472,6 +486,7 @@ class GGMLTensor(Tensor):
 
     def copy(self, target: Tensor) -> GGMLTensor:
         rules.copy(self, target)
+        cast(GGMLTensor, target)._require_writable()
         graph = self._graph_with(target)
         handle = self.library.ggml_cpy(graph.handle, self.handle, cast(GGMLTensor, target).handle)
         return self._result(graph, handle, target.shape, target.dtype)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from puna.errors import InvalidOption, UnsupportedModel
+from puna.errors import InvalidOption, PunaError, UnsupportedModel
 from puna.gguf import GGUFFile, Metadata, TensorInfo
 from puna.ml.array import Array
 from puna.ml.backend import Backend, BackendParams
@@ -25,7 +25,12 @@ _NODES_PER_TENSOR = 32
 
 def open_backend(path: Path, params: BackendParams) -> Backend:
     """Opens a model file; see `puna.ml.new_backend`."""
-    return ReferenceBackend(GGUFFile.open(path), params)
+    file = GGUFFile.open(path)
+    try:
+        return ReferenceBackend(file, params)
+    except PunaError:
+        file.close()
+        raise
 
 
 @dataclass(frozen=True, slots=True)
