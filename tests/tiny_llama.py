@@ -52,7 +52,7 @@ def write_tiny_llama(path: Path, *, seed: int = 0, blocks: int = BLOCKS, hidden:
 
 def _describe(writer: GGUFWriter, blocks: int, hidden: int) -> None:
     tokens = ["<s>", "</s>", *_byte_tokens()]
-    values = {
+    values: dict[str, str | int | float | list[str] | list[int]] = {
         "general.architecture": "llama",
         "llama.block_count": blocks,
         "llama.embedding_length": hidden,

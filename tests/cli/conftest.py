@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
+from tests.tiny_llama import write_tiny_llama
 
 from puna.gguf import GGUFFile
 from puna.gguf.writer import GGUFWriter
-from tiny_llama import write_tiny_llama
 
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}[{{ m.role }}]{{ m.content | trim }}{{ eos_token }}{% endfor %}"

@@ -15,13 +15,13 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from tests.tiny_llama import BOS, EOS
 
 from puna.chat.prompt import Prompter
 from puna.cli.commands.run import timing_lines
 from puna.engine.events import Done
 from puna.gguf import GGUFFile
 from puna.tokenizer import load_tokenizer
-from tiny_llama import BOS, EOS
 
 Puna = Callable[..., "subprocess.CompletedProcess[str]"]
 GREEDY = ("--temperature", "0", "--num-predict", "12", "--threads", "1")

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.tiny_llama import write_tiny_llama
 
 import puna.ggml
 from puna.engine.load import next_shares
 from puna.ml import AllocationStatus, BackendMemory, DeviceMemory, Memory
-from tiny_llama import write_tiny_llama
 
 HERE = Path(__file__).parent
 BLOCKS = 8

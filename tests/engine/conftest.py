@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.tiny_llama import write_tiny_llama
 
 from puna.engine.load import LoadedModel, load_model
 from puna.engine.options import LoadOptions
-from tiny_llama import write_tiny_llama
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,12 @@
 """Generation: limits, prefixes that are not evaluated twice, and clear errors."""
 
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import pytest
+from tests.tiny_llama import BOS, write_tiny_llama
 
 from puna.engine import Done, LoadOptions, TextChunk
 from puna.engine.evaluator import Batch
@@ -11,7 +14,6 @@ from puna.engine.load import LoadedModel, context_length, load_model
 from puna.errors import ContextLengthExceeded, GGUFError, Interrupted, InvalidOption
 from puna.gguf import GGUFFile
 from puna.sampling.parameters import SamplingParameters
-from tiny_llama import BOS
 
 GREEDY = SamplingParameters(temperature=0.0)
 
@@ -86,8 +88,6 @@ def test_an_interrupted_computation_leaves_the_cache_as_it_was(tiny: LoadedModel
 
 
 def test_an_interrupt_from_another_thread_ends_a_running_computation(tmp_path: Path) -> None:
-    from tiny_llama import write_tiny_llama
-
     path = write_tiny_llama(tmp_path / "deep.gguf", blocks=24, hidden=256)
     with load_model(path, LoadOptions(num_threads=1, num_batch=2048)) as model:
         timer = threading.Timer(0.05, model.backend.interrupt)
@@ -118,3 +118,34 @@ def test_a_file_that_is_no_model_gives_a_clear_error(tmp_path: Path, name: str, 
 def test_options_out_of_range_are_refused(options: dict[str, object]) -> None:
     with pytest.raises(InvalidOption, match=next(iter(options))):
         LoadOptions(**options)  # type: ignore[arg-type]  # what a caller without types may pass
+
+
+INTERRUPTED = """
+import os, signal, sys, threading, time
+from pathlib import Path
+from puna.engine import LoadOptions
+from puna.engine.load import load_model
+from puna.sampling.parameters import SamplingParameters
+
+with load_model(Path(sys.argv[1]), LoadOptions(num_threads=1, num_batch=4096)) as model:
+    prompt = [2 + i % 250 for i in range(4000)]
+    threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+    begun = time.monotonic()
+    try:
+        with model.interrupted_by_signals():
+            for _ in range(50):
+                list(model.generate(prompt, SamplingParameters(), num_predict=1))
+                model.evaluator.cache.remove(0, 0)
+                model._conversation.tokens.clear()
+    except KeyboardInterrupt:
+        print("interrupted with", len(model._conversation.tokens), "tokens kept")
+    print(len(list(model.generate([5, 6], SamplingParameters(), num_predict=1))) > 0)
+"""
+
+
+def test_a_signal_interrupts_the_computation_and_the_model_goes_on_working(tmp_path: Path) -> None:
+    path = write_tiny_llama(tmp_path / "deep.gguf", blocks=24, hidden=256)
+    command = [sys.executable, "-c", INTERRUPTED, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.stderr == ""
+    assert done.stdout.splitlines() == ["interrupted with 0 tokens kept", "True"]

@@ -19,16 +19,8 @@ class _Decoder:
         return ""
 
 
-class _Tokenizer:
-    def __init__(self, pieces: list[str]) -> None:
-        self.pieces = pieces
-
-    def decoder(self) -> _Decoder:
-        return _Decoder(self.pieces)
-
-
 def stream(pieces: list[str], stop: list[str]) -> tuple[list[str], bool]:
-    text = TextStream(_Tokenizer(pieces), stop)
+    text = TextStream(_Decoder(pieces), stop)
     shown = []
     for token in range(len(pieces)):
         shown.append(text.feed(token))

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.kvcache.drive import ConfiguredBackend, MakeBackend
 
-from kvcache.drive import ConfiguredBackend, MakeBackend
 from puna.gguf import GGMLType, GGUFWriter
 from puna.ml import Backend, BackendParams, new_backend
 

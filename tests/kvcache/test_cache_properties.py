@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.kvcache.drive import ConfiguredBackend, books, masks, ready
 
-from kvcache.drive import ConfiguredBackend, books, masks, ready
 from puna.kvcache import CacheFull, Causal, Chunked, ShiftRefused, SlidingWindow
 from puna.ml import Backend, CacheConfig, Tensor
 

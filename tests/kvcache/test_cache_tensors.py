@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from tests.kvcache.drive import MakeBackend, ready, step
 
-from kvcache.drive import MakeBackend, ready, step
 from puna.errors import InvalidOption
 from puna.kvcache import Causal, Composed, SlidingWindow
 from puna.ml import Backend, CacheConfig, DType, RopeParameters, Tensor

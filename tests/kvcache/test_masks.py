@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
+from tests.kvcache.drive import PLAIN, MakeBackend, books, masks, ready, visible
 
-from kvcache.drive import PLAIN, MakeBackend, books, masks, ready, visible
 from puna.errors import InvalidOption
 from puna.kvcache import CacheFull, Causal, Chunked, Composed, ShiftRefused, SlidingWindow
 from puna.ml import CacheConfig, DType, Tensor

@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.models import hf_models
+from tests.models.driver import WAYS, evaluate, opened
+from tests.models.hf_to_gguf import write_gemma3
 
-from models import hf_models
-from models.driver import WAYS, evaluate, opened
-from models.hf_to_gguf import write_gemma3
 from puna.ml import BackendParams, DType
 
 pytestmark = pytest.mark.transformers

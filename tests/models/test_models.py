@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.models.hf_to_gguf import State, write
 
-from models.hf_to_gguf import State, write
 from puna.errors import GGUFError, UnsupportedModel, WeightError
 from puna.gguf import Metadata, metadata_of
 from puna.kvcache import Causal, Composed

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
+from tests.nn.files import random, write
 
-from nn.files import random, write
 from puna.errors import WeightError
 from puna.ml import BackendParams, new_backend
 from puna.ml.nn import Embedding, Linear, Module, Projections, RMSNorm, Weight, bind

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.nn.files import Floats, bound, compute, random, write
 
-from nn.files import Floats, bound, compute, random, write
 from puna.ml import Context, Tensor
 from puna.ml.nn import (
     Embedding,

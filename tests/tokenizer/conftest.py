@@ -4,8 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-from tokenizer.oracle import LlamaCpp
+from tests.tokenizer.oracle import LlamaCpp
 
 
 @pytest.fixture(scope="session")

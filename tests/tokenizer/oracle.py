@@ -5,7 +5,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-import xllamacpp
+import xllamacpp  # type: ignore[import-untyped]  # has no annotations
 
 
 class LlamaCpp:

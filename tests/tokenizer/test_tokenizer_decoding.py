@@ -1,15 +1,24 @@
 """Ids back to text: whole, and token by token without ever breaking a character."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.tokenizer.texts import sample
+from tests.tokenizer.vocabularies import (
+    Recipe,
+    byte_level,
+    load,
+    marked_bpe,
+    recipe_of,
+    sentencepiece_model,
+    write,
+)
 
 from puna.errors import InvalidOption
 from puna.tokenizer import IncrementalDecoder, Tokenizer
-from tokenizer.texts import sample
-from tokenizer.vocabularies import Recipe, byte_level, load, marked_bpe, recipe_of, sentencepiece_model, write
 
 # Surrogates are no characters.
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=80)
@@ -119,11 +128,12 @@ def test_special_tokens_are_shown_on_demand(byte_tokenizer: Tokenizer) -> None:
 
 @pytest.mark.parametrize("id", [-1, -3000, 3000, 1 << 31, 1 << 63])
 def test_ids_outside_the_vocabulary_are_refused(byte_tokenizer: Tokenizer, id: int) -> None:
-    for use in (
+    uses: tuple[Callable[[], str], ...] = (
         lambda: byte_tokenizer.decode([5, id]),
         lambda: byte_tokenizer.decoder().feed(id),
         lambda: byte_tokenizer.token_text(id),
-    ):
+    )
+    for use in uses:
         with pytest.raises(InvalidOption, match=f"{id} is outside the vocabulary of 3000"):
             use()
 

@@ -5,11 +5,8 @@ import resource
 from pathlib import Path
 
 import pytest
-
-from puna.tokenizer import Tokenizer, chunks
-from puna.tokenizer.pretokenizers import PRE_TOKENIZERS
-from tokenizer.texts import sample
-from tokenizer.vocabularies import (
+from tests.tokenizer.texts import sample
+from tests.tokenizer.vocabularies import (
     NORMAL,
     Recipe,
     byte_level,
@@ -20,6 +17,9 @@ from tokenizer.vocabularies import (
     wordpiece,
     write,
 )
+
+from puna.tokenizer import Tokenizer, chunks
+from puna.tokenizer.pretokenizers import PRE_TOKENIZERS
 
 
 @pytest.fixture(scope="module")

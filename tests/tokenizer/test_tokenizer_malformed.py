@@ -10,10 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
-from puna.errors import GGUFError, ModelError, PunaError
-from puna.gguf.writer import GGUFWriter
-from tokenizer.vocabularies import (
+from tests.tokenizer.vocabularies import (
     BYTE,
     NORMAL,
     PREFIX,
@@ -28,6 +25,9 @@ from tokenizer.vocabularies import (
     wordpiece,
     write,
 )
+
+from puna.errors import GGUFError, ModelError, PunaError
+from puna.gguf.writer import GGUFWriter
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def test_ids_outside_the_vocabulary_are_refused(
         load(write(recipe.having(**{key: -1}), tmp_path / "n.gguf"))
 
 
-BAD = {
+BAD: dict[str, tuple[Callable[[Recipe], Recipe], str]] = {
     "duplicate": (lambda r: r.with_token(str(r.tokens[-1]), NORMAL), "occurs twice"),
     "type": (lambda r: r.with_token("new token", 7), "is 7, which is no token type"),
     "negative type": (lambda r: r.with_token("new token", -1), "is -1, which is no token type"),
@@ -214,7 +214,7 @@ def test_damaged_normalization_maps_are_refused(
         load(write(recipe, tmp_path / "m.gguf"))
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 1 << 32), count=st.integers(1, 300))
 def test_a_map_with_changed_bytes_is_refused_or_harmless(
     recipes: dict[str, Recipe], tmp_path: Path, seed: int, count: int

@@ -8,15 +8,15 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-import regex
+import regex  # type: ignore[import-untyped]  # has no annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.tokenizer.texts import RANGES
+from tests.tokenizer.vocabularies import CONTROL, NORMAL, USER_DEFINED, Recipe, byte_level, load, write
 from tokenizers import Regex, pre_tokenizers
 
 from puna.errors import UnsupportedModel
 from puna.tokenizer.pretokenizers import PRE_TOKENIZERS
-from tokenizer.texts import RANGES
-from tokenizer.vocabularies import CONTROL, NORMAL, USER_DEFINED, Recipe, byte_level, load, write
 
 STAGES = sorted({row.stages for row in PRE_TOKENIZERS.values()})
 

@@ -8,10 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sentencepiece import SentencePieceProcessor
-
-from puna.tokenizer import Tokenizer
-from tokenizer.texts import sample
-from tokenizer.vocabularies import (
+from tests.tokenizer.texts import sample
+from tests.tokenizer.vocabularies import (
     CONTROL,
     NORMAL,
     Recipe,
@@ -21,6 +19,8 @@ from tokenizer.vocabularies import (
     sentencepiece_model,
     write,
 )
+
+from puna.tokenizer import Tokenizer
 
 Pair = tuple[Tokenizer, SentencePieceProcessor]
 

@@ -6,11 +6,20 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.tokenizer.vocabularies import (
+    CONTROL,
+    NORMAL,
+    UNKNOWN,
+    USER_DEFINED,
+    Recipe,
+    byte_level,
+    load,
+    write,
+)
 
 from puna.errors import ModelError
 from puna.tokenizer.bpe import byte_alphabet
 from puna.tokenizer.special import longest_match
-from tokenizer.vocabularies import CONTROL, NORMAL, UNKNOWN, USER_DEFINED, Recipe, byte_level, load, write
 
 LETTERS = list(byte_alphabet())
 

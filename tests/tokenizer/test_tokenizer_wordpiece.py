@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.tokenizer.texts import sample
+from tests.tokenizer.vocabularies import load, wordpiece, write
 from tokenizers import Tokenizer as Native
 
 from puna.tokenizer import Tokenizer
-from tokenizer.texts import sample
-from tokenizer.vocabularies import load, wordpiece, write
 
 Pair = tuple[Tokenizer, Native]
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import sentencepiece
+from tests.tokenizer.texts import sample
 from tokenizers import Regex, normalizers, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Native
 from tokenizers import models as native_models
@@ -18,7 +19,6 @@ from puna.gguf import GGUFFile
 from puna.gguf.types import GGMLType, ValueType
 from puna.gguf.writer import GGUFWriter
 from puna.tokenizer import Tokenizer, TokenType, load_tokenizer
-from tokenizer.texts import sample
 
 PREFIX = "tokenizer.ggml."
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, BYTE = (

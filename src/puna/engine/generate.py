@@ -108,7 +108,7 @@ def generate(
     clock = _Clock(time.perf_counter())
     logits = evaluate_prompt(evaluator, conversation, prompt, num_batch)
     clock.prompt_done = time.perf_counter()
-    text = TextStream(tokenizer, stop)
+    text = TextStream(tokenizer.decoder(), stop)
     room = num_ctx - len(prompt)
     limit = room if num_predict < 0 else min(num_predict, room)
     count, reason = 0, "length"

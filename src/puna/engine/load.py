@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Self
@@ -11,6 +12,7 @@ from puna.engine.evaluator import Evaluator
 from puna.engine.events import Event
 from puna.engine.generate import Conversation, generate
 from puna.engine.options import LoadOptions
+from puna.engine.signals import interrupted_by_signals
 from puna.gguf import Metadata
 from puna.ml import (
     AllocationStatus,
@@ -73,6 +75,10 @@ class LoadedModel:
             num_predict=num_predict,
             stop=stop,
         )
+
+    def interrupted_by_signals(self) -> AbstractContextManager[None]:
+        """While inside, Ctrl-C ends a computation at once; see `puna.engine.signals`."""
+        return interrupted_by_signals(self.backend)
 
     def close(self) -> None:
         """Frees everything. Closing twice is harmless."""

@@ -1,8 +1,17 @@
 """From tokens to text that may be shown: whole characters, and nothing of a stop string."""
 
 from collections.abc import Sequence
+from typing import Protocol
 
-from puna.tokenizer import Tokenizer
+
+class Decoder(Protocol):
+    """Turns tokens into whole characters, see `puna.tokenizer.IncrementalDecoder`."""
+
+    def feed(self, token: int, /) -> str:
+        """Text that the token completes."""
+
+    def flush(self) -> str:
+        """What is left of an incomplete character."""
 
 
 class TextStream:
@@ -12,8 +21,8 @@ class TextStream:
         stopped: a stop string has appeared; the text ends before it.
     """
 
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> None:
-        self._decoder = tokenizer.decoder()
+    def __init__(self, decoder: Decoder, stop: Sequence[str] = ()) -> None:
+        self._decoder = decoder
         self._stop = [text for text in stop if text]
         self._held = ""
         self.stopped = False
