@@ -50,7 +50,7 @@ class BackendParams:
         fuse: store the weights of projections that share their input as one matrix.
         repack: store weights in the processor's preferred order where it has one.
         transcode: file types without a fast kernel (Q4_1, Q5_0, …) become one that has, see docs/ml.md;
-            None does so where all of them together make the model's weights less than a fifth larger.
+            None does so as long as the model's weights together grow by less than a fifth.
         rpc_servers: `host:port` of ggml RPC servers, whose devices come after the local ones.
     """
 

@@ -382,7 +382,7 @@ class Tensor(ABC):
             raise InvalidOption(f"slice {low}:{high}:{step} is not inside axis {axis} of shape {self.shape}")
         is_last = axis == len(self.shape) - 1
         if is_last and self.dtype not in rules.PLAIN:
-            raise InvalidOption(f"type {self.dtype.name} cannot be sliced along its last axis: it lies in blocks")
+            raise InvalidOption(f"type {self.dtype.name} lies in blocks along the last axis: no slices of it")
         if step > 1 and is_last:
             return self._every(low, high, step)
         shape, strides = list(self.shape), [self.stride(a) for a in range(len(self.shape) - 1)]

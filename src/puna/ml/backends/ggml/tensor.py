@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 _NUMPY = {DType.F32: np.float32, DType.F16: np.float16, DType.I32: np.int32, DType.I64: np.int64}
 _TYPE_IDS = {dtype: int(GGMLType[dtype.name]) for dtype in DType if dtype is not DType.OTHER}
 _DTYPES = {type_id: dtype for dtype, type_id in _TYPE_IDS.items()}
+_GELU_SCALE = 2.0 * math.sqrt(2.0 / math.pi)
+_MANY_ROWS = 32
 _PRECISION_F32 = 10
 _SORT_ASCENDING = 0
 _POOL_AVERAGE = 1
@@ -276,7 +278,13 @@ class GGMLTensor(Tensor):
         return self._gated("swiglu", self.library.ggml_swiglu_split, up)
 
     def geglu(self, up: Tensor) -> GGMLTensor:
-        return self._gated("geglu", self.library.ggml_geglu_split, up)
+        if self.shape[0] < _MANY_ROWS or self.dtype is not DType.F32:
+            return self._gated("geglu", self.library.ggml_geglu_split, up)
+        # ggml looks the kernel up in a table, element by element; for many rows these five vectorised
+        # passes take a third of the time: with s = 2 sqrt(2 / pi) (1 + 0.044715 x²), gelu(x) = silu(s x) / s.
+        rules.gated("geglu", self, up)
+        stretch = self.mul(self).scale(_GELU_SCALE * 0.044715, _GELU_SCALE)
+        return stretch.mul(self).swiglu(up).div(stretch)
 
     def reglu(self, up: Tensor) -> GGMLTensor:
         return self._gated("reglu", self.library.ggml_reglu_split, up)

@@ -7,12 +7,13 @@ have one, see `Change` and docs/ml.md:
   Q4_0 bit for bit, plus m + 8 d for every element of the block. So a product with a Q4_1 matrix is one with
   a Q4_0 matrix, plus one of the block's offsets with the sums of 32 elements of the vector each. It takes
   the same memory and rounds nothing but the offsets, to F16.
-- Q5_1 becomes Q8_0, which holds its values to within 0.4 % of the block's largest.
+- Q5_0 holds x = d q, with q from -16 to 15 and one d for 32 elements: Q8_0 with the same d and q, exactly.
+- Q5_1 becomes Q8_0 by rounding, to within 0.4 % of the block's largest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -29,7 +30,7 @@ BLOCK = 32
 """Elements that share an offset."""
 
 _ROWS_AT_ONCE = 4096
-_Q4_1_BYTES, _Q4_1_HEAD = 20, 4
+_Q4_1_BYTES, _Q4_1_HEAD, _Q5_0_BYTES = 20, 4, 22
 
 Convert = Callable[["Library", Array, TensorInfo], Array]
 
@@ -67,6 +68,15 @@ def _offsets_of_q4_1(library: Library, content: Array, source: TensorInfo) -> Ar
     return offsets.view(np.uint8)
 
 
+def _q8_0_of_q5_0(library: Library, content: Array, source: TensorInfo) -> Array:
+    blocks = content.reshape(-1, _Q5_0_BYTES)
+    high = np.unpackbits(blocks[:, 2:6], axis=1, bitorder="little") << np.uint8(4)
+    nibbles = blocks[:, 6:]
+    low = np.concatenate((nibbles & np.uint8(15), nibbles >> np.uint8(4)), axis=1)
+    packed: Array = np.concatenate((blocks[:, :2], (low | high) - np.uint8(16)), axis=1)
+    return packed.reshape(-1)
+
+
 def _q8_0_of_any(library: Library, content: Array, source: TensorInfo) -> Array:
     width, target = source.shape[-1], GGMLType.Q8_0
     row_in, row_out = source.type.nbytes((width,)), target.nbytes((width,))
@@ -84,16 +94,7 @@ def _q8_0_of_any(library: Library, content: Array, source: TensorInfo) -> Array:
 
 CHANGES = {
     GGMLType.Q4_1: Change(GGMLType.Q4_0, _q4_0_of_q4_1, _offsets_of_q4_1),
+    GGMLType.Q5_0: Change(GGMLType.Q8_0, _q8_0_of_q5_0),
     GGMLType.Q5_1: Change(GGMLType.Q8_0, _q8_0_of_any),
 }
 """What becomes of the types without a fast kernel."""
-
-
-def growth(tensors: Iterable[TensorInfo]) -> float:
-    """By which share all the weights together grow if every matrix of a slow type is changed."""
-    before = after = 0
-    for tensor in tensors:
-        before += tensor.nbytes
-        change = CHANGES.get(tensor.type)
-        after += tensor.nbytes if change is None else change.nbytes(tensor.shape)
-    return (after - before) / before if before else 0.0

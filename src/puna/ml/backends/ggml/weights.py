@@ -7,6 +7,7 @@ fastest; or plain, a copy. Other devices always hold plain copies.
 
 from __future__ import annotations
 
+import math
 import platform
 import sys
 from collections.abc import Mapping, Sequence
@@ -109,10 +110,7 @@ class Weights:
         # For each weight its own tensor, one of offsets, and a product to ask about.
         tensors = 5 * (2 * len(file.tensors) + 8)
         self._context = access.new_context(library, tensors * library.ggml_tensor_overhead())
-        transcoding = params.transcode
-        if transcoding is None:
-            transcoding = transcode.growth(file.tensors.values()) < _TRANSCODE_GROWTH
-        self._changes = transcode.CHANGES if transcoding else {}
+        self._room = self._room_to_grow()
 
     def get(self, sources: tuple[TensorInfo, ...], rows: bool) -> GGMLTensor | None:
         """The tensor for the rows of `sources`; None if it is new and nothing can be added any more."""
@@ -136,9 +134,26 @@ class Weights:
         """Frees the tensors' metadata."""
         self.library.ggml_free(self._context)
 
+    def _room_to_grow(self) -> float:
+        """Bytes that transcoding may add."""
+        if self.params.transcode is None:
+            return _TRANSCODE_GROWTH * sum(tensor.nbytes for tensor in self.file.tensors.values())
+        return math.inf if self.params.transcode else -1.0
+
+    def _change(self, sources: Sequence[TensorInfo], rows: bool) -> transcode.Change | None:
+        """What these become in memory, if that is faster and there is room for it."""
+        change = transcode.CHANGES.get(sources[0].type)
+        if change is None or rows or len(sources[0].shape) != 2:
+            return None
+        growth = sum(change.nbytes(source.shape) - source.nbytes for source in sources)
+        if growth > self._room:
+            return None
+        self._room -= growth
+        return change
+
     def _plan(self, sources: tuple[TensorInfo, ...], rows: bool) -> GGMLTensor:
         shape = _joined(sources)
-        change = self._changes.get(sources[0].type) if len(shape) == 2 and not rows else None
+        change = self._change(sources, rows)
         if change is None:
             return self._tensor(self._add(sources, shape, sources[0].type, rows))
         tensor = self._tensor(self._add(sources, shape, change.type, rows, change.convert))
