@@ -6,7 +6,10 @@ import pytest
 from tests.nn.files import random, write
 
 from puna.errors import WeightError
+from puna.gguf import GGUFFile
 from puna.ml import BackendParams, new_backend
+from puna.ml.backends.reference.backend import ReferenceBackend
+from puna.ml.backends.reference.tensor import ReferenceTensor
 from puna.ml.nn import Embedding, Linear, Module, Projections, RMSNorm, Weight, bind
 
 
@@ -118,6 +121,30 @@ def test_tensors_that_are_knowingly_ignored(tmp_path: Path) -> None:
     _bind(tmp_path, {"v.blk.0.q": (1,), "mm.x": (1,)}, ignored=("v.*", "mm.*"))
     with pytest.raises(WeightError, match=r"nothing uses mm\.x$"):
         _bind(tmp_path, {"v.blk.0.q": (1,), "mm.x": (1,)}, ignored=("v.*",))
+
+
+class RecordingBackend(ReferenceBackend):
+    """Remembers in which role each weight was asked for."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(GGUFFile.open(path), BackendParams())
+        self.asked: list[tuple[str, bool]] = []
+
+    def get(self, name: str, *, rows: bool = False) -> ReferenceTensor | None:
+        self.asked.append((name, rows))
+        return super().get(name, rows=rows)
+
+
+def test_a_shared_table_is_asked_for_in_both_roles(tmp_path: Path) -> None:
+    write(tmp_path / "model.gguf", {name: random(*shape) for name, shape in SHAPES.items()})
+    with RecordingBackend(tmp_path / "model.gguf") as backend:
+        bind(Model(), backend)
+        assert [entry for entry in backend.asked if entry[0] == "token_embd.weight"] == [
+            ("token_embd.weight", True),
+            ("token_embd.weight", False),
+        ]
+        # Members of a group that is stored as one are not asked for: the backend would keep them twice.
+        assert not {"blk.0.q.weight", "blk.0.k.weight"} & {name for name, _ in backend.asked}
 
 
 def test_a_weight_that_was_not_bound() -> None:
