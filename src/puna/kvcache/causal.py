@@ -1,6 +1,6 @@
 """Causal caches: a token sees its own sequence's earlier tokens, all of them or the latest."""
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Set
 
 import numpy as np
 
@@ -158,13 +158,13 @@ class _Limited(Causal):
     """A cache that lets go of tokens which no later token sees."""
 
     def _forget(self, positions: Positions, sequences: Numbers) -> None:
-        present = {int(sequences[0])} if sequences.size == 1 else set(sequences.tolist())
-        for sequence in present:
-            self._forget_before(sequence, int(positions[sequences == sequence].min()))
+        first = _first_positions(positions, sequences)
+        for sequence, position in first.items():
+            self._forget_before(sequence, position)
         if self.cells.free < positions.size:
-            self._forget_absent(present)
+            self._forget_absent(first.keys())
 
-    def _forget_absent(self, present: set[int]) -> None:
+    def _forget_absent(self, present: Set[int]) -> None:
         """The same for sequences that take no part in the batch: they stop where they stand."""
         for sequence in set(range(MAX_SEQUENCES)) - present:
             held = self.cells.held(sequence)
@@ -224,6 +224,13 @@ class Chunked(_Limited):
 
     def cells_needed(self, sequences: int, capacity: int, max_batch: int) -> int:
         return min(sequences * capacity, sequences * self._chunk + max_batch)
+
+
+def _first_positions(positions: Positions, sequences: Numbers) -> dict[int, int]:
+    """The lowest position of each sequence in a batch."""
+    if positions.size == 1:
+        return {int(sequences[0]): int(positions[0])}
+    return {sequence: int(positions[sequences == sequence].min()) for sequence in set(sequences.tolist())}
 
 
 def _padded(count: int, multiple: int) -> int:

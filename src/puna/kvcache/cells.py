@@ -46,7 +46,7 @@ class Cells:
         """The first `count` free cells, in order; there must be as many."""
         if not self._holes:
             return np.arange(self.used, self.used + count)
-        holes = np.flatnonzero(self.members[: self.used] == 0)[:count]
+        holes: Numbers = (self.members[: self.used] == 0).nonzero()[0][:count]
         if holes.size == count:
             return holes
         return np.concatenate((holes, np.arange(self.used, self.used + count - holes.size)))
@@ -76,7 +76,8 @@ class Cells:
             chosen &= positions >= begin
         if end is not None:
             chosen &= positions < end
-        return np.flatnonzero(chosen)
+        cells: Numbers = chosen.nonzero()[0]
+        return cells
 
     def drop(self, sequence: int, cells: Numbers) -> None:
         """Takes cells away from a sequence that owns them."""
