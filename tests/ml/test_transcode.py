@@ -1,9 +1,9 @@
 """Weights in types without a fast kernel hold the same values after they were changed for one."""
 
-import gguf
 import numpy as np
 import pytest
 
+import gguf
 import puna.ggml
 from puna.gguf import GGMLType, TensorInfo
 from puna.ml.backends.ggml import transcode

@@ -99,6 +99,8 @@ class InsufficientMemory(PunaError):
         memory: every allocation attempted so far; the failed one has status FAILED.
     """
 
+    memory: BackendMemory
+
     def __init__(self, memory: BackendMemory) -> None:
         super().__init__(f"insufficient memory - required allocations: {memory}")
         self.memory = memory
