@@ -11,7 +11,7 @@ import pytest
 
 from puna.errors import BackendError, Interrupted, InvalidOption
 from puna.gguf import GGMLType, GGUFWriter
-from puna.ml import AllocationStatus, Backend, BackendParams, DType, new_backend
+from puna.ml import AllocationStatus, Backend, BackendParams, DType, InsufficientMemory, new_backend
 from puna.ml.array import Array
 
 if TYPE_CHECKING:
@@ -152,6 +152,28 @@ def test_a_plan_equals_what_is_allocated(name: str, model: Model) -> None:
     assert real.cpu.weights[0].status is AllocationStatus.ALLOCATED
     assert (planned.size, planned.cpu.graph.size) == (real.size, real.cpu.graph.size)
     assert [entry.size for entry in planned.cpu.cache] == [entry.size for entry in real.cpu.cache]
+
+
+@BACKENDS
+def test_running_out_of_memory(name: str, model: Model) -> None:
+    with new_backend(model[0], name=name) as backend, backend.new_context() as context:
+        with pytest.raises(InsufficientMemory) as caught:
+            context.layer(1).zeros(DType.F16, 1 << 24, 1 << 25)
+        entry = caught.value.memory.cpu.cache[1]
+        assert (entry.status, entry.size) == (AllocationStatus.FAILED, 1 << 50)
+        assert f"{1 << 50}F" in str(caught.value)
+        with pytest.raises(InsufficientMemory):
+            context.input().zeros(DType.F32, 1 << 24, 1 << 24)
+        assert context.input().zeros(DType.F32, 4).floats().sum() == 0
+
+
+@BACKENDS
+def test_running_out_of_memory_for_results(name: str, model: Model) -> None:
+    with new_backend(model[0], name=name) as backend, backend.new_context() as context:
+        huge = context.input().from_floats([1], 1, 1).repeat(0, 1 << 24).repeat(1, 1 << 24)
+        with pytest.raises(InsufficientMemory) as caught:
+            context.forward(huge).compute(huge)
+        assert caught.value.memory.cpu.graph.status is AllocationStatus.FAILED
 
 
 def test_weights_cannot_be_written(lab: Lab) -> None:

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, field
 from threading import Event
 
-from puna.ml.memory import AllocationStatus, BackendMemory, DeviceMemory, Memory
+from puna.ml.memory import AllocationStatus, BackendMemory, DeviceMemory, InsufficientMemory, Memory
 
 _BLOCK = re.compile(r"^blk\.(\d+)\.")
 
@@ -47,14 +47,21 @@ class Booking:
         entry = self.report.input_weights if rows else self.report.cpu.weights[layer]
         entry.add(nbytes, self._status)
 
-    def book_cache(self, layer: int, nbytes: int) -> None:
-        """Storage of one layer."""
-        self.report.cpu.cache[min(layer, self.blocks)].add(nbytes, self._status)
+    def book_cache(self, layer: int, nbytes: int) -> Memory:
+        """Storage of one layer; returns the entry."""
+        entry = self.report.cpu.cache[min(layer, self.blocks)]
+        entry.add(nbytes, self._status)
+        return entry
 
     def book_graph(self, nbytes: int) -> None:
         """Intermediate results of the largest graph so far."""
         if nbytes > self.report.cpu.graph.size:
             self.report.cpu.graph = Memory(nbytes, self._status)
+
+    def refused(self, entry: Memory) -> InsufficientMemory:
+        """The error for an entry whose memory could not be had."""
+        entry.status = AllocationStatus.FAILED
+        return InsufficientMemory(self.copy())
 
     def copy(self) -> BackendMemory:
         """The report as it is now."""

@@ -51,12 +51,15 @@ class ReferenceContext(Context):
         rules.whole_blocks(type_, shape)
         memory = Memory(type_.nbytes(shape))
         booking = self.graph.booking
-        if self._place != _INPUT:
-            booking.book_cache(self._place, memory.nbytes)
+        is_input = self._place == _INPUT
+        entry = booking.report.cpu.graph if is_input else booking.book_cache(self._place, memory.nbytes)
         if booking.allocating:
-            memory.data = np.full(memory.nbytes, fill, np.uint8)
+            try:
+                memory.data = np.full(memory.nbytes, fill, np.uint8)
+            except MemoryError as error:
+                raise booking.refused(entry) from error
         self.graph.owned.append(memory)
-        return ReferenceTensor(type_, shape, memory, graph=self.graph if self._place == _INPUT else None)
+        return ReferenceTensor(type_, shape, memory, graph=self.graph if is_input else None)
 
     def from_floats(self, values: Sequence[float] | Array, *shape: int) -> ReferenceTensor:
         return self._filled(np.asarray(values, np.float32), DType.F32, shape)

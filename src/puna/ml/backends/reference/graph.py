@@ -94,14 +94,20 @@ class Graph:
         if not self.booking.allocating:
             raise BackendError("the backend only plans memory: nothing can be computed")
         self.reserve()
+        try:
+            self._run_steps()
+        except MemoryError as error:
+            raise self.booking.refused(self.booking.report.cpu.graph) from error
+        self.has_run = True
+        self.results = results
+        self.booking.latest = self
+
+    def _run_steps(self) -> None:
         with np.errstate(all="ignore"):
             for step in self.order:
                 if self.booking.interrupted.is_set():
                     raise Interrupted("the computation was interrupted")
                 step.run()
-        self.has_run = True
-        self.results = results
-        self.booking.latest = self
 
     def reserve(self) -> None:
         """Books the memory of all steps' results."""

@@ -330,7 +330,8 @@ class ReferenceTensor(Tensor):
 
     def repeat(self, axis: int, n: int) -> ReferenceTensor:
         shape = rules.repeat(self, axis, n)
-        return self._arrange(lambda x: np.concatenate([x] * n, axis), shape=shape)
+        counts = [after // before for after, before in zip(shape, self.shape, strict=True)]
+        return self._arrange(lambda x: np.tile(x, counts), shape=shape)
 
     def concat(self, other: Tensor, axis: int) -> ReferenceTensor:
         shape = rules.concat(self, other, axis)
