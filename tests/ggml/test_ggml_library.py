@@ -1,6 +1,7 @@
 """Each installed ggml in a process of its own, and the errors of one that cannot be used."""
 
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import puna.ggml
 from puna.errors import BackendError
 from puna.ggml import ABORT_STATUS, Candidate, Library, access, library, processor
 from puna.ggml.locate import PREFIX, SUFFIX
+from puna.settings import prepare_ggml
 
 RunPython = Callable[..., subprocess.CompletedProcess[str]]
 PYTHON_API = 4  # ctypes' flag of functions that keep the interpreter lock
@@ -170,6 +172,19 @@ def test_a_library_compiled_for_another_processor(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(processor, "features", frozenset)
     with pytest.raises(BackendError, match=r"compiled for a processor with .*, which this one lacks"):
         library.check_processor(puna.ggml.load())
+
+
+@pytest.mark.parametrize(
+    ("chosen", "spin"), [({}, "2000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)]
+)
+def test_waiting_threads_sleep_soon_unless_the_user_says_otherwise(
+    chosen: dict[str, str], spin: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("GOMP_", "OMP_"))}
+    monkeypatch.setattr(os, "environ", environment | chosen)
+    prepare_ggml()
+    assert os.environ.get("GOMP_SPINCOUNT") == spin
+    assert os.environ["GGML_NO_BACKTRACE"] == "1"
 
 
 def test_the_tensor_fields_are_live() -> None:

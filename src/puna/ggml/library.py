@@ -23,7 +23,7 @@ from puna.ggml import layouts, processor
 from puna.ggml.functions import FUNCTIONS
 from puna.ggml.layouts import ggml_init_params, ggml_tensor
 from puna.ggml.locate import Candidate, candidates
-from puna.settings import ggml_path, keep_ggml_quiet
+from puna.settings import ggml_path, prepare_ggml
 
 ABORT_STATUS = 1
 """Exit status of a process in which ggml gave up."""
@@ -240,6 +240,6 @@ def load(path: Path | None = None) -> Library:
         return library
     if not found:
         raise BackendError("the ggml library is not installed; run: pip install libggml-python")
-    keep_ggml_quiet()
+    prepare_ggml()
     _loaded["ggml"] = Library(found[0])
     return _loaded["ggml"]
