@@ -129,6 +129,6 @@ def test_fifty_megabytes_fit_in_memory(
     long = unit * (50_000_000 // len(unit.encode()))
     before = peak()
     ids = tokenizer.encode(long)
-    assert len(ids) > 100
+    assert len(ids) > 10
     # The list of ids itself takes 8 bytes each and as much again while it grows.
     assert peak() - before < 1000

@@ -228,7 +228,7 @@ def test_a_map_with_changed_bytes_is_refused_or_harmless(
     try:
         tokenizer = load(path)
     except ModelError as error:
-        assert "damaged" in str(error)
+        assert "precompiled_charsmap" in str(error)
         return
     every = "".join(chr(c) for c in range(0x3400) if not 0xD800 <= c < 0xE000) + "ﷺ㌀Ａ１"
     assert max(tokenizer.encode(every)) < tokenizer.vocab_size
