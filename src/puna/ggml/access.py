@@ -12,6 +12,9 @@ _SOURCES_SIZE = ggml_tensor.src.size
 _BUFFER = ggml_tensor.buffer.offset
 _DATA = ggml_tensor.data.offset
 
+Int64s = ctypes.Array[ctypes.c_int64]
+"""An array of C's `int64_t`, which a function takes by its address."""
+
 _ToFloat = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
 _ExtraBufferTypes = ctypes.CFUNCTYPE(ctypes.POINTER(ctypes.c_void_p), ctypes.c_void_p)
 
@@ -22,6 +25,11 @@ def new_context(library: Library, size: int) -> int:
     if not context:
         raise MemoryError(f"no memory for {size} bytes of graph metadata")
     return int(context)
+
+
+def int64s(values: Sequence[int]) -> Int64s:
+    """The values as C's `int64_t[]`."""
+    return (ctypes.c_int64 * len(values))(*values)
 
 
 def strides(tensor: int) -> tuple[int, ...]:

@@ -6,7 +6,6 @@ checks come first because the library ends the process when a shape does not fit
 
 from __future__ import annotations
 
-import ctypes
 import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, cast
@@ -55,10 +54,9 @@ def dtype_of(type_number: int) -> DType:
     return _DTYPES.get(type_number, DType.OTHER)
 
 
-def extents(shape: Sequence[int]) -> ctypes.Array[ctypes.c_int64]:
+def extents(shape: Sequence[int]) -> access.Int64s:
     """The four sizes of `shape` in ggml's order."""
-    padded = [*reversed(shape), 1, 1, 1, 1][:_MAX_AXES]
-    return (ctypes.c_int64 * _MAX_AXES)(*padded)
+    return access.int64s([*reversed(shape), 1, 1, 1, 1][:_MAX_AXES])
 
 
 class GGMLTensor(Tensor):
@@ -154,11 +152,11 @@ class GGMLTensor(Tensor):
     def tobytes(self) -> bytes:
         self._require_readable()
         size = self.library.ggml_nbytes(self.handle)
-        content = ctypes.create_string_buffer(size)
-        self.library.ggml_backend_tensor_get(self.handle, ctypes.addressof(content), 0, size)
+        content = np.empty(size, np.uint8)
+        self.library.ggml_backend_tensor_get(self.handle, content.ctypes.data, 0, size)
         if self.dtype in _NUMPY and not self._is_contiguous():
-            return self._strided(np.frombuffer(content.raw, np.uint8)).tobytes()
-        return content.raw
+            return self._strided(content).tobytes()
+        return content.tobytes()
 
     def floats(self) -> Floats:
         if self.dtype in _NUMPY:
@@ -554,8 +552,8 @@ class GGMLTensor(Tensor):
         factor = 0 if factors is None else cast(GGMLTensor, factors).handle
         kind: tuple[int, ...] = (int(p.type), p.original_context)
         if p.type.is_multi:
-            sections = (ctypes.c_int * 4)(*[*p.sections, 0, 0, 0, 0][:4])
-            kind = (ctypes.addressof(sections), *kind)
+            sections = np.asarray([*p.sections, 0, 0, 0, 0][:4], np.int32)
+            kind = (sections.ctypes.data, *kind)
         rope = self.library.ggml_rope_multi if p.type.is_multi else self.library.ggml_rope_ext
         handle = rope(graph.handle, *operands, factor, p.dimensions, *kind, *last)
         return self._result(graph, handle, self.shape, self.dtype)

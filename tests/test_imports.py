@@ -1,0 +1,174 @@
+"""Which part of Puna may import which: imports point one way, and each concern has one place.
+
+docs/structure.md tells the same in words.
+"""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import puna
+
+ROOT = Path(puna.__file__).parent
+STRUCTURE = ROOT.parents[1] / "docs" / "structure.md"
+
+# What each part may import of the others, inside functions and for types too.
+ALLOWED: dict[str, set[str]] = {
+    "errors": set(),
+    "humanize": set(),
+    "settings": set(),
+    "gguf": {"errors"},
+    "template": {"errors"},
+    "sampling": {"errors"},
+    "tokenizer": {"errors"},
+    "ggml": {"errors", "settings"},
+    "ml": {"errors", "gguf", "ggml"},
+    "kvcache": {"errors", "ml"},
+    "models": {"errors", "gguf", "ml", "kvcache"},
+    "engine": {"errors", "gguf", "ml", "kvcache", "models", "sampling", "tokenizer"},
+    "chat": {"errors", "gguf", "template", "tokenizer"},
+    "store": {"errors", "gguf", "humanize"},
+    "registry": {"errors", "gguf", "settings", "store"},
+    "benchmark": {"errors", "engine"},
+    "cli": {
+        *("errors", "humanize", "settings", "gguf", "ggml", "ml", "sampling"),
+        *("engine", "benchmark", "chat", "store", "registry"),
+    },
+    "__main__": {"cli"},
+}
+
+# Of these folders a module may import only those named of its own folder.
+SIBLINGS = {
+    "models": {"base", "hyper"},
+    "cli/commands": set[str](),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Import:
+    """An import statement's module, in a file given relative to the package."""
+
+    file: Path
+    line: int
+    module: str
+
+    @property
+    def importer(self) -> str:
+        return self.file.parts[0].removesuffix(".py")
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line} imports {self.module}"
+
+
+def sources() -> Iterator[tuple[Path, ast.Module]]:
+    for path in sorted(ROOT.rglob("*.py")):
+        yield path.relative_to(ROOT), ast.parse(path.read_text(encoding="utf-8"))
+
+
+def imports() -> Iterator[Import]:
+    """Every import of the package, wherever in a file it stands; `from a import b` counts as `a.b`."""
+    for file, tree in sources():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                yield from (Import(file, node.lineno, alias.name) for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level == 0, f"{file}:{node.lineno} is a relative import"
+                for alias in node.names:
+                    yield Import(file, node.lineno, f"{node.module}.{alias.name}")
+
+
+def parts() -> set[str]:
+    """The package's folders and modules."""
+    found = {path.stem for path in ROOT.glob("*.py")} | {path.parent.name for path in ROOT.glob("*/*.py")}
+    return found - {"__init__"}
+
+
+def inner(module: str) -> str | None:
+    """The part of Puna that a module belongs to, None for other packages and for the version."""
+    names = module.split(".")
+    return names[1] if names[0] == "puna" and len(names) > 1 and names[1] != "__version__" else None
+
+
+def test_every_part_is_in_the_table_and_on_the_page() -> None:
+    assert parts() == ALLOWED.keys()
+    page = STRUCTURE.read_text(encoding="utf-8")
+    assert [part for part in ALLOWED if f"- `{part}`" not in page] == []
+
+
+def test_the_table_has_no_circles() -> None:
+    done: set[str] = set()
+    while len(done) < len(ALLOWED):
+        ready = {part for part, allowed in ALLOWED.items() if allowed <= done} - done
+        assert ready, f"these import each other: {sorted(ALLOWED.keys() - done)}"
+        done |= ready
+
+
+def test_imports_follow_the_table() -> None:
+    wrong = [
+        str(found)
+        for found in imports()
+        if (part := inner(found.module)) and part != found.importer and part not in ALLOWED[found.importer]
+    ]
+    assert wrong == []
+
+
+def test_the_table_allows_nothing_that_is_not_used() -> None:
+    used = {(found.importer, inner(found.module)) for found in imports()}
+    spare = {(part, other) for part, allowed in ALLOWED.items() for other in allowed - {"errors"}}
+    assert spare - used == set()
+
+
+@pytest.mark.parametrize("folder", SIBLINGS)
+def test_siblings_do_not_import_each_other(folder: str) -> None:
+    place = ["puna", *folder.split("/")]
+    wrong = []
+    for found in imports():
+        names = found.module.split(".")
+        if found.file.parent != Path(folder) or found.file.stem == "__init__":
+            continue
+        if names[: len(place)] == place and not SIBLINGS[folder] & {*names[len(place) :]}:
+            wrong.append(str(found))
+    assert wrong == []
+
+
+def test_ctypes_stays_with_ggml() -> None:
+    wrong = [str(f) for f in imports() if f.module.split(".")[0] == "ctypes" and f.importer != "ggml"]
+    assert wrong == []
+
+
+def test_the_environment_is_read_in_settings_only() -> None:
+    reading = {"environ", "environb", "getenv", "putenv"}
+    wrong = [str(f) for f in imports() if f.module.removeprefix("os.") in reading]
+    for file, tree in sources():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and node.attr in reading and ast.unparse(node.value) == "os":
+                wrong.append(f"{file}:{node.lineno}")
+    assert {place.split(":")[0] for place in wrong} == {"settings.py"}
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "puna",
+        "puna.cli.main",
+        "puna.cli.models",
+        "puna.cli.options",
+        "puna.cli.commands.run",
+        "puna.cli.commands.inspect",
+        "puna.engine.options",
+        "puna.gguf",
+        "puna.registry.pypi",
+        "puna.sampling.parameters",
+        "puna.store.library",
+        "puna.template.jinja",
+    ],
+)
+def test_what_only_handles_models_imports_no_compute_library(module: str) -> None:
+    code = f"import sys, {module}; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert not {"numpy", "ctypes", "puna.ggml", "puna.ml", "tokenizers", "sentencepiece"} & {*loaded.split()}
