@@ -15,10 +15,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
-        if REAL_MODELS & set(getattr(item, "fixturenames", ())):
+        if REAL_MODELS & {*getattr(item, "fixturenames", ()), *_parameters(item)}:
             item.add_marker("real_model")
         if item.get_closest_marker("slow") and not config.getoption("--slow"):
             item.add_marker(pytest.mark.skip(reason="long form: run with --slow"))
+
+
+def _parameters(item: pytest.Item) -> set[str]:
+    """The texts among a test's parameters, which may name fixtures."""
+    call = getattr(item, "callspec", None)
+    return set() if call is None else {value for value in call.params.values() if isinstance(value, str)}
 
 
 @pytest.fixture(scope="session")

@@ -11,15 +11,15 @@ import xllamacpp  # type: ignore[import-untyped]  # has no annotations
 class LlamaCpp:
     """llama.cpp's own tokenizer of a GGUF file, asked through its server on the loopback interface."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, context: int = 256, threads: int = 1) -> None:
         parameters = xllamacpp.CommonParams()
         parameters.model.path = str(path)
-        parameters.n_ctx = 256
+        parameters.n_ctx = context
         parameters.n_parallel = 1
         parameters.warmup = False
         parameters.verbosity = -1
         parameters.port = 0
-        parameters.cpuparams.n_threads = 1
+        parameters.cpuparams.n_threads = threads
         self._server = xllamacpp.Server(parameters)
 
     def _post(self, route: str, **body: Any) -> Any:
@@ -39,3 +39,17 @@ class LlamaCpp:
     def decode(self, ids: list[int]) -> str:
         text: str = self._post("/detokenize", tokens=ids)["content"]
         return text
+
+    def greedy(self, prompt: list[int], count: int) -> list[int]:
+        """The likeliest continuation of the prompt's tokens, `count` tokens or up to the end of the text."""
+        answer = self._post(
+            "/completion",
+            prompt=prompt,
+            n_predict=count,
+            temperature=0.0,
+            samplers=["temperature"],
+            cache_prompt=False,
+            return_tokens=True,
+        )
+        ids: list[int] = answer["tokens"]
+        return ids

@@ -117,6 +117,7 @@ def load_model(
         num_gpu_layers=-1 if options.num_gpu_layers is None else options.num_gpu_layers,
         tensor_split=options.tensor_split,
         transcode=options.transcode,
+        repack=options.repack,
         rpc_servers=options.rpc_servers,
     )
     limits: dict[int, int] = {}

@@ -21,6 +21,7 @@ class LoadOptions:
         num_batch: tokens of a prompt evaluated at once.
         num_parallel: sequences that can be in the cache at once, each with num_ctx tokens.
         transcode: store types without a fast kernel as one that has; None does so where it costs little.
+        repack: store weights in the processor's preferred order; None does so where that is faster.
         rpc_servers: `host:port` of ggml RPC servers to use as devices.
 
     Raises:
@@ -36,6 +37,7 @@ class LoadOptions:
     num_batch: int = 512
     num_parallel: int = 1
     transcode: bool | None = None
+    repack: bool | None = None
     rpc_servers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

@@ -48,7 +48,8 @@ class BackendParams:
         flash_attention: attention by the fused kernel.
         alloc_memory: False plans only: sizes are booked, nothing is allocated and nothing can be computed.
         fuse: store the weights of projections that share their input as one matrix.
-        repack: store weights in the processor's preferred order where it has one.
+        repack: store weights in the processor's preferred order: True wherever it has one, False nowhere,
+            None where that is faster.
         transcode: file types without a fast kernel (Q4_1, Q5_0, …) become one that has, see docs/ml.md;
             None does so as long as the model's weights together grow by less than a fifth.
         rpc_servers: `host:port` of ggml RPC servers, whose devices come after the local ones.
@@ -61,7 +62,7 @@ class BackendParams:
     flash_attention: bool = True
     alloc_memory: bool = True
     fuse: bool = True
-    repack: bool = True
+    repack: bool | None = None
     transcode: bool | None = None
     rpc_servers: tuple[str, ...] = ()
 

@@ -112,9 +112,11 @@ class Attention(Module):
     def __call__(self, x: Tensor, rotate: Transform, history: LayerHistory) -> Tensor:
         query, key, value = self.qkv(x)
         query = rotate(self.query_norm(split_heads(query, self.sizes.heads)))
+        # Scaled before its conversion to half precision, as llama.cpp does: results are equal to the bit.
+        query = query.scale(self.parameters.query_scale)
         key = rotate(self.key_norm(split_heads(key, self.sizes.kv_heads)))
         value = split_heads(value, self.sizes.kv_heads)
-        return self.output(attention(query, key, value, self.parameters.query_scale, history))
+        return self.output(attention(query, key, value, 1.0, history))
 
 
 class FeedForward(Module):

@@ -13,7 +13,7 @@ from puna.cli import terminal
 from puna.cli.models import resolve_model
 from puna.cli.progress import ProgressDisplay
 from puna.engine.events import Done, TextChunk
-from puna.errors import InvalidOption
+from puna.errors import Interrupted, InvalidOption
 from puna.humanize import duration_text
 
 if TYPE_CHECKING:
@@ -138,7 +138,8 @@ def _session(
 
 def _answer_once(session: Session, text: str, began: float) -> None:
     messages = [*session.opening(), {"role": "user", "content": text}]
-    done = _show_answer(_events(session, messages), [])
+    with session.model.interrupted_by_signals():
+        done = _show_answer(_events(session, messages), [])
     terminal.show("\n\n" if terminal.is_terminal(sys.stdout) else "\n")
     if session.verbose and done is not None:
         _show_timings(done, time.perf_counter() - began, session.load_seconds)
@@ -175,8 +176,9 @@ def _turn(session: Session, messages: list[Message]) -> str:
     answer: list[str] = []
     done = None
     try:
-        done = _show_answer(_events(session, messages), answer)
-    except KeyboardInterrupt:
+        with session.model.interrupted_by_signals():
+            done = _show_answer(_events(session, messages), answer)
+    except (KeyboardInterrupt, Interrupted):
         terminal.restore()
     click.echo("\n")
     if session.verbose and done is not None:

@@ -188,7 +188,8 @@ class Weights:
         return weight
 
     def _choose_storage(self, weight: Weight, repack: bool) -> None:
-        repacked = self._repacked_type(weight) if repack and self.params.repack else None
+        wanted = repack and self.params.repack is not False
+        repacked = self._repacked_type(weight) if wanted else None
         if repacked is not None:
             weight.storage, weight.buffer_type = Storage.REPACKED, repacked
         elif len(weight.sources) == 1 and weight.change is None and self._is_native():
@@ -214,7 +215,7 @@ class Weights:
 
     def _is_tiled(self, weight: Weight) -> bool:
         tiles = self.library.version >= _TILED_SINCE and platform.machine() in _X86
-        return tiles and weight.type in _TILED and len(weight.shape) == 2
+        return tiles and self.params.repack is None and weight.type in _TILED and len(weight.shape) == 2
 
     def _trial_product(self, weight: Weight) -> int:
         """A product with the weight, as a model would make it, to ask a device about."""
