@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from puna.errors import InvalidOption
 
+# As many as ggml can have; with more it ends the process.
+MAX_THREADS = 512
 KV_CACHE_TYPES = ("f16", "q8_0", "q4_0", "f32")
 
 
@@ -43,6 +45,8 @@ class LoadOptions:
     def __post_init__(self) -> None:
         _at_least("num_ctx", self.num_ctx, 1)
         _at_least("num_threads", self.num_threads, 1)
+        if self.num_threads is not None and self.num_threads > MAX_THREADS:
+            raise InvalidOption(f"num_threads is {self.num_threads}; it must be at most {MAX_THREADS}")
         _at_least("num_gpu_layers", self.num_gpu_layers, 0)
         _at_least("num_batch", self.num_batch, 1)
         _at_least("num_parallel", self.num_parallel, 1)

@@ -164,10 +164,11 @@ class Gemma3(Model):
     def __init__(self, metadata: Metadata) -> None:
         self.parameters = Hyperparameters.of(metadata)
         sizes = self.parameters.sizes
-        self.embedding = Embedding("token_embd", None, sizes.hidden)
+        vocabulary = hyper.vocabulary(metadata)
+        self.embedding = Embedding("token_embd", vocabulary, sizes.hidden)
         self.layers = [Layer(index, self.parameters) for index in range(sizes.layers)]
         self.norm = RMSNorm("output_norm", sizes.hidden, sizes.eps)
-        self.output = Linear("output|token_embd", sizes.hidden, None)
+        self.output = Linear("output|token_embd", sizes.hidden, vocabulary)
 
     def forward(self, step: Step) -> Tensor:
         x = self.embedding(step.tokens).scale(math.sqrt(self.parameters.sizes.hidden))

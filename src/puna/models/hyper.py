@@ -20,6 +20,12 @@ def count(metadata: Metadata, key: str, default: int | None = None) -> int:
     return value
 
 
+def vocabulary(metadata: Metadata) -> int | None:
+    """How many tokens the file's tokenizer has, None if the file has no tokenizer."""
+    key = "tokenizer.ggml.tokens"
+    return metadata.length(key) if key in metadata else None
+
+
 @dataclass(frozen=True, slots=True)
 class Transformer:
     """The sizes of a decoder.
@@ -69,7 +75,6 @@ def transformer(metadata: Metadata, *, head_size: int | None = None, eps: float 
             f"{metadata.source}: {kv_heads} key heads cannot be shared by {heads} query heads evenly"
         )
     size = head_size or hidden // heads
-    epsilon = "attention.layer_norm_rms_epsilon"
     return Transformer(
         layers,
         hidden,
@@ -78,8 +83,16 @@ def transformer(metadata: Metadata, *, head_size: int | None = None, eps: float 
         kv_heads,
         count(metadata, "attention.key_length", size),
         count(metadata, "attention.value_length", size),
-        metadata.float(epsilon) if eps is None else metadata.float(epsilon, eps),
+        _epsilon(metadata, eps),
     )
+
+
+def _epsilon(metadata: Metadata, default: float | None) -> float:
+    key = "attention.layer_norm_rms_epsilon"
+    value = metadata.float(key) if default is None else metadata.float(key, default)
+    if not 0 <= value < math.inf:
+        raise GGUFError(f"{metadata.source}: the key {metadata.full_key(key)!r} cannot be {value}")
+    return value
 
 
 def rope(metadata: Metadata, head_size: int, base: float, type: RopeType) -> RopeParameters:

@@ -109,10 +109,11 @@ class Llama(Model):
     def __init__(self, metadata: Metadata) -> None:
         self.hyperparameters = Hyperparameters.of(metadata)
         sizes = self.hyperparameters.sizes
-        self.embedding = Embedding("token_embd", None, sizes.hidden)
+        vocabulary = hyper.vocabulary(metadata)
+        self.embedding = Embedding("token_embd", vocabulary, sizes.hidden)
         self.layers = [Layer(index, sizes) for index in range(sizes.layers)]
         self.norm = RMSNorm("output_norm", sizes.hidden, sizes.eps)
-        self.output = Linear("output|token_embd", sizes.hidden, None)
+        self.output = Linear("output|token_embd", sizes.hidden, vocabulary)
         self.frequency_factors = Weight(
             "rope_freqs.weight", (self.hyperparameters.rope.dimensions // 2,), optional=True
         )

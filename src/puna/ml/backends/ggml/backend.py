@@ -23,6 +23,7 @@ from puna.ml.dtype import DType
 from puna.ml.memory import AllocationStatus, BackendMemory, DeviceMemory, InsufficientMemory, Memory
 
 _CELLS_PADDING = 256
+_BLOCKS_AT_MOST = 4096
 _MIN_NODES = 1024
 _NODES_PER_TENSOR = 32
 
@@ -45,7 +46,8 @@ class GGMLBackend(Backend):
         self.library = library
         self.file = file
         self.params = params
-        self.blocks = file.metadata.uint("block_count", 0)
+        # Room for each is made at once, and the number is only what a file says.
+        self.blocks = min(file.metadata.uint("block_count", 0), _BLOCKS_AT_MOST)
         self.cpu = processor(library)
         others = accelerators(library, params.rpc_servers) if params.num_gpu_layers else []
         free = [access.device_memory(library, device.handle)[0] for device in others]
