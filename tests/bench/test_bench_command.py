@@ -91,7 +91,17 @@ def test_a_test_longer_than_the_context_is_refused() -> None:
         bench.check_context(512, [Case("prompt", 512), Case("prompt", 512, depth=64)])
 
 
-def test_numbers_that_are_none_are_refused_before_a_model_is_looked_for() -> None:
-    result = CliRunner().invoke(bench.command, ["nowhere.gguf", "-p", "512,x"])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-p", "512,x"], "whole numbers with commas between"),
+        (["-r", "0"], "repetitions is 0"),
+        (["-p", "0", "-n", "0"], "nothing to measure"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused_before_a_model_is_looked_for(
+    arguments: list[str], message: str
+) -> None:
+    result = CliRunner().invoke(bench.command, ["nowhere.gguf", *arguments])
     assert isinstance(result.exception, InvalidOption)
-    assert "whole numbers with commas between" in str(result.exception)
+    assert message in str(result.exception)

@@ -123,8 +123,3 @@ def test_plan_has_prompts_before_generation_at_every_depth_and_leaves_out_zeros(
 def test_plan_refuses_what_makes_no_sense(numbers: tuple[tuple[int, ...], ...], message: str) -> None:
     with pytest.raises(InvalidOption, match=message):
         plan_cases(*numbers)
-
-
-def test_no_repetition_is_refused() -> None:
-    with pytest.raises(InvalidOption, match="repetitions is 0"):
-        run(Notebook(), Case("prompt", 1), repetitions=0)

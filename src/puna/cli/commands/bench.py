@@ -121,6 +121,8 @@ def command(
     are random and nothing is sampled; a first run of each test is not counted.
     """
     cases = plan_cases(n_prompt, n_gen, depth, batch)
+    if repetitions < 1:
+        raise InvalidOption(f"repetitions is {repetitions}; it must be at least 1")
     options = load_options(cases, **load)
     path = resolve_model(model)
     # Only now, with the model at hand, is the compute half worth its start-up time.
@@ -169,19 +171,21 @@ def check_context(num_ctx: int, cases: Iterable[Case]) -> None:
 def describe(path: Path, loaded: "LoadedModel", options: LoadOptions) -> Setup:
     """What the measurements of a loaded model have in common."""
     import puna.ggml
-    from puna.gguf.inspect import inspect_file
     from puna.gguf.reader import GGUFFile
+    from puna.gguf.types import FILE_TYPES
     from puna.ml.backends.ggml.devices import physical_cores
 
     with GGUFFile.open(path) as file:
-        inspection = inspect_file(file)
+        tensors = tuple(file.tensors.values())
+    number = loaded.metadata.get("general.file_type")
+    file_type = FILE_TYPES.get(number, "") if isinstance(number, int) else ""
     library = puna.ggml.load()
     gpus = [device.name for device in loaded.memory.gpus if device.size]
     return Setup(
         path=str(path),
-        model=" ".join(filter(None, (inspection.architecture, inspection.file_type))),
-        size=sum(tensor.nbytes for tensor in inspection.tensors),
-        parameters=inspection.parameters,
+        model=f"{loaded.metadata.architecture} {file_type}".rstrip(),
+        size=sum(tensor.nbytes for tensor in tensors),
+        parameters=sum(tensor.elements for tensor in tensors),
         backend=",".join(gpus) or "CPU",
         threads=options.num_threads or physical_cores(),
         num_batch=loaded.num_batch,
