@@ -54,7 +54,9 @@ class ContextLengthExceeded(PunaError):
     """
 
     def __init__(self, length: int, limit: int) -> None:
-        super().__init__(f"the prompt has {length} tokens, but the context holds {limit}; raise num_ctx or shorten it")
+        super().__init__(
+            f"the prompt has {length} tokens, but the context holds {limit}; raise num_ctx or shorten it"
+        )
         self.length = length
         self.limit = limit
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Self
 
@@ -26,7 +27,7 @@ from puna.ml.backend import Backend, new_backend
 from puna.models.registry import build_model
 from puna.sampling.parameters import SamplingParameters
 from puna.sampling.sampler import Sampler
-from puna.tokenizer import load_tokenizer
+from puna.tokenizer import Tokenizer, load_tokenizer
 
 DEFAULT_CONTEXT = 4096
 
@@ -47,9 +48,13 @@ class LoadedModel:
         self.num_ctx = num_ctx
         self.num_batch = min(options.num_batch, num_ctx)
         self.metadata: Metadata = backend.config()
-        self.tokenizer = load_tokenizer(self.metadata)
         self.memory: BackendMemory = backend.backend_memory()
         self._conversation = Conversation()
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer, built when it is first used."""
+        return load_tokenizer(self.metadata)
 
     def generate(
         self,

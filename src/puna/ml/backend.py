@@ -51,7 +51,7 @@ class BackendParams:
         repack: store weights in the processor's preferred order: True wherever it has one, False nowhere,
             None where that is faster.
         transcode: file types without a fast kernel (Q4_1, Q5_0, …) become one that has, see docs/ml.md;
-            None does so as long as the model's weights together grow by less than a fifth.
+            None does so where they cannot be widened for prompts, while the model grows by less than a fifth.
         rpc_servers: `host:port` of ggml RPC servers, whose devices come after the local ones.
     """
 

@@ -33,6 +33,7 @@ _TYPE_IDS = {dtype: int(GGMLType[dtype.name]) for dtype in DType if dtype is not
 _DTYPES = {type_id: dtype for dtype, type_id in _TYPE_IDS.items()}
 _GELU_SCALE = 2.0 * math.sqrt(2.0 / math.pi)
 _MANY_ROWS = 32
+_MANY_VECTORS = 128
 _PRECISION_F32 = 10
 _SORT_ASCENDING = 0
 _POOL_AVERAGE = 1
@@ -65,11 +66,12 @@ class GGMLTensor(Tensor):
     Attributes:
         handle: address of the `ggml_tensor`.
         offsets: of a matrix whose blocks have one more summand, those; see `transcode`.
+        widens: whether a product with many vectors is faster after a conversion to F32; see `weights`.
         graph: the graph it belongs to, None for weights and storage.
         library: the compute library.
     """
 
-    __slots__ = ("graph", "handle", "library", "offsets")
+    __slots__ = ("graph", "handle", "library", "offsets", "widens")
 
     def __init__(
         self, library: Library, handle: int, shape: Sequence[int], dtype: DType, graph: Graph | None
@@ -82,6 +84,7 @@ class GGMLTensor(Tensor):
         self.dtype = dtype
         self.graph = graph
         self.offsets: GGMLTensor | None = None
+        self.widens = False
 
     # -- building -------------------------------------------------------------------------------------
 
@@ -127,9 +130,12 @@ class GGMLTensor(Tensor):
         return access.strides(self.handle)[len(self.shape) - 1 - axis]
 
     def on(self, context: Context) -> GGMLTensor:
-        graph = cast("GGMLContext", context).graph
+        return self.on_graph(cast("GGMLContext", context).graph)
+
+    def on_graph(self, graph: Graph) -> GGMLTensor:
+        """The same tensor as an operand in `graph`."""
         tensor = GGMLTensor(self.library, self.handle, self.shape, self.dtype, graph)
-        tensor.offsets = self.offsets
+        tensor.offsets, tensor.widens = self.offsets, self.widens
         return tensor
 
     def _is_contiguous(self) -> bool:
@@ -299,6 +305,8 @@ class GGMLTensor(Tensor):
         shape = rules.mul_mat(self, other)
         graph = self._graph_with(other)
         matrix, vectors = self._with_dense_elements(), cast(GGMLTensor, other)._with_dense_elements()
+        if self.widens and math.prod(other.shape[:-1]) >= _MANY_VECTORS:
+            matrix = matrix.on_graph(graph).cast(DType.F32)
         handle = self.library.ggml_mul_mat(graph.handle, matrix.handle, vectors.handle)
         product = self._result(graph, handle, shape, DType.F32)
         return product if self.offsets is None else product.add(self._offset_product(self.offsets, vectors))
