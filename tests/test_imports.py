@@ -12,10 +12,9 @@ from pathlib import Path
 
 import pytest
 
-import puna
-
-ROOT = Path(puna.__file__).parent
-STRUCTURE = ROOT.parents[1] / "docs" / "structure.md"
+PROJECT = Path(__file__).parents[1]
+ROOT = PROJECT / "src" / "puna"
+STRUCTURE = PROJECT / "docs" / "structure.md"
 
 # What each part may import of the others, inside functions and for types too.
 ALLOWED: dict[str, set[str]] = {
