@@ -131,7 +131,7 @@ def command(
     with load_model(path, options) as loaded:
         check_context(loaded.num_ctx, cases)
         subject = EngineSubject(loaded.evaluator, loaded.num_batch)
-        measurements = measure(subject, cases, repetitions, loaded.tokenizer.vocab_size)
+        measurements = measure(subject, cases, repetitions, loaded.metadata.length("tokenizer.ggml.tokens"))
         setup = describe(path, loaded, options)
         lines = [as_json(setup, measurements)] if output == "json" else table_lines(setup, measurements)
         for line in lines:
