@@ -16,6 +16,7 @@ from tests.tiny_llama import write_tiny_llama
 import puna.ggml
 from puna.engine.load import next_shares
 from puna.ml import AllocationStatus, BackendMemory, DeviceMemory, Memory
+from puna.ml.backends.ggml.devices import accelerators
 
 HERE = Path(__file__).parent
 BLOCKS = 8
@@ -151,6 +152,17 @@ def test_a_server_that_is_not_there_is_one_clear_error(load: Load) -> None:
     result = load(rpc_servers=["127.0.0.1:9"])
     assert result["error"] == "BackendError"
     assert "127.0.0.1:9" in result["text"]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not accelerators(puna.ggml.load(), ()), reason="this ggml sees no GPU")
+@pytest.mark.parametrize("options", [{}, {"num_gpu_layers": 3}, {"main_gpu": 0}, {"tensor_split": [1]}])
+def test_gpus_of_this_machine_give_the_same_answer(
+    load: Load, on_cpu: dict[str, Any], options: dict[str, Any]
+) -> None:
+    result = load(**options)
+    assert sum(len(held) for held in layers(result)[1:]) == options.get("num_gpu_layers", BLOCKS + 1)
+    assert result["texts"] == on_cpu["texts"]
 
 
 def test_a_device_that_does_not_exist_is_refused(load: Load) -> None:
