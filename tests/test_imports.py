@@ -20,6 +20,8 @@ STRUCTURE = PROJECT / "docs" / "structure.md"
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "humanize": set(),
+    "gojson": set(),
+    "progress": set(),
     "settings": set(),
     "gguf": {"errors"},
     "template": {"errors"},
@@ -32,10 +34,10 @@ ALLOWED: dict[str, set[str]] = {
     "engine": {"errors", "gguf", "ml", "kvcache", "models", "sampling", "tokenizer"},
     "chat": {"errors", "gguf", "template", "tokenizer"},
     "store": {"errors", "gguf", "humanize"},
-    "registry": {"errors", "gguf", "settings", "store"},
+    "registry": {"errors", "gguf", "progress", "settings", "store"},
     "benchmark": {"errors", "engine"},
     "cli": {
-        *("errors", "humanize", "settings", "gguf", "ggml", "ml", "sampling"),
+        *("errors", "humanize", "progress", "settings", "gguf", "ggml", "ml", "sampling"),
         *("engine", "benchmark", "chat", "store", "registry"),
     },
     "__main__": {"cli"},

@@ -3,7 +3,9 @@
 PunaError                      every error a user can cause or meet; its text is one clear sentence
 ├── InvalidOption              an option or argument that makes no sense
 ├── FormatError                a file that is not what it claims to be
-│   └── GGUFError              a GGUF file with a wrong field: names the offset and the field
+│   ├── GGUFError              a GGUF file with a wrong field: names the offset and the field
+│   ├── ModelfileError         a Modelfile with a fault: names the line and the column
+│   └── TemplateError          a prompt template with a fault: names the line and the column
 ├── ModelError                 a model that cannot be built from its file
 │   ├── UnsupportedModel       an architecture, tokenizer or tensor type that is not implemented
 │   └── WeightError            a tensor that is missing, unused or of the wrong shape
@@ -12,8 +14,12 @@ PunaError                      every error a user can cause or meet; its text is
 ├── BackendError               the compute library refused an operation
 ├── Interrupted                a computation was stopped on purpose
 ├── StoreError                 the model store cannot be read or written
-└── FetchError                 a model cannot be fetched from where its name points
-    └── ModelNotFound          nothing there answers to that name
+│   ├── OutOfSpace             the disk has not the room that a model needs
+│   └── DigestMismatch         content that is not what its digest says
+└── FetchError                 a model cannot be fetched from, or pushed to, where its name points
+    ├── ModelNotFound          nothing there answers to that name
+    ├── Unauthorized           the registry wants credentials that it was not given
+    └── AddressRefused         an address that may not be reached without the user's leave
 """
 
 
@@ -31,6 +37,24 @@ class FormatError(PunaError):
 
 class GGUFError(FormatError):
     """A GGUF file with a wrong field."""
+
+
+class ModelfileError(FormatError):
+    """A Modelfile with a fault.
+
+    Attributes:
+        line: counted from 1.
+        column: counted from 1, in characters.
+    """
+
+    def __init__(self, message: str, line: int, column: int) -> None:
+        super().__init__(f"line {line}, column {column}: {message}")
+        self.line = line
+        self.column = column
+
+
+class TemplateError(FormatError):
+    """A prompt template with a fault."""
 
 
 class ModelError(PunaError):
@@ -73,9 +97,25 @@ class StoreError(PunaError):
     """The model store cannot be read or written."""
 
 
+class OutOfSpace(StoreError):
+    """The disk has not the room that a model needs."""
+
+
+class DigestMismatch(StoreError):
+    """Content that is not what its digest says."""
+
+
 class FetchError(PunaError):
-    """A model cannot be fetched from where its name points."""
+    """A model cannot be fetched from, or pushed to, where its name points."""
 
 
 class ModelNotFound(FetchError):
     """Nothing answers to that name."""
+
+
+class Unauthorized(FetchError):
+    """The registry wants credentials that it was not given."""
+
+
+class AddressRefused(FetchError):
+    """An address that may not be reached without the user's leave."""

@@ -6,7 +6,7 @@ import pytest
 
 from puna.cli import terminal
 from puna.cli.progress import ProgressDisplay, line
-from puna.registry.progress import Progress
+from puna.progress import Progress
 
 
 class Terminal(io.StringIO):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from puna.registry.progress import Progress
+from puna.progress import Progress
 from puna.store.library import Library
 
 WheelMaker = Callable[..., Path]

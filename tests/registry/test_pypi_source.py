@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 from puna.errors import FetchError, FormatError, ModelNotFound, PunaError
+from puna.progress import Progress, Report
 from puna.registry import pip, pypi
-from puna.registry.progress import Progress, Report
 from puna.registry.pypi import fetch
 from puna.store.library import Library
 from puna.store.name import parse_name

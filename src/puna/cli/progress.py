@@ -7,7 +7,7 @@ from typing import TextIO
 
 from puna.cli.terminal import is_terminal
 from puna.humanize import bytes_text, seconds_left_text
-from puna.registry.progress import Progress
+from puna.progress import Progress
 
 _REDRAW_SECONDS = 0.1
 _CLEAR = "\r\x1b[K"

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from puna import settings
 from puna.errors import FetchError, ModelNotFound
-from puna.registry.progress import Progress, Report
+from puna.progress import Progress, Report
 from puna.store.name import normalize_package
 
 _RAW_PROGRESS = (24, 1)  # the first pip with `--progress-bar raw`

@@ -14,8 +14,8 @@ from pathlib import Path, PurePosixPath
 
 from puna.errors import FetchError, FormatError, GGUFError
 from puna.gguf import GGUFFile
+from puna.progress import Progress, Report
 from puna.registry.pip import download
-from puna.registry.progress import Progress, Report
 from puna.registry.wheel import Requirement, Wheel, open_wheel
 from puna.store.config import gguf_config
 from puna.store.digest import Digest

@@ -1,4 +1,4 @@
-"""What a fetch reports while it runs."""
+"""What a long operation reports while it runs."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,17 +7,19 @@ from typing import TypeAlias
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """One step of a fetch.
+    """One step of a fetch, a push or a creation.
 
     Attributes:
-        status: what is being done, in words fit for a person.
+        status: what is being done, in words fit for a person; Ollama's words where it has some.
         completed: bytes done; 0 where bytes are not counted.
         total: bytes to do; 0 where that is unknown.
+        digest: the blob that the bytes belong to, as `sha256:<hex>`; empty where there is none.
     """
 
     status: str
     completed: int = 0
     total: int = 0
+    digest: str = ""
 
 
 Report: TypeAlias = Callable[[Progress], None]
