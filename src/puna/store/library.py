@@ -109,8 +109,11 @@ class Library:
         return Listing(sorted(models, key=lambda model: -int(model.modified)), damaged)
 
     @contextmanager
-    def session(self) -> Iterator["Session"]:
+    def session(self, *, tidy: bool = False) -> Iterator["Session"]:
         """An operation that writes: what it finds or writes is not deleted while it runs.
+
+        Args:
+            tidy: at its end, however it ends, delete those of its new blobs that no model uses.
 
         Raises:
             StoreError: the store cannot be written.
@@ -118,7 +121,13 @@ class Library:
         with self._no_empty_folders(), ExitStack() as stack:
             with self._lock():
                 file = stack.enter_context(pin_file(self._pins))
-            yield Session(self, file)
+            session = Session(self, file)
+            try:
+                yield session
+            finally:
+                if tidy:
+                    stack.close()  # its pins would keep its blobs
+                    self.discard(session.new)
 
     def copy(self, source: ModelName, target: ModelName) -> Removal:
         """Make `target` mean what `source` means now; what only the former `target` used is deleted.
@@ -255,12 +264,17 @@ def _remove_empty(*folders: Path) -> None:
 
 
 class Session:
-    """Writes blobs and a manifest; made by `Library.session`. Several threads may use it."""
+    """Writes blobs and a manifest; made by `Library.session`. Several threads may use it.
+
+    Attributes:
+        new: the blobs that were not there when they were pinned.
+    """
 
     def __init__(self, library: Library, pins: BinaryIO) -> None:
         self._library = library
         self._pins = pins
         self._pinned: set[Digest] = set()
+        self.new: set[Digest] = set()
 
     def pin(self, *digests: Digest) -> None:
         """Keep these blobs, whether they exist already or not, until the session ends. Raises: StoreError."""
@@ -268,6 +282,7 @@ class Session:
         if new:
             with self._library._lock():
                 add_pins(self._pins, new)
+                self.new |= {digest for digest in new if self._library.blobs.size(digest) is None}
             self._pinned |= new
 
     def create(self, size: int = 0) -> BlobWriter:
