@@ -20,10 +20,19 @@ _BROKEN_PIPE = 141
 # Name: module, and the line of help. Each module has a click command named `command`.
 COMMANDS = {
     "run": ("puna.cli.commands.run", "Run a model"),
+    "list": ("puna.cli.commands.list", "List models"),
+    "cp": ("puna.cli.commands.cp", "Copy a model"),
+    "rm": ("puna.cli.commands.rm", "Remove models"),
+    "export": ("puna.cli.commands.export", "Write models into one file"),
+    "import": ("puna.cli.commands.import_", "Read models from one file"),
+    "prune": ("puna.cli.commands.prune", "Delete files that no model needs"),
+    "verify": ("puna.cli.commands.verify", "Check the files of all models"),
     "inspect": ("puna.cli.commands.inspect", "Show what a GGUF file holds"),
     "bench": ("puna.cli.commands.bench", "Measure how fast a model runs"),
     "doctor": ("puna.cli.commands.doctor", "Show the compute library in use and what could be better"),
 }
+
+ALIASES = {"ls": "list"}
 
 
 class LazyGroup(click.Group):
@@ -34,10 +43,11 @@ class LazyGroup(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command of that name, imported now; None if there is none."""
-        if cmd_name not in COMMANDS:
+        """The command of that name or alias, imported now; None if there is none."""
+        name = ALIASES.get(cmd_name, cmd_name)
+        if name not in COMMANDS:
             return None
-        command = import_module(COMMANDS[cmd_name][0]).command
+        command = import_module(COMMANDS[name][0]).command
         return command if isinstance(command, click.Command) else None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -87,5 +97,5 @@ def run(arguments: Sequence[str]) -> int:
 
 def _fail(message: str) -> int:
     terminal.restore()
-    click.echo(f"Error: {' '.join(message.split())}", err=True)
+    terminal.complain("Error", message)
     return 1
