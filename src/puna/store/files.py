@@ -2,7 +2,6 @@
 
 import errno
 import os
-import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -13,6 +12,12 @@ from puna.errors import OutOfSpace, StoreError
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 _DO_NOT_WAIT = getattr(os, "O_NONBLOCK", 0)  # there is none on Windows
+_BINARY = getattr(os, "O_BINARY", 0)  # only there
+
+
+def random_digits() -> str:
+    """Sixteen hexadecimal digits, for the name of a temporary file."""
+    return os.urandom(8).hex()
 
 
 @contextmanager
@@ -37,6 +42,27 @@ def open_regular(path: Path) -> BinaryIO:
 
 def _open_without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | _DO_NOT_WAIT)
+
+
+def read_regular(path: str, limit: int) -> tuple[bytes, os.stat_result]:
+    """What is in a small file, and its facts; of a file that is longer, one byte more than `limit`.
+
+    A store has a thousand such files, and listing it reads them all, so this is the plain way.
+
+    Raises:
+        StoreError: it cannot be read, or is a pipe or a device.
+    """
+    try:
+        handle = _open_without_waiting(path, os.O_RDONLY | _BINARY)
+        try:
+            info = os.fstat(handle)
+            if not stat.S_ISREG(info.st_mode):
+                raise StoreError(f"{path} is not a regular file")
+            return os.read(handle, min(info.st_size, limit) + 1), info
+        finally:
+            os.close(handle)
+    except OSError as error:
+        raise StoreError(f"{path}: {error.strerror or error}") from error
 
 
 def make_folders(folder: Path) -> None:
@@ -68,7 +94,7 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
         StoreError: the file cannot be written.
     """
     target = Path(os.path.realpath(path))
-    temporary = target.with_name(f".{target.name[:64]}.{secrets.token_hex(8)}")
+    temporary = target.with_name(f".{target.name[:64]}.{random_digits()}")
     with store_errors(path):
         try:
             with temporary.open("xb") as file:
