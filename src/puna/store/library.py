@@ -95,6 +95,11 @@ class Library:
         """The models by name."""
         return ManifestStore(self.root / "manifests")
 
+    @property
+    def uploads(self) -> Path:
+        """The folder of notes on uploads that have begun."""
+        return self._state / "uploads"
+
     def listing(self) -> Listing:
         """The models there are. Raises: StoreError when the store cannot be read."""
         models: list[ListedModel] = []
@@ -159,7 +164,7 @@ class Library:
         with self._lock():
             before = time.time() - grace
             done = self._collect(self.blobs.older_than(before))
-            remains = [*self.blobs.remains(), *self.manifests.remains(), *self._scratch_folders()]
+            remains = [*self.blobs.remains(), *self.manifests.remains(), *self._own_remains()]
             sizes = [remove_remains(path) for path in remains if changed_before(path, before)]
             self.manifests.remove_empty_folders()
         removed = [size for size in sizes if size is not None]
@@ -198,8 +203,8 @@ class Library:
     def _pins(self) -> Path:
         return self._state / "pins"
 
-    def _scratch_folders(self) -> list[Path]:
-        return [*self._state.glob(_SCRATCH_PREFIX + "*")]
+    def _own_remains(self) -> list[Path]:
+        return [*self._state.glob(_SCRATCH_PREFIX + "*"), *self.uploads.glob("*")]
 
     @contextmanager
     def _lock(self) -> Iterator[None]:
