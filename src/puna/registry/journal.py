@@ -12,6 +12,7 @@ import os
 import re
 import threading
 import zlib
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,11 +59,7 @@ class Journal:
         with suppress(FileNotFoundError):
             content = self._path.read_bytes()
             if content.startswith(self._header):
-                self.records = [
-                    Record(Span(int(match[1]), int(match[2])), int(match[3], 16))
-                    for match in _LINE.finditer(content, len(self._header))
-                    if int(match[1]) < int(match[2]) <= min(self._size, written)
-                ]
+                self.records = list(_records(content, min(self._size, written)))
                 return
         self.rewrite([])
 
@@ -89,14 +86,21 @@ class Journal:
     def received(self) -> int:
         """Bytes that the file lists now, whoever writes it."""
         with suppress(FileNotFoundError):
-            content = self._path.read_bytes()
-            return sum(int(match[2]) - int(match[1]) for match in _LINE.finditer(content, len(self._header)))
+            return sum(record.span.size for record in _records(self._path.read_bytes(), self._size))
         return 0
 
 
 def intact(records: list[Record], file: IO[bytes]) -> list[Record]:
     """Those whose bytes in the file have the checksum still. Raises: OSError."""
     return [record for record in records if _checksum(file, record.span) == record.checksum]
+
+
+def _records(content: bytes, end: int) -> Iterator[Record]:
+    """What a journal lists, but for stretches that are empty or reach beyond `end`."""
+    for line in content.splitlines(keepends=True)[1:]:
+        match = _LINE.fullmatch(line)
+        if match and int(match[1]) < int(match[2]) <= end:
+            yield Record(Span(int(match[1]), int(match[2])), int(match[3], 16))
 
 
 def _line(record: Record) -> bytes:
