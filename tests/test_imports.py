@@ -22,7 +22,7 @@ ALLOWED: dict[str, set[str]] = {
     "humanize": set(),
     "gojson": set(),
     "progress": set(),
-    "settings": set(),
+    "settings": {"errors"},
     "gguf": {"errors"},
     "modelfile": {"errors"},
     "template": {"errors"},
@@ -34,7 +34,7 @@ ALLOWED: dict[str, set[str]] = {
     "models": {"errors", "gguf", "ml", "kvcache"},
     "engine": {"errors", "gguf", "ml", "kvcache", "models", "sampling", "tokenizer"},
     "chat": {"errors", "gguf", "template", "tokenizer"},
-    "store": {"errors", "gguf", "humanize"},
+    "store": {"errors", "gguf", "gojson", "humanize", "progress"},
     "registry": {"errors", "gguf", "progress", "settings", "store"},
     "benchmark": {"errors", "engine"},
     "cli": {
