@@ -1,11 +1,11 @@
 """Authorization with a registry.
 
-Sources: RFC 9110 section 11, RFC 7617 (Basic), the documentation of the Docker registry ("Token Authentication
-Specification", "OAuth2 Token Authentication"), and Ollama's signed token requests.
+Sources: RFC 9110 section 11, RFC 7617 (Basic), the documentation of the Docker registry ("Token
+Authentication Specification", "OAuth2 Token Authentication"), and Ollama's signed token requests.
 
 A registry answers 401 with a challenge that names an address, the realm, where tokens are issued. Only the
-registry's own origin, and those that the user or this program has listed for it, may be that address. Any other
-could collect passwords and signatures, or be a machine of the local network that should not be called.
+registry's own origin, and those that the user or this program has listed for it, may be that address. Any
+other could collect passwords and signatures, or be a machine of the local network that should not be called.
 """
 
 import base64

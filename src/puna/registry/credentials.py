@@ -231,7 +231,9 @@ def _host_of(key: str) -> str:
 
 
 def _table(config: Mapping[str, Any], name: str, path: Path) -> dict[str, Any]:
-    table = config.get(name) or {}
+    table = config.get(name)
+    if table is None:
+        return {}
     if not isinstance(table, dict):
         raise FetchError(f"{path} is damaged: {name} is no JSON object")
     return table
