@@ -25,7 +25,7 @@ ALLOWED: dict[str, set[str]] = {
     "settings": {"errors"},
     "gguf": {"errors"},
     "modelfile": {"errors"},
-    "template": {"errors"},
+    "template": {"errors", "gojson"},
     "sampling": {"errors"},
     "tokenizer": {"errors"},
     "ggml": {"errors", "settings"},
@@ -170,6 +170,7 @@ def test_the_environment_is_read_in_settings_only() -> None:
         "puna.registry.pypi",
         "puna.sampling.parameters",
         "puna.store.library",
+        "puna.template.go",
         "puna.template.jinja",
     ],
 )
