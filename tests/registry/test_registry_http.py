@@ -562,7 +562,7 @@ def test_a_server_that_says_nothing(
     raw(says(hold=True), 443 if scheme == "https" else 80)
     registry = secure if scheme == "https" else PLAIN
     with pytest.raises(Stalled):
-        client.send("GET", f"{scheme}://{HOST}/", registry=registry, deadline=0.2)
+        client.send("GET", f"{scheme}://{HOST}/", registry=registry, deadline=0.2, idle_timeout=600)
 
 
 def test_one_stalled_handshake_does_not_hold_up_others(

@@ -34,17 +34,18 @@ def pem(private: ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey) -> byte
     return private.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
 
 
-def test_a_key_is_made_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("umask", [0, 0o077])
+def test_a_key_is_made_once(tmp_path: Path, umask: int) -> None:
     folder = tmp_path / "home" / ".ollama"
     assert read_key(folder) is None
-    old = os.umask(0)
+    old = os.umask(umask)
     try:
         key = read_or_make_key(folder)
     finally:
         os.umask(old)
     assert stat.S_IMODE((folder / "id_ed25519").stat().st_mode) == 0o600
     assert stat.S_IMODE((folder / "id_ed25519.pub").stat().st_mode) == 0o644
-    assert stat.S_IMODE(folder.stat().st_mode) == 0o755
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o755 & ~umask
     assert sorted(path.name for path in folder.iterdir()) == ["id_ed25519", "id_ed25519.pub"]
     assert (folder / "id_ed25519.pub").read_text().split() == ["ssh-ed25519", key.public]
     again = read_or_make_key(folder)

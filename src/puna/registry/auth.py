@@ -208,7 +208,7 @@ class Authorizer:
     def _bearer(self, challenge: Challenge, scope: str, first: int) -> _Grant:
         realm = check_realm(challenge.parameters.get("realm"), self._registry)
         credentials = self._credentials()
-        key = self._key(make=self._registry.ollama_key and credentials is None)
+        key = None if credentials else self._key(make=self._registry.ollama_key)
         ways = ways_to_ask(self._registry, credentials, key)
         for index, way in enumerate(ways[first:], first):
             request = _TokenRequest(realm, challenge.parameters.get("service", ""), _scopes(challenge, scope))

@@ -251,8 +251,6 @@ def _output(arguments: list[str], given: str, seconds: float) -> tuple[int | Non
     try:
         if worker.is_alive():
             return None, b""
-        if len(output[0]) > _OUTPUT_LIMIT:
-            return -1, output[0]
         return process.wait(seconds), output[0]
     except subprocess.TimeoutExpired:
         return None, b""
