@@ -94,6 +94,11 @@ class Library:
         """The models by name."""
         return ManifestStore(self.root / "manifests")
 
+    @property
+    def uploads(self) -> Path:
+        """The folder of notes on uploads that have begun."""
+        return self._state / "uploads"
+
     def listing(self) -> Listing:
         """The models there are. Raises: StoreError when the store cannot be read."""
         models: list[ListedModel] = []
@@ -127,6 +132,38 @@ class Library:
                 if tidy:
                     stack.close()  # its pins would keep its blobs
                     self.discard(session.new)
+
+    @contextmanager
+    def tidy_session(self) -> Iterator["Session"]:
+        """A session after which nothing is left that no model uses, but what was there and unused before.
+
+        Raises:
+            StoreError: the store cannot be written.
+        """
+        with self._no_empty_folders():
+            before, pinned = self._spared(), frozenset[Digest]()
+            try:
+                with self.session() as session:
+                    try:
+                        yield session
+                    finally:
+                        pinned = session.pinned
+            finally:
+                # What cannot be deleted is left to `prune`; it must not hide what went wrong in the block.
+                with suppress(StoreError):
+                    if pinned - before:
+                        with self._lock():
+                            self._collect(pinned - before)
+
+    def _spared(self) -> set[Digest]:
+        """The blobs that must stay, used or not, after an operation that begins now."""
+        present = {*self.blobs}
+        if self.keep_unused:
+            return present
+        try:
+            return present - self.manifests.referenced()
+        except StoreError:
+            return present
 
     def copy(self, source: ModelName, target: ModelName) -> Removal:
         """Make `target` mean what `source` means now; what only the former `target` used is deleted.
@@ -179,7 +216,7 @@ class Library:
         with self._lock():
             before = time.time() - grace
             done = self._collect(self.blobs.older_than(before))
-            remains = [*self.blobs.remains(), *self.manifests.remains(), *self._scratch_folders()]
+            remains = [*self.blobs.remains(), *self.manifests.remains(), *self._own_remains()]
             sizes = [remove_remains(path) for path in remains if changed_before(path, before)]
             self.manifests.remove_empty_folders()
         removed = [size for size in sizes if size is not None]
@@ -222,8 +259,8 @@ class Library:
     def _pins(self) -> Path:
         return self._state / "pins"
 
-    def _scratch_folders(self) -> list[Path]:
-        return [*self._state.glob(_SCRATCH_PREFIX + "*")]
+    def _own_remains(self) -> list[Path]:
+        return [*self._state.glob(_SCRATCH_PREFIX + "*"), *self.uploads.glob("*")]
 
     @contextmanager
     def _lock(self) -> Iterator[None]:
@@ -285,6 +322,11 @@ class Session:
                 add_pins(self._pins, new)
                 self.new |= {digest for digest in new if self._library.blobs.size(digest) is None}
             self._pinned |= new
+
+    @property
+    def pinned(self) -> frozenset[Digest]:
+        """What is kept until the session ends; all that it has written is."""
+        return frozenset(self._pinned)
 
     def create(self, size: int = 0) -> BlobWriter:
         """A writer for a new blob of about `size` bytes. Raises: OutOfSpace, StoreError."""
