@@ -33,7 +33,7 @@ ALLOWED: dict[str, set[str]] = {
     "models": {"errors", "gguf", "ml", "kvcache"},
     "engine": {"errors", "gguf", "ml", "kvcache", "models", "sampling", "tokenizer"},
     "chat": {"errors", "gguf", "template", "tokenizer"},
-    "store": {"errors", "gguf", "humanize"},
+    "store": {"errors", "gguf", "gojson", "humanize", "progress"},
     "registry": {"errors", "gguf", "progress", "settings", "store"},
     "benchmark": {"errors", "engine"},
     "cli": {

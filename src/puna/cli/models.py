@@ -6,6 +6,7 @@ from puna import settings
 from puna.cli.progress import ProgressDisplay
 from puna.errors import FormatError, InvalidOption, ModelNotFound
 from puna.store.library import Library
+from puna.store.model import model_file
 from puna.store.name import PYPI_SCHEME, parse_name
 
 _PATH_STARTS = ("/", "./", "../", "~/", ".\\", "..\\", "~\\")
@@ -46,7 +47,7 @@ def _regular_file(path: Path) -> Path:
 
 def _from_store(model: str, library: Library) -> Path:
     try:
-        return library.model_file(parse_name(model))
+        return model_file(library, parse_name(model))
     except (ModelNotFound, InvalidOption) as error:
         if model and Path(model).exists():
             return _regular_file(Path(model))
@@ -63,4 +64,4 @@ def _from_index(model: str, library: Library) -> Path:
 
         with ProgressDisplay() as display:
             fetch(name, library, display.update)
-    return library.model_file(name)
+    return model_file(library, name)
