@@ -6,7 +6,7 @@ A lock goes with its holder: when the process ends, however it ends, the operati
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -75,11 +75,11 @@ def locked(path: Path) -> Iterator[None]:
 def _locked_file(path: Path) -> IO[bytes]:
     for _ in range(_TRIES):
         # The folder, or the file, may be taken away by another while this one makes or waits for it.
-        with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError), ExitStack() as stack:
             path.parent.mkdir(parents=True, exist_ok=True)
-            file = path.open("ab")
+            file = stack.enter_context(path.open("ab"))
             _take(file, wait=True)
             if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                stack.pop_all()
                 return file
-            file.close()
     raise StoreError(f"{path} cannot be locked: it is taken away again and again")
