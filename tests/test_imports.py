@@ -22,7 +22,7 @@ ALLOWED: dict[str, set[str]] = {
     "humanize": set(),
     "gojson": set(),
     "progress": set(),
-    "settings": set(),
+    "settings": {"errors"},
     "gguf": {"errors"},
     "template": {"errors"},
     "sampling": {"errors"},
