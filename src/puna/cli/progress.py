@@ -1,13 +1,18 @@
 """Progress on standard error: a bar on a terminal, elsewhere a line for each step that was done."""
 
+import json
 import shutil
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TextIO
+
+import click
 
 from puna.cli.terminal import is_terminal
 from puna.humanize import bytes_text, seconds_left_text
-from puna.progress import Progress
+from puna.progress import Progress, Report, document
 
 _REDRAW_SECONDS = 0.1
 _CLEAR = "\r\x1b[K"
@@ -70,6 +75,16 @@ class ProgressDisplay:
     def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
         if self._live or kind is None:
             self._end_step()
+
+
+@contextmanager
+def show_progress(as_json: bool) -> Iterator[Report]:
+    """What shows the steps of a transfer: the display, or lines of JSON on standard output."""
+    if as_json:
+        yield lambda step: click.echo(json.dumps(document(step)))
+        return
+    with ProgressDisplay() as display:
+        yield display.update
 
 
 def line(step: Progress, seconds: float, width: int, characters: str) -> str:

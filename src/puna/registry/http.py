@@ -51,10 +51,16 @@ _REPEATABLE = {"GET", "HEAD", "PUT", "DELETE"}
 
 
 class Readable(Protocol):
-    """What an upload is read from."""
+    """What an upload is read from: a binary file, or what acts like one."""
 
     def read(self, size: int, /) -> bytes:
         """Up to `size` bytes; none at the end."""
+
+    def tell(self) -> int:
+        """Where it stands."""
+
+    def seek(self, offset: int, /) -> object:
+        """Go back to where it stood, for sending again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +103,8 @@ class _Route:
 class _Request:
     method: str
     address: Address
-    headers: Mapping[str, str]
-    body: bytes | Upload | None
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes | Upload | None = field(repr=False)
     deadline: float
     idle_timeout: float
 

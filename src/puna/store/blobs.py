@@ -20,13 +20,12 @@ from typing import BinaryIO, Self
 from puna.errors import DigestMismatch, OutOfSpace, StoreError
 from puna.humanize import bytes_text
 from puna.store.digest import Digest
-from puna.store.files import make_folders, store_errors, sync_folder
+from puna.store.files import make_folders, open_regular, store_errors, sync_folder
 from puna.store.locks import try_lock
 from puna.store.remains import blob_remains, changed_before
 
 _READ_SIZE = 1 << 20
 _FICLONE = 0x40049409  # ioctl of Linux: share the blocks of another file (`man 2 ioctl_ficlone`)
-_DO_NOT_WAIT = getattr(os, "O_NONBLOCK", 0)  # there is none on Windows
 TEMPORARY_SUFFIX = ".tmp"
 PARTIAL_SUFFIX = ".partial"
 
@@ -101,7 +100,7 @@ class BlobStore:
             StoreError: it is missing, unreadable or longer than `limit` bytes.
         """
         path = self.path(digest)
-        with store_errors(path), path.open("rb") as file:
+        with store_errors(path), open_regular(path) as file:
             content = file.read(limit + 1)
         if len(content) > limit:
             raise StoreError(f"{path} is longer than the {limit} bytes it may have")
@@ -141,16 +140,15 @@ class BlobStore:
         Raises:
             StoreError: the file is no regular file, cannot be read, or changes while it is read.
         """
-        with store_errors(source), _open_regular(source) as file:
+        with store_errors(source), open_regular(source) as file:
             before = os.fstat(file.fileno())
             self.make_room(0)
             temporary = self._temporary()
             try:
                 if not (_clone(file.fileno(), temporary) or _link(source, temporary, before)):
-                    return self._copy(source, before.st_size, pin)
+                    return self._copy(file, before, pin)
                 digest = _hash_file(temporary)
-                if _note(os.fstat(file.fileno())) != _note(before):
-                    raise StoreError(f"{source} was changed while it was read")
+                _check_unchanged(file, before)
                 _sync_file(temporary)
                 self.place(temporary, digest, pin)
                 return digest
@@ -200,10 +198,13 @@ class BlobStore:
             if not (self.folder / f"sha256-{note.name}").exists():
                 yield note
 
-    def _copy(self, source: Path, size: int, pin: Pin) -> Digest:
-        with self.create(size, pin) as writer:
+    def _copy(self, source: BinaryIO, before: os.stat_result, pin: Pin) -> Digest:
+        with self.create(before.st_size, pin) as writer:
             for chunk in read_chunks(source):
                 writer.write(chunk)
+                if writer.size > before.st_size:
+                    break
+            _check_unchanged(source, before)
             return writer.commit()
 
     def _temporary(self) -> Path:
@@ -269,15 +270,15 @@ class BlobWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        with suppress(OSError):  # what a full disk has not taken is not wanted any more
+            self._file.close()
         self.path.unlink(missing_ok=True)
 
 
-def read_chunks(path: Path) -> Iterator[bytes]:
-    """The file's content in pieces of 1 MiB."""
-    with path.open("rb") as file:
-        while chunk := file.read(_READ_SIZE):
-            yield chunk
+def read_chunks(file: BinaryIO) -> Iterator[bytes]:
+    """What is left of an open file in pieces of 1 MiB. Raises: OSError."""
+    while chunk := file.read(_READ_SIZE):
+        yield chunk
 
 
 def write_all(writer: BlobWriter, chunks: Iterable[bytes]) -> Digest:
@@ -304,14 +305,9 @@ def _note(info: os.stat_result) -> str:
     return f"{info.st_size} {info.st_mtime_ns} {info.st_ino}"
 
 
-def _open_regular(path: Path) -> BinaryIO:
-    """The open file; a pipe or a device is refused, and opening it never waits."""
-    handle = os.open(path, os.O_RDONLY | _DO_NOT_WAIT)
-    file = os.fdopen(handle, "rb")
-    if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        return file
-    file.close()
-    raise StoreError(f"{path} is not a regular file")
+def _check_unchanged(file: BinaryIO, before: os.stat_result) -> None:
+    if _note(os.fstat(file.fileno())) != _note(before):
+        raise StoreError(f"{file.name} was changed while it was read")
 
 
 def _clone(source: int, target: Path) -> bool:

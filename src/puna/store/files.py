@@ -2,13 +2,16 @@
 
 import errno
 import os
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from puna.errors import OutOfSpace, StoreError
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
+_DO_NOT_WAIT = getattr(os, "O_NONBLOCK", 0)  # there is none on Windows
 
 
 @contextmanager
@@ -19,6 +22,20 @@ def store_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         kind = OutOfSpace if error.errno in _NO_ROOM else StoreError
         raise kind(f"{path}: {error.strerror or error}") from error
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """The open file; opening it never waits. Raises: OSError, and StoreError for a pipe or a device."""
+    with ExitStack() as stack:
+        file = stack.enter_context(open(path, "rb", opener=_open_without_waiting))
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise StoreError(f"{path} is not a regular file")
+        stack.pop_all()
+        return file
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | _DO_NOT_WAIT)
 
 
 def make_folders(folder: Path) -> None:

@@ -16,7 +16,7 @@ from puna.errors import PunaError, StoreError
 from puna.store.blobs import BlobStore, BlobWriter, write_all
 from puna.store.digest import Digest
 from puna.store.files import store_errors
-from puna.store.locks import locked
+from puna.store.locks import locked, try_lock
 from puna.store.manifests import (
     Layer,
     Manifest,
@@ -27,7 +27,7 @@ from puna.store.manifests import (
 )
 from puna.store.name import ModelName
 from puna.store.pins import add_pins, live_pins, pin_file
-from puna.store.remains import changed_before, remove_remains
+from puna.store.remains import LOCK_NAME, changed_before, remove_remains
 
 _STATE = ".puna"
 _SCRATCH_PREFIX = "scratch-"
@@ -95,6 +95,11 @@ class Library:
         """The models by name."""
         return ManifestStore(self.root / "manifests")
 
+    @property
+    def uploads(self) -> Path:
+        """The folder of notes on uploads that have begun."""
+        return self._state / "uploads"
+
     def listing(self) -> Listing:
         """The models there are. Raises: StoreError when the store cannot be read."""
         models: list[ListedModel] = []
@@ -140,10 +145,22 @@ class Library:
             ModelNotFound: there is no such model.
             StoreError: the disk refuses.
         """
+        self.manifests.existing(name)  # the lock would make a folder where there is no store
         with self._lock():
             before = self._digests(name)
             self.manifests.remove(name)
             return self._collect(before)
+
+    def discard(self, digests: Iterable[Digest]) -> Removal:
+        """Delete those of these blobs that no model uses and no running operation relies on.
+
+        Raises:
+            StoreError: the disk refuses.
+        """
+        if not self.root.is_dir():
+            return Removal()
+        with self._lock():
+            return self._collect(digests)
 
     def prune(self, grace: float) -> Removal:
         """Delete blobs that no model uses, remains of interrupted operations, and empty folders.
@@ -159,7 +176,7 @@ class Library:
         with self._lock():
             before = time.time() - grace
             done = self._collect(self.blobs.older_than(before))
-            remains = [*self.blobs.remains(), *self.manifests.remains(), *self._scratch_folders()]
+            remains = [*self.blobs.remains(), *self.manifests.remains(), *self._own_remains()]
             sizes = [remove_remains(path) for path in remains if changed_before(path, before)]
             self.manifests.remove_empty_folders()
         removed = [size for size in sizes if size is not None]
@@ -172,11 +189,13 @@ class Library:
         Raises:
             StoreError: the store's folder cannot be made or written.
         """
-        with self._no_empty_folders():
+        with self._no_empty_folders(), ExitStack() as stack:
             with self._lock(), store_errors(self.root):
                 temporary = tempfile.TemporaryDirectory(prefix=_SCRATCH_PREFIX, dir=self._state)
-            with temporary as folder:
-                yield Path(folder)
+                folder = Path(stack.enter_context(temporary))
+                # So that `prune` sees that somebody is at work here.
+                try_lock(stack.enter_context((folder / LOCK_NAME).open("xb")))
+            yield folder
 
     @contextmanager
     def _no_empty_folders(self) -> Iterator[None]:
@@ -198,24 +217,24 @@ class Library:
     def _pins(self) -> Path:
         return self._state / "pins"
 
-    def _scratch_folders(self) -> list[Path]:
-        return [*self._state.glob(_SCRATCH_PREFIX + "*")]
+    def _own_remains(self) -> list[Path]:
+        return [*self._state.glob(_SCRATCH_PREFIX + "*"), *self.uploads.glob("*")]
 
     @contextmanager
     def _lock(self) -> Iterator[None]:
         with locked(self._state / "lock"):
             yield
 
-    def _replace(self, name: ModelName, content: bytes, blobs: Iterable[Layer]) -> Removal:
+    def _replace(self, name: ModelName, content: bytes, blobs: list[Layer]) -> Removal:
         with self._lock():
             for layer in blobs:
                 if self.blobs.size(layer.content) != layer.size:
                     raise StoreError(
                         f"model '{name}' cannot be stored: its blob {layer.digest} is not complete"
                     )
-            before = self._digests(name)
+            unused = self._digests(name) - {layer.content for layer in blobs}
             self.manifests.write(name, content)
-            return Removal() if self.keep_unused else self._collect(before)
+            return self._collect(unused) if unused and not self.keep_unused else Removal()
 
     def _digests(self, name: ModelName) -> set[Digest]:
         """What the model's manifest names; nothing where there is none or it is damaged."""

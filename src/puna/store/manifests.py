@@ -7,6 +7,7 @@ A manifest that was pulled keeps the bytes that the registry sent.
 
 import hashlib
 import os
+import re
 import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -15,9 +16,10 @@ from pathlib import Path
 
 import msgspec
 
+from puna import gojson
 from puna.errors import InvalidOption, ModelNotFound, StoreError
 from puna.store.digest import Digest
-from puna.store.files import make_folders, store_errors, sync_folder, write_synced
+from puna.store.files import make_folders, open_regular, store_errors, sync_folder, write_synced
 from puna.store.name import ModelName
 
 MANIFEST_TYPE = "application/vnd.docker.distribution.manifest.v2+json"
@@ -37,7 +39,7 @@ TENSOR_LAYER = LAYER_TYPE + "tensor"
 MANIFEST_LIMIT = 4 << 20
 _MAX_LAYERS = 10_000
 _MAX_DEPTH = 8
-_TEMPORARY_SUFFIX = ".tmp"
+_TEMPORARY = re.compile(r"\.[0-9a-f]{16}\.tmp", re.ASCII)
 # How many bytes Go's JSON decoder has read when it has to ask for more: see `model_digest`.
 _GO_BUFFERS = frozenset(512 * (2**n - 1) for n in range(1, 14))
 
@@ -62,11 +64,11 @@ class Layer(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
         return Digest.parse(self.digest)
 
 
-class Manifest(msgspec.Struct, frozen=True, rename="camel"):
-    """The blobs a model is made of."""
+class Manifest(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """The blobs a model is made of. The media type may be left out of the document, as OCI allows."""
 
     schema_version: int
-    media_type: str
+    media_type: str = ""
     config: Layer
     layers: list[Layer]
 
@@ -96,7 +98,7 @@ def image_manifest(config: Layer, layers: Iterable[Layer]) -> Manifest:
 
 def encode_manifest(manifest: Manifest) -> bytes:
     """The document as Ollama writes it for a model made here, with a newline at the end."""
-    return msgspec.json.encode(manifest) + b"\n"
+    return gojson.document(msgspec.to_builtins(manifest), sort_keys=False)
 
 
 def decode_manifest(content: bytes) -> Manifest:
@@ -179,11 +181,16 @@ class ManifestStore:
         return path
 
     def find(self, name: ModelName) -> Path | None:
-        """The manifest's file, found without regard to case; None when the store has no such model."""
+        """The manifest's file, found without regard to case; None when the store has no such model.
+
+        Raises:
+            StoreError: a folder cannot be read.
+        """
         exact = self.folder.joinpath(*name.parts)
-        if exact.is_file():
+        if os.path.isfile(exact):
             return exact
-        return next(_same_fold(self.folder, name.parts), None)
+        with store_errors(self.folder):
+            return next(_same_fold(self.folder, name.parts), None)
 
     def __iter__(self) -> Iterator[StoredManifest]:
         """Every manifest under a legal name; one that vanishes or cannot be read is passed over."""
@@ -204,7 +211,7 @@ class ManifestStore:
         """Make `name` mean the document. Raises: StoreError."""
         path = self.find(name) or self.folder.joinpath(*name.parts)
         # At the root of the tree, where no reader of this layout looks for manifests.
-        temporary = self.folder / f".{secrets.token_hex(8)}{_TEMPORARY_SUFFIX}"
+        temporary = self.folder / f".{secrets.token_hex(8)}.tmp"
         with store_errors(path):
             try:
                 make_folders(path.parent)
@@ -221,14 +228,13 @@ class ManifestStore:
         with store_errors(path):
             path.unlink()
             sync_folder(path.parent)
+        with suppress(OSError):  # the first that is not empty ends it
             for folder in (path.parent, path.parent.parent, path.parent.parent.parent):
-                if any(folder.iterdir()):
-                    break
                 folder.rmdir()
 
     def remains(self) -> list[Path]:
         """Files that an interrupted write has left."""
-        return list(self.folder.glob(f".*{_TEMPORARY_SUFFIX}"))
+        return [path for path in self.folder.glob(".*") if _TEMPORARY.fullmatch(path.name)]
 
     def remove_empty_folders(self) -> int:
         """Remove folders in which there is nothing; how many there were. Raises: StoreError."""
@@ -249,7 +255,7 @@ def _decode(path: Path, content: bytes) -> Manifest:
 
 
 def _read(path: Path) -> bytes:
-    with store_errors(path), path.open("rb") as file:
+    with store_errors(path), open_regular(path) as file:
         return file.read(MANIFEST_LIMIT + 1)
 
 
@@ -266,7 +272,7 @@ def _files(folder: Path, depth: int = 0) -> Iterator[Path]:
     for entry in entries:
         if entry.name.startswith("."):
             continue
-        if entry.is_dir():
+        if os.path.isdir(entry):
             yield from _files(entry, depth + 1)
         else:
             yield entry
@@ -277,21 +283,26 @@ def _walk(root: Path) -> Iterator[tuple[tuple[str, ...], str]]:
     stack: list[tuple[tuple[str, ...], str]] = [((), str(root))]
     while stack:
         parts, folder = stack.pop()
-        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
-            visible = sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
-            if len(parts) == 3:
-                yield from (((*parts, e.name), e.path) for e in visible if e.is_file())
-            else:
-                stack += [((*parts, e.name), e.path) for e in reversed(visible) if e.is_dir()]
+        visible = _visible(folder)
+        if len(parts) == 3:
+            yield from (((*parts, e.name), e.path) for e in visible if os.path.isfile(e))
+        else:
+            stack += [((*parts, e.name), e.path) for e in reversed(visible) if os.path.isdir(e)]
+
+
+def _visible(folder: str) -> list[os.DirEntry[str]]:
+    """What is in a folder and not hidden, by name; nothing where it has gone. Raises: StoreError."""
+    with store_errors(Path(folder)), suppress(FileNotFoundError), os.scandir(folder) as entries:
+        return sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
+    return []
 
 
 def _same_fold(folder: Path, parts: tuple[str, ...]) -> Iterator[Path]:
     """The files under `folder` whose path is `parts` but for the case of letters, in order of names."""
     if not parts:
-        if folder.is_file():
+        if os.path.isfile(folder):
             yield folder
-        return
-    with suppress(FileNotFoundError, NotADirectoryError):
+    elif os.path.isdir(folder):
         for entry in sorted(folder.iterdir()):
             if entry.name.lower() == parts[0].lower():
                 yield from _same_fold(entry, parts[1:])

@@ -9,6 +9,7 @@ import msgspec
 from puna.errors import StoreError, UnsupportedModel
 from puna.store.blobs import BlobStore
 from puna.store.config import ModelConfig, decode_config
+from puna.store.digest import Digest
 from puna.store.library import Library
 from puna.store.manifests import (
     ADAPTER_LAYER,
@@ -120,7 +121,7 @@ def _model(blobs: BlobStore, stored: StoredManifest) -> Model:
         name=stored.name,
         digest=model_digest(stored.content),
         manifest=manifest,
-        config=decode_config(blobs.read(manifest.config.content, _DOCUMENT_LIMIT)),
+        config=_config(blobs, manifest.config.content),
         parent=weights.from_ if weights else "",
         path=blobs.path(weights.content) if weights else None,
         adapters=_paths(blobs, manifest, ADAPTER_LAYER),
@@ -131,6 +132,14 @@ def _model(blobs: BlobStore, stored: StoredManifest) -> Model:
         messages=tuple(conversations[-1]) if conversations else (),
         licenses=tuple(_texts(blobs, manifest, LICENSE_LAYER)),
     )
+
+
+def _config(blobs: BlobStore, digest: Digest) -> ModelConfig:
+    content = blobs.read(digest, _DOCUMENT_LIMIT)
+    try:
+        return decode_config(content)
+    except StoreError as error:
+        raise StoreError(f"{digest}: {error}") from error
 
 
 def _paths(blobs: BlobStore, manifest: Manifest, media_type: str) -> tuple[Path, ...]:

@@ -2,12 +2,15 @@
 
 import re
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 from puna.store.files import store_errors
-from puna.store.locks import try_lock
+from puna.store.locks import is_locked, try_lock
+
+LOCK_NAME = ".lock"
 
 # Beside blobs: our own temporary and partial files, then Ollama's: parts of a download, a file being hashed.
 _BLOB_REMAINS = re.compile(
@@ -19,8 +22,14 @@ _BLOB_REMAINS = re.compile(
 def blob_remains(folder: Path) -> Iterator[Path]:
     """The files among the blobs that are none and that an interrupted operation has left."""
     for path in folder.iterdir() if folder.is_dir() else ():
-        if _BLOB_REMAINS.fullmatch(path.name):
+        if _BLOB_REMAINS.fullmatch(path.name) and _is_regular(path):
             yield path
+
+
+def _is_regular(path: Path) -> bool:
+    with suppress(FileNotFoundError):
+        return stat.S_ISREG(path.lstat().st_mode)
+    return False
 
 
 def changed_before(path: Path, moment: float) -> bool:
@@ -31,13 +40,18 @@ def changed_before(path: Path, moment: float) -> bool:
 
 
 def remove_remains(path: Path) -> int | None:
-    """Delete a file that nobody holds a lock on, or a folder; the bytes freed, None when it stays.
+    """Delete a file, or a folder with its `LOCK_NAME`, that nobody holds a lock on.
+
+    Returns:
+        The bytes freed; None when it stays.
 
     Raises:
         StoreError: the disk refuses.
     """
     with store_errors(path), suppress(FileNotFoundError):
-        if path.is_dir() and not path.is_symlink():
+        if path.is_dir():
+            if (path / LOCK_NAME).exists() and is_locked(path / LOCK_NAME):
+                return None
             size = sum(inner.lstat().st_size for inner in path.rglob("*"))
             shutil.rmtree(path)
             return size
