@@ -11,12 +11,16 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from email.message import Message
 from pathlib import Path
+from urllib.request import Request, urlopen
 
+from tests.registry.images import MANIFEST_TYPE, Image
 from tests.registry.token_issuer import ISSUER, SERVICE, TokenIssuer
 
 _LISTENING = re.compile(r"listening on (127\.0\.0\.\d+:\d+)")
 _START_LIMIT = 30.0
+_ACCEPT = {"Accept": MANIFEST_TYPE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,29 @@ class DockerRegistry:
         hexadecimal = digest.removeprefix("sha256:")
         blobs = self.storage / "docker" / "registry" / "v2" / "blobs" / "sha256"
         return blobs / hexadecimal[:2] / hexadecimal / "data"
+
+    def hold(self, image: Image, repository: str, tag: str = "latest") -> None:
+        """Put an image into an anonymous registry, without any code of ours."""
+        for digest, content in image.blobs.items():
+            upload, headers = self._ask("POST", f"/v2/{repository}/blobs/uploads/", b"")
+            assert upload == 202
+            target = headers["Location"].removeprefix(self.url)
+            assert self._ask("PUT", f"{target}&digest={digest}", content)[0] == 201
+        assert self._ask("PUT", f"/v2/{repository}/manifests/{tag}", image.manifest, MANIFEST_TYPE)[0] == 201
+
+    def manifest(self, repository: str, tag: str = "latest") -> bytes:
+        """The manifest that an anonymous registry has under this name."""
+        with urlopen(Request(f"{self.url}/v2/{repository}/manifests/{tag}", headers=_ACCEPT)) as reply:
+            content: bytes = reply.read()
+            return content
+
+    def _ask(
+        self, method: str, target: str, body: bytes, kind: str = "application/octet-stream"
+    ) -> tuple[int, Message]:
+        request = Request(self.url + target, body, {"Content-Type": kind}, method=method)
+        with urlopen(request, timeout=30) as reply:
+            reply.read()
+            return reply.status, reply.headers
 
 
 @contextmanager

@@ -136,10 +136,11 @@ class RogueRegistry:
                     answer = answers.pop(0) if len(answers) > 1 else answers[0]
                     break
             else:
-                answer = self._honest
+                answer = self.honest
         return answer if isinstance(answer, Reply) else answer(request)
 
-    def _honest(self, request: Request) -> Reply:
+    def honest(self, request: Request) -> Reply:
+        """What an honest registry answers."""
         if request.path == "/v2/":
             return Reply(body=b"{}")
         kind, _, reference = request.path.rpartition("/")

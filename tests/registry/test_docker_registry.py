@@ -15,6 +15,7 @@ from urllib.parse import urlencode
 import pytest
 from tests.registry import docker_registry
 from tests.registry.docker_registry import DockerRegistry
+from tests.registry.images import image
 from tests.registry.token_issuer import SERVICE, Account, Grant, TokenIssuer, TokenRequest, serving
 
 ALL = frozenset({"pull", "push"})
@@ -57,6 +58,9 @@ def test_anonymous_holds_what_is_pushed_and_serves_ranges(tmp_path: Path) -> Non
         )
         assert (status, body, headers["content-range"]) == (206, BLOB[2:7], f"bytes 2-6/{len(BLOB)}")
         assert ask("DELETE", f"{registry.url}/v2/library/tiny/blobs/{DIGEST}")[0] == 202
+        held = image(b"weights", ("license", b"text"))
+        registry.hold(held, "a/b", "c")
+        assert registry.manifest("a/b", "c") == held.manifest
         pid = registry.pid
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)

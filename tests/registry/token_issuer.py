@@ -93,7 +93,7 @@ class TokenIssuer:
 
     def _find(self, **wanted: str) -> str | None:
         for account in self.accounts:
-            if all(secrets.compare_digest(getattr(account, name), text) for name, text in wanted.items()):
+            if all(getattr(account, name) == text for name, text in wanted.items()):
                 return account.user
         return None
 
