@@ -36,6 +36,7 @@ ALLOWED: dict[str, set[str]] = {
     "chat": {"errors", "gguf", "template", "tokenizer"},
     "store": {"errors", "gguf", "gojson", "humanize", "progress"},
     "registry": {"errors", "gguf", "progress", "settings", "store"},
+    "create": {"errors", "gguf", "gojson", "modelfile", "progress", "sampling", "store"},
     "benchmark": {"errors", "engine"},
     "cli": {
         *("errors", "humanize", "progress", "settings", "gguf", "ggml", "ml", "sampling"),

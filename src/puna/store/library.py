@@ -125,6 +125,38 @@ class Library:
                 file = stack.enter_context(pin_file(self._pins))
             yield Session(self, file)
 
+    @contextmanager
+    def tidy_session(self) -> Iterator["Session"]:
+        """A session after which nothing is left that no model uses, but what was there and unused before.
+
+        Raises:
+            StoreError: the store cannot be written.
+        """
+        with self._no_empty_folders():
+            before, pinned = self._spared(), frozenset[Digest]()
+            try:
+                with self.session() as session:
+                    try:
+                        yield session
+                    finally:
+                        pinned = session.pinned
+            finally:
+                # What cannot be deleted is left to `prune`; it must not hide what went wrong in the block.
+                with suppress(StoreError):
+                    if pinned - before:
+                        with self._lock():
+                            self._collect(pinned - before)
+
+    def _spared(self) -> set[Digest]:
+        """The blobs that must stay, used or not, after an operation that begins now."""
+        present = {*self.blobs}
+        if self.keep_unused:
+            return present
+        try:
+            return present - self.manifests.referenced()
+        except StoreError:
+            return present
+
     def copy(self, source: ModelName, target: ModelName) -> Removal:
         """Make `target` mean what `source` means now; what only the former `target` used is deleted.
 
@@ -274,6 +306,11 @@ class Session:
             with self._library._lock():
                 add_pins(self._pins, new)
             self._pinned |= new
+
+    @property
+    def pinned(self) -> frozenset[Digest]:
+        """What is kept until the session ends; all that it has written is."""
+        return frozenset(self._pinned)
 
     def create(self, size: int = 0) -> BlobWriter:
         """A writer for a new blob of about `size` bytes. Raises: OutOfSpace, StoreError."""

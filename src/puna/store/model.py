@@ -29,7 +29,8 @@ from puna.store.manifests import (
 )
 from puna.store.name import ModelName
 
-_DOCUMENT_LIMIT = 16 << 20
+DOCUMENT_LIMIT = 16 << 20
+"""The longest template, system prompt, license or other document of a model, in bytes."""
 
 T = TypeVar("T")
 
@@ -135,7 +136,7 @@ def _model(blobs: BlobStore, stored: StoredManifest) -> Model:
 
 
 def _config(blobs: BlobStore, digest: Digest) -> ModelConfig:
-    content = blobs.read(digest, _DOCUMENT_LIMIT)
+    content = blobs.read(digest, DOCUMENT_LIMIT)
     try:
         return decode_config(content)
     except StoreError as error:
@@ -148,7 +149,7 @@ def _paths(blobs: BlobStore, manifest: Manifest, media_type: str) -> tuple[Path,
 
 def _texts(blobs: BlobStore, manifest: Manifest, *media_types: str) -> list[str]:
     layers = manifest.all(*media_types)
-    return [blobs.read(layer.content, _DOCUMENT_LIMIT).decode("utf-8", "replace") for layer in layers]
+    return [blobs.read(layer.content, DOCUMENT_LIMIT).decode("utf-8", "replace") for layer in layers]
 
 
 def _documents(blobs: BlobStore, manifest: Manifest, media_type: str, type_: type[T]) -> list[T]:
@@ -157,7 +158,7 @@ def _documents(blobs: BlobStore, manifest: Manifest, media_type: str, type_: typ
 
 def _document(blobs: BlobStore, layer: Layer, type_: type[T]) -> T:
     try:
-        return msgspec.json.decode(blobs.read(layer.content, _DOCUMENT_LIMIT), type=type_)
+        return msgspec.json.decode(blobs.read(layer.content, DOCUMENT_LIMIT), type=type_)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         kind = layer.media_type.rpartition(".")[2]
         raise StoreError(f"its {kind}, {layer.digest}, cannot be read: {error}") from error
