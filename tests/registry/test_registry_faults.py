@@ -179,7 +179,7 @@ def test_silence_for_ever_is_an_error(proxy: FaultProxy, library: Library) -> No
 @pytest.mark.parametrize("after", ["", "0", "1", "Fri, 31 Dec 1999 23:59:59 GMT", "-1", "x" * 1000])
 def test_a_registry_that_is_busy_is_asked_again(proxy: FaultProxy, library: Library, after: str) -> None:
     headers = (("Retry-After", after),) if after else ()
-    proxy.set(Fault(BLOBS, status=503, headers=headers, times=4))
+    proxy.set(Fault(BLOBS, status=503, headers=headers, times=3))
     fetch(proxy, library)
     assert proxy.served() == TOTAL
 

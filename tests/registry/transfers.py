@@ -36,13 +36,17 @@ def registries(tables: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Registry
     return read_registries(Configuration(Path("config.toml"), {"registries": tables}))
 
 
-def access(network: ClosedNetwork | None = None, configured: Mapping[str, Registry] | None = None) -> Access:
+def access(
+    network: ClosedNetwork | None = None,
+    configured: Mapping[str, Registry] | None = None,
+    timeouts: Timeouts = HASTY,
+) -> Access:
     """The client's way out: without credentials, through the test's own network if there is one."""
     return Access(
         Identity(lambda _: None, NO_FOLDER),
         Network(network.resolve, network.connect) if network else Network(),
         configured or {},
-        HASTY,
+        timeouts,
         QUICK,
         SMALL,
     )
@@ -56,10 +60,11 @@ def pull(
     network: ClosedNetwork | None = None,
     configured: Mapping[str, Registry] | None = None,
     report: Report = ignore,
+    timeouts: Timeouts = HASTY,
 ) -> None:
     """Pull with the client's own function."""
     parsed = parse_name(name)
-    way = access(network, configured)
+    way = access(network, configured, timeouts)
     pull_model(parsed, registry_for(parsed.host, way.registries, insecure=insecure), library, report, way)
 
 
