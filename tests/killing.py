@@ -21,33 +21,35 @@ _CHANGING = (
     *("fsync", "fdatasync", "flock"),
 )
 _TRACED = ",".join(("openat", *_CHANGING))
-_LINE = re.compile(r"(?:\d+ +)?([a-z0-9_]+)\((.*)")
+_LINE = re.compile(r"(\d+) +([a-z0-9_]+)\((.*)")
 _PR_SET_PTRACER, _ANY = 0x59616D61, ctypes.c_ulong(-1)
 _ATTACH_LIMIT = 30.0
 
 
 @dataclass(frozen=True, slots=True)
 class KillPoint:
-    """The moment before the `count`-th call of the system call `name` is done."""
+    """The moment before any thread does its `count`-th call of the system call `name`."""
 
     name: str
     count: int
 
 
 def kill_points(action: Callable[[], object]) -> list[KillPoint]:
-    """Runs `action` to its end in a child process; each call of it that changes the disk, in order."""
+    """Runs `action` to its end in a child process; each call of it that changes the disk, in order.
+
+    Which thread does how much may differ from run to run; then some of the points are not reached.
+    """
     with tempfile.NamedTemporaryFile("r", suffix=".strace") as log:
         assert _traced(action, "-o", log.name, "-e", f"trace={_TRACED}") == 0
-        counts: Counter[str] = Counter()
-        points = []
+        counts: Counter[tuple[str, str]] = Counter()
+        points: dict[KillPoint, None] = {}
         for line in log:
-            call = _LINE.match(line)
-            if call is None:
-                continue
-            counts[call[1]] += 1
-            if call[1] != "openat" or "O_CREAT" in call[2]:
-                points.append(KillPoint(call[1], counts[call[1]]))
-    return points
+            if call := _LINE.match(line):
+                thread, name, rest = call.groups()
+                counts[thread, name] += 1
+                if name != "openat" or "O_CREAT" in rest:
+                    points[KillPoint(name, counts[thread, name])] = None
+    return list(points)
 
 
 def killed(action: Callable[[], object], point: KillPoint) -> bool:

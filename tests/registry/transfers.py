@@ -40,6 +40,7 @@ def access(
     network: ClosedNetwork | None = None,
     configured: Mapping[str, Registry] | None = None,
     timeouts: Timeouts = HASTY,
+    transfer: Transfer = QUICK,
 ) -> Access:
     """The client's way out: without credentials, through the test's own network if there is one."""
     return Access(
@@ -47,7 +48,7 @@ def access(
         Network(network.resolve, network.connect) if network else Network(),
         configured or {},
         timeouts,
-        QUICK,
+        transfer,
         SMALL,
     )
 
@@ -61,10 +62,11 @@ def pull(
     configured: Mapping[str, Registry] | None = None,
     report: Report = ignore,
     timeouts: Timeouts = HASTY,
+    transfer: Transfer = QUICK,
 ) -> None:
     """Pull with the client's own function."""
     parsed = parse_name(name)
-    way = access(network, configured, timeouts)
+    way = access(network, configured, timeouts, transfer)
     pull_model(parsed, registry_for(parsed.host, way.registries, insecure=insecure), library, report, way)
 
 

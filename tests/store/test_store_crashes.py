@@ -5,11 +5,14 @@ import json
 import random
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 from tests.killing import KillPoint, kill_points, killed
+from tests.registry.images import image
+from tests.registry.rogue_registry import rogue
+from tests.registry.transfers import QUICK, pull
 
 from puna.errors import ModelNotFound
 from puna.progress import Progress
@@ -20,6 +23,7 @@ from puna.store.verify import verify_library
 
 SHORT_FORM = 6
 SHARED = b"a license that all share" * 100
+SMALL_PARTS = replace(QUICK, streams=3, part=64 << 10, largest_part=64 << 10, record=16 << 10)
 OLD, NEW = b"the weights of old" * 5000, b"the weights of new" * 5000
 
 
@@ -185,6 +189,38 @@ def test_a_killed_operation_loses_nothing_and_may_be_repeated(
         except AssertionError as error:
             error.add_note(f"after a kill at {point}")
             raise
+
+
+@pytest.mark.parametrize("earlier", [False, True], ids=["a new model", "a newer version"])
+def test_a_killed_pull_loses_nothing_and_may_be_repeated(
+    fresh: Callable[[], Library], request: pytest.FixtureRequest, earlier: bool
+) -> None:
+    weights = random.Random(3).randbytes(400_000)
+    with rogue(image(weights, ("license", SHARED))) as registry:
+        name = f"{registry.address}/library/pulled:1"
+        operation = Operation(lambda library: pull(name, library, transfer=SMALL_PARTS), {name: weights})
+
+        def prepared() -> Library:
+            library = fresh()
+            if earlier:
+                library.copy(parse_name("first"), parse_name(name))
+            return library
+
+        library = prepared()
+        before = models(library.root)
+        found = kill_points(lambda: operation.run(library))
+        assert len(found) > 20
+        kills = 0
+        for point in points(request, found):
+            library = prepared()
+            # Threads share the work differently each time: some points may not come.
+            kills += killed(lambda: operation.run(library), point)  # noqa: B023 - called at once
+            try:
+                check_after_kill(library, operation, before)
+            except AssertionError as error:
+                error.add_note(f"after a kill at {point}")
+                raise
+        assert kills >= SHORT_FORM // 2
 
 
 @pytest.mark.slow
