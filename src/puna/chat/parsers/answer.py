@@ -40,7 +40,7 @@ class Format:
         thinking: the opening tags, and the closing tag; None if the family never thinks in tags.
         thinks_anywhere: thinking may also begin after content.
         calls_while_thinking: a call ends the thinking.
-        reply: the tags around the content after thinking, which models may leave out.
+        reply: the tags around the content, which models may leave out.
         ignored: tags that say nothing and are left out of content.
         trims: white space before a call or a closing thinking tag belongs to the format.
     """
@@ -74,8 +74,9 @@ def answer(stream: Stream, format: Format, thinking_open: bool) -> Steps[None]:
     """
     calls = format.calls if stream.tools else {}
     ignored = format.ignored
-    if format.thinking and (yield from _thinking(stream, format, thinking_open)) and format.reply:
-        yield from stream.accept(format.reply[0])
+    if format.thinking:
+        yield from _thinking(stream, format, thinking_open)
+    if format.reply and (yield from stream.accept(format.reply[0])):
         ignored = (*ignored, format.reply[1])
     if stream.tools and format.leading:
         yield from _leading(stream, format)
@@ -96,16 +97,14 @@ def _leading(stream: Stream, format: Format) -> Steps[None]:
         yield from stream.skip_space()
 
 
-def _thinking(stream: Stream, format: Format, already_open: bool) -> Steps[bool]:
-    """The thinking at the beginning, if there is any; whether there was."""
+def _thinking(stream: Stream, format: Format, already_open: bool) -> Steps[None]:
+    """The thinking at the beginning, if there is any."""
     opening, _ = format.thinking or ((), "")
     yield from stream.hold_space()
     # Some models repeat the tag that the prompt ends with.
-    if not (yield from stream.accept(*opening)) and not already_open:
-        return False
-    stream.drop_space()
-    yield from thought(stream, format)
-    return True
+    if (yield from stream.accept(*opening)) or already_open:
+        stream.drop_space()
+        yield from thought(stream, format)
 
 
 def thought(stream: Stream, format: Format) -> Steps[None]:

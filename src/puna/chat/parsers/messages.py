@@ -11,6 +11,8 @@ from puna.chat.parsers.calls import attempt
 from puna.chat.parsers.stream import Body, Kind, Malformed, Steps, Stream, Tags
 
 HEADER_LIMIT = 1024
+# A header that the answer's end cuts off is no text anyone should see, unless it is too long to be one.
+STUB_LIMIT = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,9 @@ def _message(stream: Stream, messages: Messages, opening: str) -> Steps[str]:
     try:
         header = yield from _header(stream, messages, opening)
     except Malformed:
-        stream.text(Content, stream.end())
+        raw = stream.end()
+        if not stream.ended or len(raw) > STUB_LIMIT:
+            stream.text(Content, raw)
         return ""
     shown = stream.end() if messages.shows_headers else ""
     stream.end()

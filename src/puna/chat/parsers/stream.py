@@ -131,8 +131,9 @@ class Stream:
             self.text(kind, text)
             if tag:
                 return tag
-            if not (yield from self._more()):
+            if self.ended:
                 return None
+            yield from self._more()
 
     def take_until(self, tags: Tags, limit: int = CALL_LIMIT) -> Steps[tuple[str, str]]:
         """The text up to the first of the tags, and the tag.
@@ -147,8 +148,9 @@ class Stream:
             limit -= len(text)
             if tag:
                 return "".join(parts), tag
-            if limit <= 0 or not (yield from self._need()):
+            if limit <= 0 or self._room <= 0 or self.ended:
                 raise Malformed
+            yield from self._more()
 
     def accept(self, *tags: str) -> Steps[str]:
         """The one of the tags that comes next, which is read; the longest; "" where none does."""
@@ -191,8 +193,9 @@ class Stream:
     def take(self) -> Steps[str]:
         """The next character. Raises: Malformed: there is none."""
         while self._at == len(self._text):
-            if not (yield from self._need()):
+            if self.ended:
                 raise Malformed
+            yield from self._more()
         return self._read(1)
 
     def space(self) -> Steps[str]:
@@ -242,9 +245,6 @@ class Stream:
             if len(self._text) - self._at > unread:
                 return True
         return False
-
-    def _need(self) -> Steps[bool]:
-        return self._room > 0 and (yield from self._more())
 
     # Attempts: what was read comes back as text, unless it makes calls.
 

@@ -19,7 +19,7 @@ _BARE = re.compile(r"[^,()\[\]{}\"'\s]+(?:[ \t]+[^,()\[\]{}\"'\s]+)*+")
 _NAME = re.compile(r"[^,:=()\[\]{}\"'\s]+")
 _STRING_PARTS = re.compile(r"\\(?:x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|[\s\S])")
 _QUOTE_OR_ESCAPE = {'"': re.compile(r'["\\]'), "'": re.compile(r"['\\]")}
-_ESCAPES = dict(zip("ntrbfva0/\\'\"\n", [*"\n\t\r\b\f\v\a\0/\\'\"", ""], strict=True))
+_ESCAPES: dict[str, str] = dict(zip("ntrbfva0/\\'\"\n", [*"\n\t\r\b\f\v\a\0/\\'\"", ""], strict=True))
 
 
 def load_json(text: str) -> Any:

@@ -1,6 +1,6 @@
 """Qwen 3, and the many families with Hermes' notation.
 
-    <tool_call>{"name": "f", "arguments": {…}}</tool_call>
+<tool_call>{"name": "f", "arguments": {…}}</tool_call>
 """
 
 from puna.chat.parsers.answer import Format
