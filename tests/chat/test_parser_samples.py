@@ -365,8 +365,8 @@ SAMPLES: dict[str, dict[str, Case]] = {
     },
     "olmo3": {
         "types": (
-            "<function_calls>\ntyped(i=1, n=-2.5e3, b=True, l=[1, 'a', [True]], o={'a': None, \"b\": {}}, s=\"x\")"
-            "\n</function_calls>",
+            "<function_calls>\ntyped(i=1, n=-2.5e3, b=True, l=[1, 'a', [True]], o={'a': None, \"b\": {}}, "
+            's="x")\n</function_calls>',
             [
                 call(
                     "typed",
