@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from puna.chat.prompt import Prompter
     from puna.cli.options import RunOptions
     from puna.engine import LoadedModel
+    from puna.sampling.grammar import Grammar
 
 _LOADING_SHOWN_AFTER = 0.3
 _HELP = """Available commands:
@@ -28,6 +29,23 @@ _HELP = """Available commands:
   /?       Help for a command"""
 
 Message = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the command line asks for.
+
+    Attributes:
+        grammar: what answers are kept to.
+        raw: the prompt is sent as it is, without the model's template.
+        verbose: timings are shown.
+    """
+
+    options: "RunOptions"
+    grammar: "Grammar | None"
+    system: str | None
+    raw: bool
+    verbose: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,20 +58,18 @@ class Session:
 
     model: "LoadedModel"
     prompter: "Prompter"
-    options: "RunOptions"
-    system: str | None
-    raw: bool
-    verbose: bool
+    request: Request
     load_seconds: float
 
     def opening(self) -> list[Message]:
         """The messages a conversation begins with."""
-        return [{"role": "system", "content": self.system}] if self.system else []
+        system = self.request.system
+        return [{"role": "system", "content": system}] if system else []
 
     def prompt(self, messages: list[Message]) -> list[int]:
         """The tokens of the conversation, or of the last text alone where there is no template."""
-        if self.raw or self.prompter.template is None:
-            return self.prompter.text(messages[-1]["content"], raw=self.raw)
+        if self.request.raw or self.prompter.template is None:
+            return self.prompter.text(messages[-1]["content"], raw=self.request.raw)
         return self.prompter.chat(messages)
 
 
@@ -72,6 +88,10 @@ class Session:
 @click.option("--threads", "num_thread", metavar="N", help="Threads to compute with.")
 @click.option("--num-gpu", metavar="N", help="Layers to put on GPUs; -1 for as many as fit.")
 @click.option("--kv-cache-type", metavar="TYPE", help="f16, q8_0 or q4_0.  [default: f16]")
+@click.option("--format", metavar="FORMAT", help="Answer in JSON: json, a JSON schema, or @FILE with one.")
+@click.option("--grammar", metavar="TEXT", help="Keep the answer to a GBNF grammar: its text, or @FILE.")
+@click.option("--regex", metavar="PATTERN", help="Keep the answer to a regular expression.")
+@click.option("--choice", "choices", multiple=True, metavar="TEXT", help="Answer with one of these texts.")
 @click.option("-o", "--option", "assignments", multiple=True, metavar="NAME=VALUE", help="Any other option.")
 def command(
     model: str,
@@ -79,6 +99,10 @@ def command(
     verbose: bool,
     system: str | None,
     raw: bool,
+    format: str | None,
+    grammar: str | None,
+    regex: str | None,
+    choices: tuple[str, ...],
     assignments: tuple[str, ...],
     **named: str | None,
 ) -> None:
@@ -87,13 +111,14 @@ def command(
     With a PROMPT, or text on standard input, or both (the text comes first), the answer goes to standard
     output. Without, you converse.
     """
-    from puna.cli.options import parse_assignments, run_options
+    from puna.cli.options import answer_grammar, parse_assignments, run_options
 
     flags = [(name, value) for name, value in named.items() if value is not None]
     options = run_options([*flags, *parse_assignments(assignments)])
+    kept_to = answer_grammar(format, grammar, regex, choices)
     text = _prompt_text(prompt)
     began = time.perf_counter()
-    with _session(model, options, system, raw, verbose) as session:
+    with _session(model, Request(options, kept_to, system, raw, verbose)) as session:
         if text is None:
             _converse(session)
         else:
@@ -112,9 +137,7 @@ def _prompt_text(words: tuple[str, ...]) -> str | None:
 
 
 @contextmanager
-def _session(
-    model: str, options: "RunOptions", system: str | None, raw: bool, verbose: bool
-) -> Iterator[Session]:
+def _session(model: str, request: Request) -> Iterator[Session]:
     path = resolve_model(model)
     began = time.perf_counter()
     # Only now, with the model at hand, is the compute half worth its start-up time.
@@ -127,13 +150,20 @@ def _session(
         if time.perf_counter() - began > _LOADING_SHOWN_AFTER:
             display.fraction("loading model", done)
 
-    loaded = load_model(path, options.load, show_loading)
+    loaded = load_model(path, request.options.load, show_loading)
     try:
         display.clear()
+        if request.grammar is not None:
+            _show_warnings(loaded.constraints.start(request.grammar).warnings)
         prompter = Prompter.of(loaded.metadata, loaded.tokenizer)
-        yield Session(loaded, prompter, options, system, raw, verbose, time.perf_counter() - began)
+        yield Session(loaded, prompter, request, time.perf_counter() - began)
     finally:
         loaded.close()
+
+
+def _show_warnings(warnings: tuple[str, ...]) -> None:
+    for warning in warnings:
+        click.echo(f"Warning: {warning[:200]}", err=True)
 
 
 def _answer_once(session: Session, text: str, began: float) -> None:
@@ -141,7 +171,7 @@ def _answer_once(session: Session, text: str, began: float) -> None:
     with session.model.interrupted_by_signals():
         done = _show_answer(_events(session, messages), [])
     terminal.show("\n\n" if terminal.is_terminal(sys.stdout) else "\n")
-    if session.verbose and done is not None:
+    if session.request.verbose and done is not None:
         _show_timings(done, time.perf_counter() - began, session.load_seconds)
 
 
@@ -181,15 +211,19 @@ def _turn(session: Session, messages: list[Message]) -> str:
     except (KeyboardInterrupt, Interrupted):
         terminal.restore()
     click.echo("\n")
-    if session.verbose and done is not None:
+    if session.request.verbose and done is not None:
         _show_timings(done, time.perf_counter() - began, 0.0)
     return "".join(answer)
 
 
 def _events(session: Session, messages: list[Message]) -> Iterator[TextChunk | Done]:
-    options = session.options
+    options = session.request.options
     return session.model.generate(
-        session.prompt(messages), options.sampling, num_predict=options.num_predict, stop=options.stop
+        session.prompt(messages),
+        options.sampling,
+        num_predict=options.num_predict,
+        stop=options.stop,
+        grammar=session.request.grammar,
     )
 
 
