@@ -22,4 +22,10 @@ class Progress:
     digest: str = ""
 
 
+def document(step: Progress) -> dict[str, str | int]:
+    """The step as a line of Ollama's progress streams has it: what is zero or empty is left out."""
+    fields: dict[str, str | int] = {"digest": step.digest, "total": step.total, "completed": step.completed}
+    return {"status": step.status, **{name: value for name, value in fields.items() if value}}
+
+
 Report: TypeAlias = Callable[[Progress], None]

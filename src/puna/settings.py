@@ -1,11 +1,34 @@
-"""Settings from the environment: the only module that reads it.
+"""Settings from the environment and the user's configuration file: the only module that reads them.
 
 Setting `X` is `PUNA_X`, else `OLLAMA_X`. Surrounding blanks and quotes are taken off a value, as Ollama does,
 and an empty value counts as unset. Callers read a setting once, at the edge of the program, and pass it on.
 """
 
 import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from puna.errors import InvalidOption
+
+_CONFIGURATION_LIMIT = 1 << 20
+# The tables a configuration file may have. What is in one is checked by the part that it is for.
+_TABLES = ("registries",)
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """The user's configuration file.
+
+    Attributes:
+        path: where it is, or would be; for messages.
+        tables: its tables by name, as TOML gives them; none when there is no file.
+    """
+
+    path: Path
+    tables: Mapping[str, Any]
 
 
 def variable(name: str) -> str | None:
@@ -17,10 +40,94 @@ def variable(name: str) -> str | None:
     return None
 
 
+def truth(name: str) -> bool:
+    """Whether `name` is set, and to something else than what Go's `ParseBool` takes for false."""
+    return (variable(name) or "false").lower() not in ("0", "f", "false")
+
+
+def whole_number(name: str, default: int) -> int:
+    """The value of `name` if it is a whole number above 0, else `default`."""
+    text = variable(name) or ""
+    return int(text) if text.isascii() and text.isdecimal() and int(text[:9]) > 0 else default
+
+
+def keep_unused() -> bool:
+    """Whether blobs that a new pull or create makes useless stay: `PUNA_NOPRUNE`, else `OLLAMA_NOPRUNE`."""
+    return truth("NOPRUNE")
+
+
+def transfer_streams() -> int:
+    """Most parts of a blob to fetch at once: `PUNA_MAX_TRANSFER_STREAMS`, else 8."""
+    return min(whole_number("MAX_TRANSFER_STREAMS", 8), 64)
+
+
 def models_path() -> Path:
     """The folder of the model store: `PUNA_MODELS`, else `OLLAMA_MODELS`, else `~/.ollama/models`."""
     configured = variable("MODELS")
     return Path(configured).expanduser() if configured else Path.home() / ".ollama" / "models"
+
+
+def ollama_folder() -> Path:
+    """Where Ollama keeps its key and models: `~/.ollama`."""
+    return Path.home() / ".ollama"
+
+
+def docker_folder() -> Path:
+    """Where Docker keeps its `config.json`: `DOCKER_CONFIG`, else `~/.docker`."""
+    configured = os.environ.get("DOCKER_CONFIG", "")
+    return Path(configured) if configured else Path.home() / ".docker"
+
+
+def configuration_path() -> Path:
+    """`PUNA_CONFIG`, else `puna/config.toml` under `XDG_CONFIG_HOME`, else under `~/.config`."""
+    configured = os.environ.get("PUNA_CONFIG", "").strip()
+    if configured:
+        return Path(configured).expanduser()
+    base = os.environ.get("XDG_CONFIG_HOME", "")
+    return (Path(base) if base else Path.home() / ".config") / "puna" / "config.toml"
+
+
+def configuration() -> Configuration:
+    """The user's configuration; an empty one when there is no file.
+
+    Raises:
+        InvalidOption: the file cannot be read, is not TOML, or has a table that means nothing.
+    """
+    path = configuration_path()
+    try:
+        with path.open("rb") as file:
+            content = file.read(_CONFIGURATION_LIMIT + 1)
+    except FileNotFoundError:
+        return Configuration(path, {})
+    except OSError as error:
+        raise InvalidOption(f"{path}: {error.strerror or error}") from error
+    if len(content) > _CONFIGURATION_LIMIT:
+        raise InvalidOption(f"{path} is longer than the {_CONFIGURATION_LIMIT} bytes it may have")
+    try:
+        tables = tomllib.loads(content.decode())
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        raise InvalidOption(f"{path} is not TOML: {str(error)[:200]}") from error
+    unknown = next((name for name in tables if name not in _TABLES), None)
+    if unknown is not None:
+        raise InvalidOption(f"{path}: unknown table or key {unknown[:100]!r}; known: {', '.join(_TABLES)}")
+    return Configuration(path, tables)
+
+
+def proxy_for(url: str) -> str | None:
+    """The address of the proxy for `url`; None where the connection is direct.
+
+    Read as Python's own `urllib.request` does: `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` in
+    either case, else what macOS or Windows has set.
+    """
+    from urllib.parse import urlsplit
+    from urllib.request import getproxies, proxy_bypass
+
+    parts = urlsplit(url)
+    proxies = getproxies()
+    proxy = proxies.get(parts.scheme) or proxies.get("all")
+    if not proxy or proxy_bypass(parts.netloc.rpartition("@")[2]):
+        return None
+    return proxy
 
 
 def child_environment(temporary: Path) -> dict[str, str]:

@@ -17,6 +17,9 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}[assistant]{% endif %}"
 )
 
+# Registries are asked through a proxy that does not answer, so that no packet leaves this machine.
+NOWHERE = {"HTTPS_PROXY": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9", "NO_PROXY": "127.0.0.1"}
+
 Puna = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
@@ -29,11 +32,23 @@ def home(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def environment(home: Path) -> dict[str, str]:
-    """The environment of the child: its own home, and so its own store; pip finds nothing."""
+    """The environment of the child: its own home, and so its own store; no registry, no package index."""
     kept = {
         name: value for name, value in os.environ.items() if not name.startswith(("PUNA_", "OLLAMA_", "PIP_"))
     }
-    return {**kept, "HOME": str(home), "PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull, "COLUMNS": "80"}
+    nowhere = {
+        "HTTPS_PROXY": "http://127.0.0.1:9",
+        "https_proxy": "http://127.0.0.1:9",
+        "NO_PROXY": "127.0.0.1",
+    }
+    return {
+        **kept,
+        "HOME": str(home),
+        "PIP_NO_INDEX": "1",
+        "PIP_CONFIG_FILE": os.devnull,
+        "COLUMNS": "80",
+        **nowhere,
+    }
 
 
 @pytest.fixture

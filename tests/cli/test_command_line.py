@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 import pytest
+from tests.cli.conftest import NOWHERE
 
 import puna as package
 from puna.cli import main
@@ -20,6 +21,8 @@ Puna = Callable[..., "subprocess.CompletedProcess[str]"]
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A current folder with things that are no models, and an empty store."""
     monkeypatch.setenv("PUNA_MODELS", str(tmp_path / "store"))
+    for variable, value in NOWHERE.items():
+        monkeypatch.setenv(variable, value)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO()))
     (tmp_path / "text.gguf").write_text("once upon a time")
@@ -34,7 +37,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     [
         (
             ["run", "no-such-model", "hi"],
-            "model 'no-such-model:latest' not found; give the path of a GGUF file",
+            "model 'no-such-model:latest' not found here, and cannot be pulled: pull model manifest: ",
         ),
         (["run", "./no-such.gguf", "hi"], "no-such.gguf: no such file"),
         (["run", "no-such.gguf", "hi"], "no-such.gguf: no such file"),
@@ -124,10 +127,10 @@ def test_help_imports_nothing_heavy() -> None:
 
 
 def test_an_interrupt_is_status_130(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(model: str) -> Path:
+    def interrupted(model: str, *, insecure: bool) -> Path:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("puna.cli.commands.run.resolve_model", interrupted)
+    monkeypatch.setattr("puna.cli.commands.run.find_model", interrupted)
     assert main.run(["run", "m", "hi"]) == 130
 
 

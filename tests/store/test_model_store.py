@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 
 from puna import settings
-from puna.errors import ModelNotFound, StoreError, UnsupportedModel
-from puna.store.blobs import BlobStore
+from puna.errors import ModelNotFound, OutOfSpace, StoreError, UnsupportedModel
 from puna.store.digest import Digest
-from puna.store.library import Library
+from puna.store.library import Library, Removal
 from puna.store.manifests import (
     ADAPTER_LAYER,
     CONFIG_TYPE,
@@ -21,6 +20,7 @@ from puna.store.manifests import (
     Manifest,
     image_manifest,
 )
+from puna.store.model import model_file
 from puna.store.name import parse_name
 
 HEX = hashlib.sha256(b"content").hexdigest()
@@ -32,7 +32,22 @@ def library(tmp_path: Path) -> Library:
 
 
 def layer(library: Library, content: bytes, media_type: str = MODEL_LAYER) -> Layer:
-    return Layer(media_type, str(library.blobs.add([content])), len(content))
+    with library.session() as session:
+        return session.add(media_type, [content])
+
+
+def add(library: Library, *chunks: bytes) -> Digest:
+    with library.session() as session:
+        return session.add(MODEL_LAYER, chunks).content
+
+
+def publish(library: Library, name: str, manifest: Manifest) -> Removal:
+    with library.session() as session:
+        return session.publish(parse_name(name), manifest)
+
+
+def weights(library: Library, name: str) -> Path:
+    return model_file(library, parse_name(name))
 
 
 def model(library: Library, content: bytes = b"content") -> Manifest:
@@ -40,7 +55,8 @@ def model(library: Library, content: bytes = b"content") -> Manifest:
 
 
 def files(folder: Path) -> list[str]:
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    found = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return sorted(str(path) for path in found if path.parts[0] != ".puna")
 
 
 @pytest.mark.parametrize("text", [f"sha256:{HEX}", f"sha256-{HEX}"])
@@ -76,7 +92,7 @@ def test_what_is_no_digest(text: str) -> None:
 
 
 def test_a_blob_is_named_by_its_content(library: Library) -> None:
-    digest = library.blobs.add([b"con", b"tent"])
+    digest = add(library, b"con", b"tent")
     assert digest.hex == HEX
     assert files(library.root) == [f"blobs/sha256-{HEX}"]
     assert library.blobs.read(digest, 100) == b"content"
@@ -87,14 +103,18 @@ def test_a_blob_is_named_by_its_content(library: Library) -> None:
 
 
 def test_a_blob_that_is_not_what_was_expected_never_gets_a_name(library: Library) -> None:
-    with pytest.raises(StoreError, match="digest mismatch"), library.blobs.create() as writer:
+    with (
+        pytest.raises(StoreError, match="digest mismatch"),
+        library.session() as session,
+        session.create() as writer,
+    ):
         writer.write(b"other")
         writer.commit(Digest(HEX))
     assert files(library.root) == []
 
 
 def test_an_interrupted_blob_leaves_nothing(library: Library) -> None:
-    with pytest.raises(KeyboardInterrupt), library.blobs.create() as writer:
+    with pytest.raises(KeyboardInterrupt), library.session() as session, session.create() as writer:
         writer.write(b"half")
         assert writer.path.exists()
         raise KeyboardInterrupt
@@ -102,36 +122,36 @@ def test_an_interrupted_blob_leaves_nothing(library: Library) -> None:
 
 
 def test_a_good_blob_is_kept_and_a_damaged_one_replaced(library: Library) -> None:
-    path = library.blobs.path(library.blobs.add([b"content"]))
+    path = library.blobs.path(add(library, b"content"))
     inode = path.stat().st_ino
-    library.blobs.add([b"content"])
+    add(library, b"content")
     assert path.stat().st_ino == inode
     path.write_bytes(b"CONTENT")
     assert not library.blobs.verify(Digest(HEX))
-    library.blobs.add([b"content"])
+    add(library, b"content")
     assert path.read_bytes() == b"content"
     assert len(files(library.root)) == 1
 
 
 def test_a_blob_needs_room(library: Library) -> None:
-    with pytest.raises(StoreError, match="bytes free, but the model needs"):
-        library.blobs.create(1 << 60)
+    with pytest.raises(OutOfSpace, match="free, but the model needs"):
+        library.blobs.make_room(1 << 60)
     assert files(library.root) == []
 
 
 def test_a_blob_longer_than_its_limit_is_not_read(library: Library) -> None:
     with pytest.raises(StoreError, match="longer than the 3 bytes"):
-        library.blobs.read(library.blobs.add([b"content"]), 3)
+        library.blobs.read(add(library, b"content"), 3)
 
 
 def test_a_store_in_place_of_which_there_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "models").write_text("")
     with pytest.raises(StoreError, match="models"):
-        BlobStore(tmp_path / "models" / "blobs").add([b"x"])
+        add(Library(tmp_path / "models"), b"x")
 
 
 def test_a_manifest_is_the_document_ollama_writes(library: Library) -> None:
-    library.manifests.write(parse_name("me/m:7b"), model(library), library.blobs)
+    publish(library, "me/m:7b", model(library))
     path = library.root / "manifests/registry.ollama.ai/me/m/7b"
     assert path.read_bytes().endswith(b"}\n")
     assert json.loads(path.read_bytes()) == {
@@ -145,31 +165,31 @@ def test_a_manifest_is_the_document_ollama_writes(library: Library) -> None:
         "layers": [{"mediaType": "application/vnd.ollama.image.model", "digest": f"sha256:{HEX}", "size": 7}],
     }
     assert library.manifests.read(parse_name("me/m:7b")) == model(library)
-    assert library.model_file(parse_name("me/m:7b")) == library.root / f"blobs/sha256-{HEX}"
+    assert weights(library, "me/m:7b") == library.root / f"blobs/sha256-{HEX}"
 
 
 def test_a_manifest_waits_for_its_blobs(library: Library) -> None:
     manifest = model(library)
     library.blobs.path(Digest(HEX)).unlink()
     with pytest.raises(StoreError, match="is not complete"):
-        library.manifests.write(parse_name("m"), manifest, library.blobs)
+        publish(library, "m", manifest)
     library.blobs.path(Digest(HEX)).write_bytes(b"cut")
     with pytest.raises(StoreError, match="is not complete"):
-        library.manifests.write(parse_name("m"), manifest, library.blobs)
+        publish(library, "m", manifest)
     assert not library.manifests.folder.exists()
 
 
 def test_names_are_found_without_regard_to_case_and_keep_their_spelling(library: Library) -> None:
-    library.manifests.write(parse_name("Me/Model:7B"), model(library), library.blobs)
+    publish(library, "Me/Model:7B", model(library))
     other = model(library, b"other")
-    library.manifests.write(parse_name("me/model:7b"), other, library.blobs)
+    publish(library, "me/model:7b", other)
     assert files(library.manifests.folder) == ["registry.ollama.ai/Me/Model/7B"]
     assert library.manifests.read(parse_name("ME/MODEL:7b")) == other
 
 
 def test_an_unknown_model(library: Library) -> None:
     with pytest.raises(ModelNotFound, match="model 'm:latest' not found"):
-        library.model_file(parse_name("m"))
+        weights(library, "m")
     assert not library.root.exists()
 
 
@@ -198,48 +218,48 @@ def test_a_damaged_manifest_is_an_error_of_the_store(library: Library, document:
 
 
 def test_unknown_fields_of_other_programs_are_passed_over(library: Library) -> None:
-    library.manifests.write(parse_name("m"), model(library), library.blobs)
+    publish(library, "m", model(library))
     path = library.root / "manifests/registry.ollama.ai/library/m/latest"
     path.write_bytes(json.dumps({**json.loads(path.read_bytes()), "annotations": {"a": 1}}).encode())
     assert library.manifests.read(parse_name("m")) == model(library)
 
 
 def test_a_model_file_of_the_wrong_size_is_damaged(library: Library) -> None:
-    library.manifests.write(parse_name("m"), model(library), library.blobs)
+    publish(library, "m", model(library))
     library.blobs.path(Digest(HEX)).write_bytes(b"cut")
     with pytest.raises(StoreError, match="3 bytes long instead of 7"):
-        library.model_file(parse_name("m"))
+        weights(library, "m")
     library.blobs.path(Digest(HEX)).unlink()
     with pytest.raises(StoreError, match="is missing"):
-        library.model_file(parse_name("m"))
+        weights(library, "m")
 
 
 def test_models_that_need_more_than_a_gguf_file(library: Library) -> None:
     base = model(library)
     adapted = image_manifest(base.config, [*base.layers, layer(library, b"lora", ADAPTER_LAYER)])
-    library.manifests.write(parse_name("a"), adapted, library.blobs)
-    library.manifests.write(parse_name("b"), image_manifest(base.config, []), library.blobs)
+    publish(library, "a", adapted)
+    publish(library, "b", image_manifest(base.config, []))
     with pytest.raises(UnsupportedModel, match="adapter"):
-        library.model_file(parse_name("a"))
+        weights(library, "a")
     with pytest.raises(UnsupportedModel, match="no GGUF file"):
-        library.model_file(parse_name("b"))
+        weights(library, "b")
 
 
 def test_the_last_model_layer_counts(library: Library) -> None:
     base = model(library)
     manifest = image_manifest(base.config, [*base.layers, layer(library, b"later")])
-    library.manifests.write(parse_name("m"), manifest, library.blobs)
-    assert library.model_file(parse_name("m")).read_bytes() == b"later"
+    publish(library, "m", manifest)
+    assert weights(library, "m").read_bytes() == b"later"
 
 
 def test_scratch_leaves_no_trace(library: Library, tmp_path: Path) -> None:
     deep = Library(tmp_path / "a" / "b" / "models")
     with deep.scratch() as folder:
         (folder / "x").write_text("x")
-        assert folder.parent == deep.root
+        assert folder.parent.parent == deep.root
     assert not (tmp_path / "a").exists()
     with deep.scratch():
-        deep.blobs.add([b"kept"])
+        add(deep, b"kept")
     assert len(files(deep.root)) == 1
 
 

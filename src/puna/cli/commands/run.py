@@ -5,12 +5,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from puna.cli import terminal
-from puna.cli.models import resolve_model
+from puna.cli.models import find_model
 from puna.cli.progress import ProgressDisplay
 from puna.engine.events import Done, TextChunk
 from puna.errors import Interrupted, InvalidOption
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from puna.chat.prompt import Prompter
     from puna.cli.options import RunOptions
     from puna.engine import LoadedModel
+    from puna.store.model import Model
 
 _LOADING_SHOWN_AFTER = 0.3
 _HELP = """Available commands:
@@ -35,20 +37,17 @@ class Session:
     """A loaded model and how to use it.
 
     Attributes:
+        opening: the messages a conversation begins with.
         load_seconds: how long loading took; the first answer's total includes it.
     """
 
     model: "LoadedModel"
     prompter: "Prompter"
     options: "RunOptions"
-    system: str | None
+    opening: list[Message]
     raw: bool
     verbose: bool
     load_seconds: float
-
-    def opening(self) -> list[Message]:
-        """The messages a conversation begins with."""
-        return [{"role": "system", "content": self.system}] if self.system else []
 
     def prompt(self, messages: list[Message]) -> list[int]:
         """The tokens of the conversation, or of the last text alone where there is no template."""
@@ -72,6 +71,7 @@ class Session:
 @click.option("--threads", "num_thread", metavar="N", help="Threads to compute with.")
 @click.option("--num-gpu", metavar="N", help="Layers to put on GPUs; -1 for as many as fit.")
 @click.option("--kv-cache-type", metavar="TYPE", help="f16, q8_0 or q4_0.  [default: f16]")
+@click.option("--insecure", is_flag=True, help="Allow plain http and private addresses for a pull.")
 @click.option("-o", "--option", "assignments", multiple=True, metavar="NAME=VALUE", help="Any other option.")
 def command(
     model: str,
@@ -79,6 +79,7 @@ def command(
     verbose: bool,
     system: str | None,
     raw: bool,
+    insecure: bool,
     assignments: tuple[str, ...],
     **named: str | None,
 ) -> None:
@@ -87,13 +88,17 @@ def command(
     With a PROMPT, or text on standard input, or both (the text comes first), the answer goes to standard
     output. Without, you converse.
     """
-    from puna.cli.options import parse_assignments, run_options
+    from puna.cli.options import parse_assignments, run_options, with_defaults
 
     flags = [(name, value) for name, value in named.items() if value is not None]
-    options = run_options([*flags, *parse_assignments(assignments)])
+    given = [*flags, *parse_assignments(assignments)]
+    run_options(given)
     text = _prompt_text(prompt)
     began = time.perf_counter()
-    with _session(model, options, system, raw, verbose) as session:
+    found = find_model(model, insecure=insecure)
+    options = run_options(with_defaults(given, found.model.parameters if found.model else {}))
+    opening = _opening(found.model, system)
+    with _session(found.path, options, opening, raw, verbose) as session:
         if text is None:
             _converse(session)
         else:
@@ -111,11 +116,18 @@ def _prompt_text(words: tuple[str, ...]) -> str | None:
     return " ".join(parts)
 
 
+def _opening(model: "Model | None", system: str | None) -> list[Message]:
+    """The system message, the user's or else the model's, and the model's own messages."""
+    text = system if system is not None else model.system if model else ""
+    messages = [{"role": "system", "content": text}] if text else []
+    stored = model.messages if model else ()
+    return [*messages, *({"role": message.role, "content": message.content} for message in stored)]
+
+
 @contextmanager
 def _session(
-    model: str, options: "RunOptions", system: str | None, raw: bool, verbose: bool
+    path: Path, options: "RunOptions", opening: list[Message], raw: bool, verbose: bool
 ) -> Iterator[Session]:
-    path = resolve_model(model)
     began = time.perf_counter()
     # Only now, with the model at hand, is the compute half worth its start-up time.
     from puna.chat.prompt import Prompter
@@ -131,13 +143,13 @@ def _session(
     try:
         display.clear()
         prompter = Prompter.of(loaded.metadata, loaded.tokenizer)
-        yield Session(loaded, prompter, options, system, raw, verbose, time.perf_counter() - began)
+        yield Session(loaded, prompter, options, opening, raw, verbose, time.perf_counter() - began)
     finally:
         loaded.close()
 
 
 def _answer_once(session: Session, text: str, began: float) -> None:
-    messages = [*session.opening(), {"role": "user", "content": text}]
+    messages = [*session.opening, {"role": "user", "content": text}]
     with session.model.interrupted_by_signals():
         done = _show_answer(_events(session, messages), [])
     terminal.show("\n\n" if terminal.is_terminal(sys.stdout) else "\n")
@@ -156,10 +168,10 @@ def _show_answer(events: Iterator[TextChunk | Done], answer: list[str]) -> Done 
 
 
 def _converse(session: Session) -> None:
-    messages = session.opening()
+    messages = [*session.opening]
     while (text := _read_prompt()) is not None:
         if text == "/clear":
-            messages = session.opening()
+            messages = [*session.opening]
             click.echo("Cleared session context")
         elif text in ("/?", "/help"):
             click.echo(_HELP)

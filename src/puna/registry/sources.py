@@ -1,0 +1,87 @@
+"""From a model's name to where it comes from and goes to: a registry, or the package index."""
+
+from typing import TYPE_CHECKING
+
+from puna import settings
+from puna.errors import AddressRefused, InvalidOption
+from puna.progress import Report
+from puna.store.library import Library
+from puna.store.name import ModelName
+
+if TYPE_CHECKING:
+    from puna.registry.access import Access
+    from puna.registry.registries import Registry
+
+
+def pull(
+    name: ModelName, library: Library, report: Report, *, scheme: str = "", insecure: bool = False
+) -> None:
+    """Fetch the model `name` from wherever its name says.
+
+    Args:
+        scheme: what the name was written with; `http` needs the user's leave.
+        insecure: the user allows plain http and private addresses for the name's host.
+
+    Raises:
+        InvalidOption: the configuration is not as it should be.
+        AddressRefused: the registry may not be reached, or not without encryption.
+        PunaError: as `puna.registry.pypi.fetch` and `puna.registry.pull.pull_model`.
+    """
+    if name.is_pypi:
+        from puna.registry.pypi import fetch
+
+        fetch(name, library, report)
+        return
+    from puna.registry.pull import pull_model
+
+    access = configured_access()
+    pull_model(name, _registry(name, access, scheme, insecure=insecure), library, report, access)
+
+
+def push(
+    name: ModelName, library: Library, report: Report, *, scheme: str = "", insecure: bool = False
+) -> None:
+    """Send the model `name` to the registry that its name says.
+
+    Args:
+        scheme: what the name was written with; `http` needs the user's leave.
+        insecure: the user allows plain http and private addresses for the name's host.
+
+    Raises:
+        InvalidOption: the name is one of the package index, or the configuration is not as it should be.
+        AddressRefused: the registry may not be reached, or not without encryption.
+        PunaError: as `puna.registry.push.push_model`.
+    """
+    if name.is_pypi:
+        raise InvalidOption(
+            f"{name} cannot be pushed: the package index is no registry; copy it to another name"
+        )
+    from puna.registry.push import push_model
+
+    access = configured_access()
+    push_model(name, _registry(name, access, scheme, insecure=insecure), library, report, access)
+
+
+def configured_access() -> "Access":
+    """The way to registries that the user has configured. Raises: InvalidOption."""
+    from puna.registry.access import Access
+    from puna.registry.client import Identity
+    from puna.registry.credentials import DockerConfig
+    from puna.registry.download import Transfer
+    from puna.registry.registries import read_registries
+
+    identity = Identity(DockerConfig(settings.docker_folder()).find, settings.ollama_folder())
+    transfer = Transfer(streams=settings.transfer_streams())
+    return Access(identity, registries=read_registries(settings.configuration()), transfer=transfer)
+
+
+def _registry(name: ModelName, access: "Access", scheme: str, *, insecure: bool) -> "Registry":
+    from puna.registry.registries import registry_for
+
+    registry = registry_for(name.host, access.registries, insecure=insecure)
+    if scheme == "http" and not registry.plain_http:
+        raise AddressRefused(
+            f"insecure protocol http: to speak it to {name.host}, use --insecure, or set plain_http = true"
+            " for it in the configuration"
+        )
+    return registry

@@ -1,0 +1,66 @@
+"""Writing to the disk so that what is there is whole, whenever the program or the machine stops."""
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from puna.errors import OutOfSpace, StoreError
+
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
+_DO_NOT_WAIT = getattr(os, "O_NONBLOCK", 0)  # there is none on Windows
+
+
+@contextmanager
+def store_errors(path: Path) -> Iterator[None]:
+    """Turns the operating system's errors in the block into StoreError, or OutOfSpace, about `path`."""
+    try:
+        yield
+    except OSError as error:
+        kind = OutOfSpace if error.errno in _NO_ROOM else StoreError
+        raise kind(f"{path}: {error.strerror or error}") from error
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """The open file; opening it never waits. Raises: OSError, and StoreError for a pipe or a device."""
+    with ExitStack() as stack:
+        file = stack.enter_context(open(path, "rb", opener=_open_without_waiting))
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise StoreError(f"{path} is not a regular file")
+        stack.pop_all()
+        return file
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | _DO_NOT_WAIT)
+
+
+def make_folders(folder: Path) -> None:
+    """Make a folder and those above it; each new one is on the disk when this returns. Raises: OSError."""
+    if folder.is_dir():
+        return
+    make_folders(folder.parent)
+    folder.mkdir(exist_ok=True)
+    sync_folder(folder.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring the names in a folder to the disk. Raises: OSError."""
+    if os.name != "posix":  # elsewhere a folder cannot be opened
+        return
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_synced(path: Path, content: bytes) -> None:
+    """Write a new file and bring it to the disk. Raises: OSError, FileExistsError among them."""
+    with path.open("xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
