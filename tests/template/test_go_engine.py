@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import pytest
 from tests.template.go_oracle import Case, Oracle, ours
 
 DATA: dict[str, Any] = {
@@ -39,11 +38,6 @@ SNIPPETS = [
     line.replace("¶", "\n")
     for line in Path(__file__).with_name("go_snippets.txt").read_text(encoding="utf-8").splitlines()[1:]
 ]
-
-
-@pytest.fixture(scope="session")
-def oracle(tmp_path_factory: pytest.TempPathFactory) -> Oracle:
-    return Oracle.build(tmp_path_factory.mktemp("go"))
 
 
 def test_snippets_come_out_as_in_go(oracle: Oracle) -> None:

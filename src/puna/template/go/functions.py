@@ -158,7 +158,7 @@ def _slice(arguments: Sequence[Value], budget: Budget) -> Value:
     start, end = _bounds(indexes, len(item))
     budget.step((end - start) // 8)
     part = item[start:end]
-    return replace(whole, value=part) if isinstance(whole, Stringer) else part
+    return replace(whole, value=part, json=None) if isinstance(whole, Stringer) else part
 
 
 def _bounds(indexes: Sequence[Value], length: int) -> tuple[int, int]:

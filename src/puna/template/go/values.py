@@ -60,11 +60,13 @@ class Stringer:
         type: its name in Go, for messages and `%T`.
         value: what indexing, ranging and fields work on.
         write: how it prints.
+        json: its JSON form, None for the value as it is.
     """
 
     type: str
     value: "Sequence[Value] | Mapping[str, Value]"
     write: "Callable[[Value], str]"
+    json: Any = None
 
 
 Value: TypeAlias = (
@@ -147,11 +149,13 @@ def _json_form(value: Value, depth: int) -> Any:
     """The value with its maps in the order of writing."""
     if depth > MAX_DEPTH:
         raise ValueError(f"the value is nested more than {MAX_DEPTH} deep")
+    if isinstance(value, Struct | Stringer) and value.json is not None:
+        return value.json
     value = plain(value)
     if is_nil(value):
         return None
     if isinstance(value, Struct):
-        return value.json if value.json is not None else _json_form(dict(value.fields), depth)
+        return {name: _json_form(field, depth + 1) for name, field in value.fields.items()}
     if isinstance(value, Mapping):
         return {key: _json_form(value[key], depth + 1) for key in sorted(value)}
     if isinstance(value, Sequence) and not isinstance(value, str):
