@@ -37,10 +37,14 @@ ALLOWED: dict[str, set[str]] = {
     "store": {"errors", "gguf", "gojson", "humanize", "progress"},
     "registry": {"errors", "gguf", "progress", "settings", "store"},
     "create": {"errors", "gguf", "gojson", "modelfile", "progress", "sampling", "store"},
+    "services": {
+        *("errors", "gguf", "modelfile", "progress", "template"),
+        *("chat", "store", "registry", "create"),
+    },
     "benchmark": {"errors", "engine"},
     "cli": {
         *("errors", "humanize", "progress", "settings", "gguf", "ggml", "ml", "sampling"),
-        *("engine", "benchmark", "chat", "store", "registry"),
+        *("modelfile", "engine", "benchmark", "chat", "store", "registry", "create", "services"),
     },
     "__main__": {"cli"},
 }

@@ -22,6 +22,8 @@ COMMANDS = {
     "run": ("puna.cli.commands.run", "Run a model"),
     "pull": ("puna.cli.commands.pull", "Fetch a model from a registry or the package index"),
     "push": ("puna.cli.commands.push", "Send a model to a registry"),
+    "create": ("puna.cli.commands.create", "Make a model from a Modelfile"),
+    "show": ("puna.cli.commands.show", "Show what there is to say of a model"),
     "list": ("puna.cli.commands.list", "List models"),
     "cp": ("puna.cli.commands.cp", "Copy a model"),
     "rm": ("puna.cli.commands.rm", "Remove models"),

@@ -5,13 +5,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from puna.cli import terminal
-from puna.cli.models import find_model
+from puna.cli.models import FoundModel, find_model
 from puna.cli.progress import ProgressDisplay
 from puna.engine.events import Done, TextChunk
 from puna.errors import Interrupted, InvalidOption
@@ -122,7 +121,7 @@ def command(
     found = find_model(model, insecure=insecure)
     options = run_options(with_defaults(given, found.model.parameters if found.model else {}))
     request = Request(options, kept_to, _opening(found.model, system), raw, verbose)
-    with _session(found.path, request) as session:
+    with _session(found, request) as session:
         if text is None:
             _converse(session)
         else:
@@ -149,7 +148,7 @@ def _opening(model: "Model | None", system: str | None) -> list[Message]:
 
 
 @contextmanager
-def _session(path: Path, request: Request) -> Iterator[Session]:
+def _session(found: FoundModel, request: Request) -> Iterator[Session]:
     began = time.perf_counter()
     # Only now, with the model at hand, is the compute half worth its start-up time.
     from puna.chat.prompt import Prompter
@@ -161,12 +160,14 @@ def _session(path: Path, request: Request) -> Iterator[Session]:
         if time.perf_counter() - began > _LOADING_SHOWN_AFTER:
             display.fraction("loading model", done)
 
-    loaded = load_model(path, request.options.load, show_loading)
+    loaded = load_model(found.path, request.options.load, show_loading)
     try:
         display.clear()
         if request.grammar is not None:
             _show_warnings(loaded.constraints.start(request.grammar).warnings)
-        prompter = Prompter.of(loaded.metadata, loaded.tokenizer)
+        prompter = Prompter.of(
+            loaded.metadata, loaded.tokenizer, found.model.template if found.model else None
+        )
         yield Session(loaded, prompter, request, time.perf_counter() - began)
     finally:
         loaded.close()
