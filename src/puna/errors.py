@@ -54,7 +54,19 @@ class ModelfileError(FormatError):
 
 
 class TemplateError(FormatError):
-    """A prompt template with a fault."""
+    """A prompt template with a fault.
+
+    Attributes:
+        line: counted from 1.
+        column: counted from 1, in characters.
+        excerpt: the line of the template, or what of it is near the fault, with a caret below; two lines.
+    """
+
+    def __init__(self, message: str, line: int = 1, column: int = 1, excerpt: str = "") -> None:
+        super().__init__(f"template, line {line}, column {column}: {message}")
+        self.line = line
+        self.column = column
+        self.excerpt = excerpt
 
 
 class ModelError(PunaError):

@@ -26,22 +26,22 @@ STEPS = [
 
 
 @pytest.mark.parametrize(
-    ("step", "seconds", "width", "expected"),
+    ("step", "rate", "width", "expected"),
     [
-        (Progress("writing manifest"), 1, 80, "writing manifest"),
+        (Progress("writing manifest"), 0, 80, "writing manifest"),
         (Progress("pulling m", 0, 10**9), 0, 60, "pulling m:   0% ▕" + " " * 27 + "▏    0 B/  1 GB"),
         (
             Progress("pulling m", 5 * 10**8, 10**9),
-            5,
+            10**8,
             80,
             "pulling m:  50% ▕" + "█" * 15 + " " * 15 + "▏ 500 MB/  1 GB  100 MB/s     5s",
         ),
-        (Progress("pulling m", 10**9, 10**9), 5, 60, "pulling m: 100% ▕" + "█" * 27 + "▏   1 GB/  1 GB"),
-        (Progress("pulling m", 5 * 10**8, 10**9), 5, 30, "pulling m:  50%  500 MB/  1 GB"[:29]),
+        (Progress("pulling m", 10**9, 10**9), 10**8, 60, "pulling m: 100% ▕" + "█" * 27 + "▏   1 GB/  1 GB"),
+        (Progress("pulling m", 5 * 10**8, 10**9), 10**8, 30, "pulling m:  50%  500 MB/  1 GB"[:29]),
     ],
 )
-def test_a_line_fits_the_terminal(step: Progress, seconds: float, width: int, expected: str) -> None:
-    drawn = line(step, seconds, width, "▕█▏")
+def test_a_line_fits_the_terminal(step: Progress, rate: float, width: int, expected: str) -> None:
+    drawn = line(step, rate, width, "▕█▏")
     assert drawn == expected
     assert len(drawn) < width
 
@@ -56,6 +56,17 @@ def test_on_a_terminal_a_line_is_redrawn_until_its_step_ends(monkeypatch: pytest
     assert first.startswith("\r\x1b[Kpulling m\r\x1b[K")
     assert first.endswith("█▏  100 B/ 100 B")
     assert (second, rest) == ("\r\x1b[Ksuccess", "")
+
+
+def test_the_speed_is_that_of_this_try(monkeypatch: pytest.MonkeyPatch) -> None:
+    moments = iter([0.0, 10.0])
+    monkeypatch.setattr("puna.cli.progress.time.monotonic", lambda: next(moments))
+    monkeypatch.setenv("COLUMNS", "100")
+    stream = Terminal()
+    display = ProgressDisplay(stream)
+    display.update(Progress("pulling m", 5 * 10**8, 10**9))
+    display.update(Progress("pulling m", 6 * 10**8, 10**9))
+    assert "  10 MB/s    40s" in stream.getvalue()
 
 
 def test_elsewhere_each_step_is_a_line() -> None:

@@ -24,6 +24,8 @@ COMMANDS = {
     "push": ("puna.cli.commands.push", "Send a model to a registry"),
     "inspect": ("puna.cli.commands.inspect", "Show what a GGUF file holds"),
     "bench": ("puna.cli.commands.bench", "Measure how fast a model runs"),
+    "login": ("puna.cli.commands.login", "Log in to a registry"),
+    "logout": ("puna.cli.commands.logout", "Log out of a registry"),
     "doctor": ("puna.cli.commands.doctor", "Show the compute library in use and what could be better"),
 }
 

@@ -27,6 +27,7 @@ class ProgressDisplay:
         self._live = is_terminal(self._stream)
         self._step = Progress("")
         self._began = self._drawn = 0.0
+        self._before = 0
 
     def update(self, step: Progress) -> None:
         """Show a step: its status, and how far it is if bytes are counted."""
@@ -34,12 +35,14 @@ class ProgressDisplay:
         changed = step.status != self._step.status
         if changed:
             self._end_step()
-            self._began = now
+            # What an earlier try has fetched says nothing of the speed of this one.
+            self._began, self._before = now, step.completed
         self._step = step
         if self._live and (changed or now - self._drawn >= _REDRAW_SECONDS or step.completed == step.total):
             self._drawn = now
             width = shutil.get_terminal_size().columns
-            self._write(_CLEAR + line(step, now - self._began, width, self._characters()))
+            rate = (step.completed - self._before) / max(now - self._began, _REDRAW_SECONDS)
+            self._write(_CLEAR + line(step, rate, width, self._characters()))
 
     def fraction(self, status: str, done: float) -> None:
         """Show how much of something is done, 0 to 1; nothing at all where there is no terminal."""
@@ -87,17 +90,16 @@ def show_progress(as_json: bool) -> Iterator[Report]:
         yield display.update
 
 
-def line(step: Progress, seconds: float, width: int, characters: str) -> str:
+def line(step: Progress, rate: float, width: int, characters: str) -> str:
     """One line for a step, as Ollama draws it, at most `width` columns wide.
 
     Args:
-        seconds: since the step began.
+        rate: bytes per second.
         characters: the bar's left end, filling and right end.
     """
     if not step.total:
         return step.status[: width - 1]
     left, filling, right = tuple(characters)
-    rate = step.completed / seconds if seconds > 0.5 else 0.0
     head = f"{step.status}: {step.completed / step.total:4.0%} "
     tail = f" {bytes_text(step.completed):>6}/{bytes_text(step.total):>6}"
     if rate and step.completed < step.total:

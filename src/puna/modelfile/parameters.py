@@ -100,20 +100,22 @@ def _int(text: str) -> int | None:
 def _float(text: str) -> float | None:
     if len(text) > _LONGEST_NUMBER or not _FLOAT.fullmatch(text):
         return None
-    try:
-        (value,) = struct.unpack("<f", struct.pack("<f", float(text)))
-    except OverflowError:
-        return None
+    value = _single(float(text))
     return _shortest(value) if math.isfinite(value) else None
+
+
+def _single(value: float) -> float:
+    """The nearest number of single precision; infinite where there is none."""
+    try:
+        return float(struct.unpack("<f", struct.pack("<f", value))[0])
+    except OverflowError:
+        return math.copysign(math.inf, value)
 
 
 def _shortest(single: float) -> float:
     """The number with the fewest decimals that rounds to this one in single precision."""
-    for digits in range(1, 9):
-        value = float(f"{single:.{digits}g}")
-        if struct.pack("<f", value) == struct.pack("<f", single):
-            return value
-    return float(f"{single:.9g}")
+    candidates = (float(f"{single:.{digits}g}") for digits in range(1, 9))
+    return next((value for value in candidates if _single(value) == single), float(f"{single:.9g}"))
 
 
 _READERS: dict[Kind, Callable[[str], Value | None]] = {

@@ -1,11 +1,11 @@
 """Authorization with a registry.
 
-Sources: RFC 9110 section 11, RFC 7617 (Basic), the documentation of the Docker registry ("Token Authentication
-Specification", "OAuth2 Token Authentication"), and Ollama's signed token requests.
+Sources: RFC 9110 section 11, RFC 7617 (Basic), the documentation of the Docker registry ("Token
+Authentication Specification", "OAuth2 Token Authentication"), and Ollama's signed token requests.
 
 A registry answers 401 with a challenge that names an address, the realm, where tokens are issued. Only the
-registry's own origin, and those that the user or this program has listed for it, may be that address. Any other
-could collect passwords and signatures, or be a machine of the local network that should not be called.
+registry's own origin, and those that the user or this program has listed for it, may be that address. Any
+other could collect passwords and signatures, or be a machine of the local network that should not be called.
 """
 
 import base64
@@ -208,7 +208,7 @@ class Authorizer:
     def _bearer(self, challenge: Challenge, scope: str, first: int) -> _Grant:
         realm = check_realm(challenge.parameters.get("realm"), self._registry)
         credentials = self._credentials()
-        key = self._key(make=self._registry.ollama_key and credentials is None)
+        key = None if credentials else self._key(make=self._registry.ollama_key)
         ways = ways_to_ask(self._registry, credentials, key)
         for index, way in enumerate(ways[first:], first):
             request = _TokenRequest(realm, challenge.parameters.get("service", ""), _scopes(challenge, scope))

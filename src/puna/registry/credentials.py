@@ -231,7 +231,9 @@ def _host_of(key: str) -> str:
 
 
 def _table(config: Mapping[str, Any], name: str, path: Path) -> dict[str, Any]:
-    table = config.get(name) or {}
+    table = config.get(name)
+    if table is None:
+        return {}
     if not isinstance(table, dict):
         raise FetchError(f"{path} is damaged: {name} is no JSON object")
     return table
@@ -249,8 +251,6 @@ def _output(arguments: list[str], given: str, seconds: float) -> tuple[int | Non
     try:
         if worker.is_alive():
             return None, b""
-        if len(output[0]) > _OUTPUT_LIMIT:
-            return -1, output[0]
         return process.wait(seconds), output[0]
     except subprocess.TimeoutExpired:
         return None, b""

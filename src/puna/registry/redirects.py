@@ -1,5 +1,6 @@
 """Where a registry may send a client."""
 
+import re
 from dataclasses import dataclass
 from urllib.parse import urljoin
 
@@ -8,6 +9,8 @@ from puna.registry.registries import Registry
 from puna.registry.urls import parse_url
 
 MOST_HOPS = 10
+
+_ABSOLUTE = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE | re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +54,9 @@ def next_hop(current_url: str, location: str | None, registry: Registry, hops: i
 
 
 def _joined(current_url: str, location: str) -> str:
-    # Checked before joining too: urljoin takes some characters out that parse_url refuses.
+    # Only what is relative is joined. urljoin takes `https:///x` for a path, and takes some characters out.
+    if _ABSOLUTE.match(location):
+        return location
     if not location.isprintable() or " " in location:
         raise AddressRefused(f"the address {location[:100]!r} has characters that a URL cannot have")
     try:

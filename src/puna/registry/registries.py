@@ -64,11 +64,11 @@ class Registry:
         """Check that `origin` may be spoken to as its scheme says.
 
         Raises:
-            AddressRefused: it is plain http, and not this registry's own host with plain http allowed, nor a
+            AddressRefused: it is plain http, unless the registry is, and it is the registry's own host or a
                 realm that the user has listed so.
         """
-        own = self.plain_http and origin.host == self.origin.host
-        if origin.scheme == "http" and not own and origin not in self.realms:
+        allowed = self.plain_http and (origin.host == self.origin.host or origin in self.realms)
+        if origin.scheme == "http" and not allowed:
             raise AddressRefused(f"insecure protocol http: {origin.authority} is spoken to by https only")
 
 
