@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import repeat
 from pathlib import Path
@@ -28,7 +28,6 @@ from tests.registry.transfers import HASTY, pull, push, registries
 import puna
 from puna.cli.main import COMMANDS, run
 from puna.errors import AddressRefused, FetchError, OutOfSpace, PunaError
-from puna.registry.client import Timeouts
 from puna.registry.registries import Registry
 from puna.store.digest import Digest
 from puna.store.library import Library
@@ -566,7 +565,7 @@ def test_what_never_ends_is_ended(world: World, registry: RogueRegistry, place: 
         challenge = f'Bearer realm="{registry.url}/token",service="s",scope="x"'
         registry.answer(MANIFEST, Reply(401, headers=[("WWW-Authenticate", challenge)]))
     registry.answer("/token" if place == "token" else MANIFEST, reply)
-    world.refused(registry, act=partial(pull, timeouts=Timeouts(deadline=1.0, idle=0.7)))
+    world.refused(registry, act=partial(pull, patience=replace(HASTY, deadline=1.0, idle=0.7)))
 
 
 @pytest.mark.parametrize("secure", [False, True], ids=["http", "https"])

@@ -9,22 +9,22 @@ from tests.registry.canary import ClosedNetwork
 
 from puna.progress import Progress, Report
 from puna.registry.access import Access
-from puna.registry.client import Identity, Timeouts
+from puna.registry.client import Identity
 from puna.registry.download import Transfer
 from puna.registry.network import Network
+from puna.registry.patience import Patience
 from puna.registry.pull import pull_model
 from puna.registry.push import push_model
 from puna.registry.registries import Registry, read_registries, registry_for
-from puna.registry.upload import Chunking
 from puna.settings import Configuration
 from puna.store.library import Library
 from puna.store.name import parse_name
 
 # Small parts and short times, so that a few MiB show what happens to many GiB.
-QUICK = Transfer(streams=4, part=512 << 10, largest_part=1 << 20, record=64 << 10, tries=4, delay=0.01)
-SMALL = Chunking(size=512 << 10, tries=4, delay=0.01)
+QUICK = Transfer(streams=4, part=512 << 10, largest_part=1 << 20, record=64 << 10)
+SMALL = 512 << 10
 NO_FOLDER = Path("/proc/no-key-can-be-made-here")
-HASTY = Timeouts(deadline=3.0, idle=1.0)
+HASTY = Patience(deadline=3.0, idle=1.0, tries=4, delay=0.01)
 
 
 def ignore(_: Progress) -> None:
@@ -39,7 +39,7 @@ def registries(tables: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Registry
 def access(
     network: ClosedNetwork | None = None,
     configured: Mapping[str, Registry] | None = None,
-    timeouts: Timeouts = HASTY,
+    patience: Patience = HASTY,
     transfer: Transfer = QUICK,
 ) -> Access:
     """The client's way out: without credentials, through the test's own network if there is one."""
@@ -47,7 +47,7 @@ def access(
         Identity(lambda _: None, NO_FOLDER),
         Network(network.resolve, network.connect) if network else Network(),
         configured or {},
-        timeouts,
+        patience,
         transfer,
         SMALL,
     )
@@ -61,12 +61,12 @@ def pull(
     network: ClosedNetwork | None = None,
     configured: Mapping[str, Registry] | None = None,
     report: Report = ignore,
-    timeouts: Timeouts = HASTY,
+    patience: Patience = HASTY,
     transfer: Transfer = QUICK,
 ) -> None:
     """Pull with the client's own function."""
     parsed = parse_name(name)
-    way = access(network, configured, timeouts, transfer)
+    way = access(network, configured, patience, transfer)
     pull_model(parsed, registry_for(parsed.host, way.registries, insecure=insecure), library, report, way)
 
 

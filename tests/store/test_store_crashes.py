@@ -151,12 +151,21 @@ def check_after_kill(library: Library, operation: Operation, before: dict[str, b
     for name in {*before, *after}:
         allowed = [before.get(name)] + ([changed[name]] if name in changed else [])
         assert after.get(name) in allowed, name
+    check_prune(library, after)
     operation.run(library)
     done = {name: weights for name, weights in {**before, **changed}.items() if weights is not None}
     assert models(library.root) == done
-    library.prune(0)
-    assert models(library.root) == done
-    assert files(library.root) <= needed_files(library.root)
+    check_prune(library, done)
+
+
+def check_prune(library: Library, expected: dict[str, bytes]) -> None:
+    """Pruning a copy of the store keeps the models, and nothing else."""
+    copy = library.root.with_name("pruned")
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(library.root, copy)
+    Library(copy).prune(0)
+    assert models(copy) == expected
+    assert files(copy) <= needed_files(copy)
 
 
 def ignore(_: Progress) -> None:

@@ -11,6 +11,9 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from tests.registry import docker_registry
+from tests.registry.docker_registry import DockerRegistry
+from tests.store.random_operations import IMAGES
 
 from puna.store.library import Library
 from puna.store.verify import verify_library
@@ -18,21 +21,32 @@ from puna.store.verify import verify_library
 PROCESSES = 4
 
 
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DockerRegistry]:
+    with docker_registry.anonymous(tmp_path_factory.mktemp("registry") / "registry") as running:
+        for repository, image in IMAGES.items():
+            running.hold(image, repository)
+        yield running
+
+
 @pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 12))])
-def test_no_model_ever_lacks_a_blob(tmp_path: Path, seed: int) -> None:
+def test_no_model_ever_lacks_a_blob(tmp_path: Path, registry: DockerRegistry, seed: int) -> None:
     root = tmp_path / "models"
     looks = 0
     with ExitStack() as stack:
         programs = [
-            stack.enter_context(running(root, seed * PROCESSES + number, 50)) for number in range(PROCESSES)
+            stack.enter_context(running(root, seed * PROCESSES + number, 50, registry.address))
+            for number in range(PROCESSES)
         ]
         while any(program.poll() is None for program in programs):
             looks += check_every_model(root)
+        did = ""
         for program in programs:
             out, err = program.communicate()
             assert (program.returncode, err) == (0, ""), err
-            for operation in ("create", "copy", "remove", "prune"):
-                assert f"{operation}=" in out
+            did += out
+    for operation in ("create", "fetch", "copy", "remove", "prune"):
+        assert f"{operation}=" in did
     assert looks > 100
     library = Library(root)
     assert verify_library(library, lambda _: None).damage == ()
@@ -41,9 +55,9 @@ def test_no_model_ever_lacks_a_blob(tmp_path: Path, seed: int) -> None:
 
 
 @contextmanager
-def running(root: Path, seed: int, count: int) -> Iterator["subprocess.Popen[str]"]:
+def running(root: Path, seed: int, count: int, registry: str) -> Iterator["subprocess.Popen[str]"]:
     with subprocess.Popen(
-        [sys.executable, "-m", "tests.store.random_operations", str(root), str(seed), str(count)],
+        [sys.executable, "-m", "tests.store.random_operations", str(root), str(seed), str(count), registry],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -14,7 +14,7 @@ LOCK_NAME = ".lock"
 
 # Beside blobs: our own temporary and partial files, then Ollama's: parts of a download, a file being hashed.
 _BLOB_REMAINS = re.compile(
-    r"sha256-[0-9a-f]+\.(tmp|partial|partial\.journal)|sha256-[0-9a-f]{64}-partial(-[0-9]+)?|sha256-[0-9]{1,20}",
+    r"sha256-[0-9a-f]+\.(tmp|partial(\.(journal|tmp))?)|sha256-[0-9a-f]{64}-partial(-[0-9]+)?|sha256-[0-9]{1,20}",
     re.ASCII,
 )
 
