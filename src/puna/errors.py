@@ -8,7 +8,8 @@ PunaError                      every error a user can cause or meet; its text is
 │   └── TemplateError          a prompt template with a fault: names the line and the column
 ├── ModelError                 a model that cannot be built from its file
 │   ├── UnsupportedModel       an architecture, tokenizer or tensor type that is not implemented
-│   └── WeightError            a tensor that is missing, unused or of the wrong shape
+│   ├── WeightError            a tensor that is missing, unused or of the wrong shape
+│   └── MissingCapability      something that the model cannot do
 ├── ContextLengthExceeded      a prompt longer than the context
 ├── InsufficientMemory         see puna.ml.memory: carries the allocations that were attempted
 ├── BackendError               the compute library refused an operation
@@ -21,6 +22,8 @@ PunaError                      every error a user can cause or meet; its text is
     ├── Unauthorized           the registry wants credentials that it was not given
     └── AddressRefused         an address that may not be reached without the user's leave
 """
+
+from collections.abc import Sequence
 
 
 class PunaError(Exception):
@@ -79,6 +82,21 @@ class UnsupportedModel(ModelError):
 
 class WeightError(ModelError):
     """A tensor that is missing, unused or of the wrong shape."""
+
+
+class MissingCapability(ModelError):
+    """Something that the model cannot do.
+
+    Attributes:
+        missing: the names of the capabilities.
+        detail: the text as the API gives it, with a line for each.
+    """
+
+    def __init__(self, missing: Sequence[str], advice: str = "") -> None:
+        end = f". {advice}" if advice else ""
+        super().__init__(f"does not support {', '.join(missing)}{end}")
+        self.missing = tuple(missing)
+        self.detail = "does not support " + "\n".join(missing) + end
 
 
 class ContextLengthExceeded(PunaError):

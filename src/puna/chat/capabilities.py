@@ -1,0 +1,152 @@
+"""What a model can do, as its files tell.
+
+The rules and the order are Ollama's; a file that cannot be read counts as able to do nothing.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from enum import StrEnum
+from typing import Protocol
+
+from puna.errors import MissingCapability
+from puna.gguf import Metadata
+from puna.template.go import Template
+from puna.template.go.tags import thinking_tags
+
+_THINKING_FAMILIES = frozenset(("gptoss", "gpt-oss"))
+# Their projectors have an audio encoder that the engine does not run.
+_SILENT_PROJECTORS = frozenset(("gemma3nv", "nemotron_h_omni"))
+# Models that were published before their templates told of thinking.
+_RENEWED = ("qwen3", "deepseek-r1")
+_CUT_AFTER_THINKING = re.compile(r"""split\(\s*['"]</think>['"]""")
+
+
+class Capability(StrEnum):
+    """What a model can do, by the names of the API."""
+
+    COMPLETION = "completion"
+    EMBEDDING = "embedding"
+    VISION = "vision"
+    AUDIO = "audio"
+    TOOLS = "tools"
+    INSERT = "insert"
+    THINKING = "thinking"
+    IMAGE = "image"
+
+
+class ParserSupport(Protocol):
+    """What a parser of a model's answers reads."""
+
+    @property
+    def tools(self) -> bool:
+        """Tool calls."""
+
+    @property
+    def thinking(self) -> bool:
+        """Thinking."""
+
+
+def capabilities(
+    metadata: Metadata | None,
+    *,
+    template: Template | None = None,
+    chat_template: str | None = None,
+    stated: Iterable[str] = (),
+    projector: Metadata | None = None,
+    parser: ParserSupport | None = None,
+) -> tuple[Capability, ...]:
+    """What a model can do: first what is stated, then what file, projector, template and parser tell.
+
+    Args:
+        metadata: of the model's GGUF file, None if there is none or it cannot be read.
+        template: its prompt template in Go's language, None if there is none or another is used.
+        chat_template: its template in Jinja, None if there is none or another is used.
+        stated: the capabilities that the config names; unknown ones are passed over.
+        projector: the metadata of its projector, None if there is none or it cannot be read.
+        parser: what the parser that the config names can do, None if it names none.
+
+    Raises:
+        GGUFError: the metadata names no architecture.
+    """
+    found = (
+        *(Capability(name) for name in stated if name in set(Capability)),
+        *(() if metadata is None else _of_file(metadata)),
+        *(() if projector is None else _of_projector(projector)),
+        *(() if template is None else _of_template(template)),
+        *(() if chat_template is None else _of_chat_template(chat_template)),
+        *(() if parser is None else _of_parser(parser)),
+        *(() if metadata is None else _of_family(metadata)),
+    )
+    return tuple(dict.fromkeys(found))
+
+
+def _of_file(metadata: Metadata) -> Iterator[Capability]:
+    pooled = metadata.full_key("pooling_type") in metadata
+    yield Capability.EMBEDDING if pooled else Capability.COMPLETION
+    if metadata.full_key("vision.block_count") in metadata:
+        yield Capability.VISION
+    if metadata.full_key("audio.block_count") in metadata and not _is_silent(metadata):
+        yield Capability.AUDIO
+
+
+def _of_projector(metadata: Metadata) -> Iterator[Capability]:
+    yield Capability.VISION
+    if metadata.bool("has_audio_encoder", False) and not _is_silent(metadata):
+        yield Capability.AUDIO
+
+
+def _is_silent(metadata: Metadata) -> bool:
+    return metadata.string("vision.projector_type", None) in _SILENT_PROJECTORS
+
+
+def _of_template(template: Template) -> Iterator[Capability]:
+    names = template.vars()
+    if "tools" in names:
+        yield Capability.TOOLS
+    if "suffix" in names:
+        yield Capability.INSERT
+    if thinking_tags(template) is not None:
+        yield Capability.THINKING
+
+
+def _of_chat_template(chat_template: str) -> Iterator[Capability]:
+    if "tools" in chat_template or "tool_call" in chat_template:
+        yield Capability.TOOLS
+    closes = "</think>" in chat_template
+    cuts = "reasoning_content" not in chat_template and _CUT_AFTER_THINKING.search(chat_template)
+    if closes and ("<think>" in chat_template or cuts):
+        yield Capability.THINKING
+
+
+def _of_parser(parser: ParserSupport) -> Iterator[Capability]:
+    if parser.tools:
+        yield Capability.TOOLS
+    if parser.thinking:
+        yield Capability.THINKING
+
+
+def _of_family(metadata: Metadata) -> Iterator[Capability]:
+    if metadata.architecture in _THINKING_FAMILIES:
+        yield Capability.THINKING
+
+
+def check_capabilities(
+    present: Iterable[Capability], wanted: Iterable[Capability], *, model: str = ""
+) -> None:
+    """Check that a model can do what is asked for.
+
+    Args:
+        present: what it can do.
+        wanted: what it has to be able to do.
+        model: its name, for advice about models that have learnt it since.
+
+    Raises:
+        MissingCapability: it cannot do some of it.
+    """
+    able = set(present)
+    missing = [capability for capability in wanted if capability not in able]
+    if not missing:
+        return
+    renewed = model.rpartition("/")[2].startswith(_RENEWED) and Capability.THINKING in missing
+    advice = "Pull the model again to get the latest version with full thinking support" if renewed else ""
+    raise MissingCapability([str(capability) for capability in missing], advice)
