@@ -1,16 +1,20 @@
 """What `puna list` costs with many models: beside `puna --help`, in turn, medians over whole processes.
 
-python bench/list_models.py [--models 1000] [--runs 20]
+    python bench/list_models.py [--models 1000] [--runs 20]
+
+Besides the time from start to end there is the processor time, which other work on the machine changes less.
 """
 
 import argparse
 import os
+import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from puna.store.library import Library
@@ -34,11 +38,34 @@ def make_store(root: Path, count: int) -> None:
             session.publish(name, image_manifest(config, [weights, template]))
 
 
-def milliseconds(command: Sequence[str], environment: Mapping[str, str]) -> float:
-    """From the start of a process to its end."""
-    began = time.perf_counter()
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Of a process, in milliseconds: from its start to its end, and of the processor."""
+
+    wall: float
+    processor: float
+
+
+def measure(command: Sequence[str], environment: Mapping[str, str]) -> Cost:
+    """Run a process to its end."""
+    before, began = _children(), time.perf_counter()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
-    return 1000 * (time.perf_counter() - began)
+    return Cost(1000 * (time.perf_counter() - began), 1000 * (_children() - before))
+
+
+def _children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def row(what: str, costs: Sequence[Cost], helped: Sequence[Cost]) -> str:
+    """A line of the table: medians, and by how much they exceed those of the help."""
+
+    def cell(kind: Callable[[Cost], float]) -> str:
+        own, other = (statistics.median(map(kind, each)) for each in (costs, helped))
+        return f"{own:.0f} ms ({own - other:+.0f} ms)"
+
+    return f"| {what} | {cell(lambda cost: cost.wall)} | {cell(lambda cost: cost.processor)} |"
 
 
 def main() -> None:
@@ -52,16 +79,16 @@ def main() -> None:
         many = {**os.environ, "PUNA_MODELS": str(Path(folder) / "many")}
         none = {**os.environ, "PUNA_MODELS": str(Path(folder) / "none")}
         commands = (([*puna, "--help"], none), ([*puna, "list"], none), ([*puna, "list"], many))
-        for command, environment in commands:  # what is not counted: the first run of each
-            milliseconds(command, environment)
-        rounds = [[milliseconds(*command) for command in commands] for _ in range(given.runs)]
-    helped, empty, listed = (statistics.median(times) for times in zip(*rounds, strict=True))
-    ratio = statistics.median(times[2] / times[0] for times in rounds)
-    print("| what | median |\n| :--- | ---: |")
-    print(f"| puna --help | {helped:.0f} ms |")
-    print(f"| puna list, no model | {empty:.0f} ms ({empty - helped:+.0f} ms) |")
-    print(f"| puna list, {given.models} models | {listed:.0f} ms ({listed - helped:+.0f} ms) |")
-    print(f"\nlist of {given.models} to help, within pairs: {ratio:.2f}")
+        for command in commands:  # what is not counted: the first run of each
+            measure(*command)
+        rounds = [[measure(*command) for command in commands] for _ in range(given.runs)]
+    helped, empty, listed = zip(*rounds, strict=True)
+    print("| what | median | processor time |\n| :--- | ---: | ---: |")
+    print(row("puna --help", helped, helped))
+    print(row("puna list, no model", empty, helped))
+    print(row(f"puna list, {given.models} models", listed, helped))
+    ratio = statistics.median(last.wall / first.wall for first, _, last in rounds)
+    print(f"\nlist of {given.models} to help, within rounds: {ratio:.2f}")
 
 
 if __name__ == "__main__":

@@ -5,9 +5,11 @@ import os
 import subprocess
 import sys
 import tarfile
+import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -280,8 +282,46 @@ def test_repairing(puna: Puna, library: Library, index: Path, base_model: Path) 
     assert manifest.read_bytes() == whole
 
 
+@pytest.fixture
+def registry() -> Iterator[tuple[str, dict[str, bytes]]]:
+    """A registry that gives these contents by path; its address."""
+    given: dict[str, bytes] = {}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            content = given.get(self.path)
+            self.send_response(404 if content is None else 200)
+            self.send_header("Content-Length", str(len(content or b"")))
+            self.end_headers()
+            self.wfile.write(content or b"")
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Nobody reads it."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever).start()
+        yield f"127.0.0.1:{server.server_port}", given
+        server.shutdown()
+
+
+def test_repairing_from_a_registry(
+    puna: Puna, library: Library, registry: tuple[str, dict[str, bytes]], tmp_path: Path
+) -> None:
+    host, given = registry
+    configuration = tmp_path / "config.toml"
+    configuration.write_text(f'[registries."{host}"]\nplain_http = true\nprivate = true\n')
+    publish(library, f"{host}/n/m", b"weights")
+    given["/v2/n/m/manifests/latest"] = manifest_path(library, f"{host}/n/m").read_bytes()
+    given |= {f"/v2/n/m/blobs/{digest_of(content)}": content for content in (b"weights", CONFIG)}
+    damage(library.blobs.path(digest_of(b"weights")))
+    library.blobs.path(digest_of(CONFIG)).unlink()
+    result = puna("verify", "--repair", PUNA_CONFIG=str(configuration))
+    assert (result.returncode, result.stdout) == (0, "1 models, 2 blobs, 31 B: no damage\n")
+    assert contents(library) == {b"weights"}
+
+
 def test_what_cannot_be_repaired(puna: Puna, library: Library) -> None:
-    publish(library, "m", b"weights")
+    publish(library, "127.0.0.1:9/n/m", b"weights")
     publish(library, "pypi://gone", b"other")
     for content in (b"weights", b"other"):
         library.blobs.path(digest_of(content)).unlink()
@@ -289,9 +329,9 @@ def test_what_cannot_be_repaired(puna: Puna, library: Library) -> None:
     assert result.returncode == 1
     assert len(result.stdout.splitlines()) == 3
     warnings = [line for line in result.stderr.splitlines() if line.startswith("Warning: ")]
-    assert warnings[0].startswith("Warning: model 'm:latest' cannot be repaired: ")
+    assert warnings[0].startswith("Warning: model '127.0.0.1:9/n/m:latest' cannot be ")
     assert warnings[1].startswith("Warning: model 'pypi://gone' cannot be repaired: ")
-    assert sorted(names(library)) == ["m:latest", "pypi://gone"]
+    assert sorted(names(library)) == ["127.0.0.1:9/n/m:latest", "pypi://gone"]
 
 
 # ---- export and import ----

@@ -99,7 +99,7 @@ def import_models(
         OutOfSpace: they do not fit on the disk.
         StoreError: the disk refuses.
     """
-    with library.session(tidy=True) as session:
+    with library.tidy_session() as session:
         reading = _Import(library.blobs, session, report)
         reading.read(file)
         models = reading.models(name)

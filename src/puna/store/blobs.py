@@ -53,12 +53,12 @@ class BlobStore:
         return self.folder / (digest.file_name + PARTIAL_SUFFIX)
 
     def size(self, digest: Digest) -> int | None:
-        """Bytes of the blob; None when there is none."""
-        try:
-            info = self.path(digest).stat()
-        except FileNotFoundError:
-            return None
-        return info.st_size if stat.S_ISREG(info.st_mode) else None
+        """Bytes of the blob; None when there is none. Raises: StoreError."""
+        path = self.path(digest)
+        with store_errors(path), suppress(FileNotFoundError):
+            info = path.stat()
+            return info.st_size if stat.S_ISREG(info.st_mode) else None
+        return None
 
     def verify(self, digest: Digest, seen: Callable[[int], None] | None = None) -> bool:
         """Whether the blob is there and its content, read now, hashes to its name.

@@ -113,11 +113,8 @@ class Library:
         return Listing(sorted(models, key=lambda model: -int(model.modified)), damaged)
 
     @contextmanager
-    def session(self, *, tidy: bool = False) -> Iterator["Session"]:
+    def session(self) -> Iterator["Session"]:
         """An operation that writes: what it finds or writes is not deleted while it runs.
-
-        Args:
-            tidy: at its end, however it ends, delete those of its new blobs that no model uses.
 
         Raises:
             StoreError: the store cannot be written.
@@ -125,13 +122,7 @@ class Library:
         with self._no_empty_folders(), ExitStack() as stack:
             with self._lock():
                 file = stack.enter_context(pin_file(self._pins))
-            session = Session(self, file)
-            try:
-                yield session
-            finally:
-                if tidy:
-                    stack.close()  # its pins would keep its blobs
-                    self.discard(session.new)
+            yield Session(self, file)
 
     @contextmanager
     def tidy_session(self) -> Iterator["Session"]:
@@ -302,17 +293,12 @@ def _remove_empty(*folders: Path) -> None:
 
 
 class Session:
-    """Writes blobs and a manifest; made by `Library.session`. Several threads may use it.
-
-    Attributes:
-        new: the blobs that were not there when they were pinned.
-    """
+    """Writes blobs and a manifest; made by `Library.session`. Several threads may use it."""
 
     def __init__(self, library: Library, pins: BinaryIO) -> None:
         self._library = library
         self._pins = pins
         self._pinned: set[Digest] = set()
-        self.new: set[Digest] = set()
 
     def pin(self, *digests: Digest) -> None:
         """Keep these blobs, whether they exist already or not, until the session ends. Raises: StoreError."""
@@ -320,7 +306,6 @@ class Session:
         if new:
             with self._library._lock():
                 add_pins(self._pins, new)
-                self.new |= {digest for digest in new if self._library.blobs.size(digest) is None}
             self._pinned |= new
 
     @property

