@@ -30,14 +30,11 @@ def command(model: str, path: str | None, quantize: str, insecure: bool, as_json
 
     name = parse_name(model)
     file = Path(path or _DEFAULT_FILE).expanduser()
-    if file.exists():
-        modelfile = read(file)
-    elif path is not None:
+    if path is not None and not file.exists():
         raise ModelNotFound(f"specified Modelfile wasn't found: {path}")
-    else:
-        modelfile = parse("FROM .")
     library = user_library()
     try:
+        modelfile = read(file) if file.exists() else parse("FROM .")
         with (
             show_progress(as_json) as report,
             local_request(modelfile, name, file.parent, library, report, quantize=quantize) as request,
