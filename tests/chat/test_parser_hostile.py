@@ -129,6 +129,14 @@ def test_a_call_that_does_not_end_is_let_out_at_the_limit(family: Family, name: 
     ) >= text.count("x") - unit.count("x")
 
 
+def test_the_limit_counts_the_whole_call() -> None:
+    text = '<tool_call>{"name": "now", "arguments": {"a": [' + '"bcdefghijklmnopqrst", ' * (CALL_LIMIT // 20)
+    parser = FAMILIES[0].parser()
+    shown = content_of([event for piece in pieces(text, 50_000) for event in parser.feed(piece)])
+    assert len(shown) >= CALL_LIMIT
+    assert text.startswith(shown)
+
+
 def test_white_space_is_held_back_to_a_limit_only() -> None:
     parser = FAMILIES[0].parser()
     assert parser.feed("a" + " " * SPACE_LIMIT) == [Content("a")]

@@ -17,7 +17,7 @@ class Notation:
     Args:
         quotes: each with whether a backslash escapes the character that follows it.
         foreign: characters that never stand outside quotes, where they show that the text is something else.
-        careless: models leave quotes inside strings as they are, so a string ends only before what may follow.
+        careless: models leave quotes inside strings as they are; strings end only before what may follow.
     """
 
     def __init__(self, quotes: Mapping[str, bool], foreign: str = "", *, careless: bool = False) -> None:
