@@ -416,6 +416,14 @@ SAMPLES: dict[str, dict[str, Case]] = {
         "without tags": ("[get_weather(city='Paris'), now()]", [call(W, PARIS), call("now", index=1)]),
         "without tags, undeclared": back("[f(a=1)]"),
         "a link": back("[a link](http://example.org)"),
+        "an apostrophe": (
+            "<|tool_call_start|>[note(text='It's Anna's, isn't it?'), now()]<|tool_call_end|>",
+            [call("note", {"text": "It's Anna's, isn't it?"}), call("now", index=1)],
+        ),
+        "JSON inside": (
+            '<|tool_call_start|>[search(query={"a": ["it\'s", null]}, limit=2)]<|tool_call_end|>',
+            [call("search", {"query": {"a": ["it's", None]}, "limit": 2})],
+        ),
         "JSON": (
             '<|tool_call_start|>[{"name": "now", "arguments": {}}]<|tool_call_end|>Ok',
             [call("now"), Content("Ok")],

@@ -69,7 +69,7 @@ def test_no_text_breaks_the_readers(text: str) -> None:
         "",
         "[",
         "[1",
-        "['a' 'b']",
+        "['a' b",
         "{",
         '{"a"}',
         '{"a": }',

@@ -42,6 +42,7 @@ class Format:
         calls_while_thinking: a call ends the thinking.
         reply: the tags around the content, which models may leave out.
         ignored: tags that say nothing and are left out of content.
+        marks: what else stands in calls and may be control tokens.
         trims: white space before a call or a closing thinking tag belongs to the format.
     """
 
@@ -52,12 +53,19 @@ class Format:
     calls_while_thinking: bool = False
     reply: tuple[str, str] | None = None
     ignored: tuple[str, ...] = ()
+    marks: tuple[str, ...] = ()
     trims: bool = True
 
     def tokens(self) -> tuple[str, ...]:
         """All the tags, which the decoder has to leave in the text where they are control tokens."""
         opening, closing = self.thinking or ((), "")
-        return tuple(dict.fromkeys(filter(None, (*opening, closing, *self.calls, *self.ignored))))
+        return tuple(
+            dict.fromkeys(
+                filter(
+                    None, (*opening, closing, *self.calls, *self.marks, *(self.reply or ()), *self.ignored)
+                )
+            )
+        )
 
 
 def format_parser(format: Format, tools: Mapping[str, Schema], *, thinking_open: bool) -> Parser:

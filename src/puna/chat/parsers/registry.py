@@ -99,8 +99,7 @@ def support(name: str) -> Support | None:
     entry = _PARSERS.get(name)
     if entry is None:
         return None
-    module = import_module(f"{_FORMATS}.{entry.module}")
-    tokens: Any = getattr(module, "TOKENS", None) or _format(entry).tokens()
+    tokens = _format(entry).tokens() if entry.format else _module(entry).TOKENS
     return Support(entry.tools, entry.thinking, tokens)
 
 
@@ -123,7 +122,7 @@ def parser_for(name: str, *, tools: Mapping[str, Schema], thinking_open: bool) -
     if entry.format:
         return format_parser(_format(entry), declared, thinking_open=thinking_open)
     stream = Stream(declared, trims=False)
-    return Parser(stream, import_module(f"{_FORMATS}.{entry.module}").steps(stream, thinking_open))
+    return Parser(stream, _module(entry).steps(stream, thinking_open))
 
 
 def generic_parser(tags: TemplateTags, *, tools: Mapping[str, Schema], thinking_open: bool) -> Parser:
@@ -132,5 +131,9 @@ def generic_parser(tags: TemplateTags, *, tools: Mapping[str, Schema], thinking_
 
 
 def _format(entry: _Entry) -> Format:
-    found: Format = getattr(import_module(f"{_FORMATS}.{entry.module}"), entry.format)
+    found: Format = getattr(_module(entry), entry.format)
     return found
+
+
+def _module(entry: _Entry) -> Any:
+    return import_module(f"{_FORMATS}.{entry.module}")

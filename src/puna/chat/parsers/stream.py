@@ -198,6 +198,12 @@ class Stream:
             yield from self._more()
         return self._read(1)
 
+    def peek(self) -> Steps[str]:
+        """The next character, which stays unread; "" at the end."""
+        while self._at == len(self._text) and (yield from self._more()):
+            pass
+        return self._text[self._at : self._at + 1]
+
     def space(self) -> Steps[str]:
         """The white space that comes next, possibly none. Raises: Malformed: there is too much."""
         return (yield from self.take_while(_SPACE, CALL_LIMIT))

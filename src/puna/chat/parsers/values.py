@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
-from puna.chat.parsers.balanced import DEPTH_LIMIT
+from puna.chat.parsers.balanced import AFTER_STRING, DEPTH_LIMIT
 
 _CONSTANTS = {"true": True, "false": False, "null": None, "True": True, "False": False, "None": None}
 _INTEGER = re.compile(r"[+-]?\d{1,300}", re.ASCII)
@@ -19,6 +19,7 @@ _BARE = re.compile(r"[^,()\[\]{}\"'\s]+(?:[ \t]+[^,()\[\]{}\"'\s]+)*+")
 _NAME = re.compile(r"[^,:=()\[\]{}\"'\s]+")
 _STRING_PARTS = re.compile(r"\\(?:x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|[\s\S])")
 _QUOTE_OR_ESCAPE = {'"': re.compile(r'["\\]'), "'": re.compile(r"['\\]")}
+_AFTER_STRING = re.compile(rf"\s*+(?:[{re.escape(AFTER_STRING)}]|\Z)")
 _ESCAPES: dict[str, str] = dict(zip("ntrbfva0/\\'\"\n", [*"\n\t\r\b\f\v\a\0/\\'\"", ""], strict=True))
 
 
@@ -245,9 +246,13 @@ class Literals:
 
     def _unescaped_quote(self, quote: str, start: int) -> int:
         while found := _QUOTE_OR_ESCAPE[quote].search(self._text, start):
-            if found[0] == quote:
+            if found[0] != quote:
+                start = found.end() + 1
+            elif _AFTER_STRING.match(self._text, found.end()):
                 return found.start()
-            start = found.end() + 1
+            else:
+                # Models leave quotes inside strings as they are.
+                start = found.end()
         return -1
 
     def _quote(self) -> str:

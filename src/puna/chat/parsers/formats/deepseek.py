@@ -62,5 +62,8 @@ def _open_fence(stream: Stream, mark: str) -> Steps[None]:
     yield from stream.expect("{")
 
 
-FORMAT = Format(calls={_BEGIN: _body, _CALL: _single}, thinking=(("<think>",), "</think>"))
-TOKENS = (*FORMAT.tokens(), _END, _END_CALL, _SEPARATOR)
+FORMAT = Format(
+    calls={_BEGIN: _body, _CALL: _single},
+    marks=(_END, _END_CALL, _SEPARATOR),
+    thinking=(("<think>",), "</think>"),
+)

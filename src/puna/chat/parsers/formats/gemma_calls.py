@@ -38,13 +38,16 @@ def _calls(delimiter: str, *closing: str) -> Body:
     return body
 
 
+_ESCAPE, _QUOTE = "<escape>", '<|"|>'
+_FUNCTION_ENDS = ("<end_function_call>", "<start_function_response>")
+_TOOL_ENDS = ("<tool_call|>", "<|tool_response>")
+
 FUNCTION_GEMMA = Format(
-    calls={
-        "<start_function_call>": _calls("<escape>", "<end_function_call>", "<start_function_response>"),
-    }
+    calls={"<start_function_call>": _calls(_ESCAPE, *_FUNCTION_ENDS)}, marks=(_ESCAPE, *_FUNCTION_ENDS)
 )
 GEMMA4 = Format(
-    calls={"<|tool_call>": _calls('<|"|>', "<tool_call|>", "<|tool_response>")},
+    calls={"<|tool_call>": _calls(_QUOTE, *_TOOL_ENDS)},
+    marks=(_QUOTE, *_TOOL_ENDS),
     thinking=(("<|channel>thought\n", "<|channel>"), "<channel|>"),
     thinks_anywhere=True,
 )

@@ -48,7 +48,8 @@ def _complete(arguments: Mapping[str, Any], parameters: object) -> bool:
     return isinstance(required, list | tuple) and all(name in arguments for name in required)
 
 
-FORMAT = Format(calls={"<tool_call>": _body})
+_MARKS = (_END, _KEY, _END_KEY, _VALUE, _END_VALUE)
+FORMAT = Format(calls={"<tool_call>": _body}, marks=_MARKS)
 THINKING = Format(
-    calls={"<tool_call>": _body}, thinking=(("<think>",), "</think>"), calls_while_thinking=True
+    calls={"<tool_call>": _body}, marks=_MARKS, thinking=(("<think>",), "</think>"), calls_while_thinking=True
 )

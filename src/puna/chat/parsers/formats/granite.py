@@ -7,13 +7,17 @@ from puna.chat.parsers.answer import Format
 from puna.chat.parsers.calls import calls
 from puna.chat.parsers.stream import Steps, Stream
 
+# Granite closes with the first, or not at all; Phi 4 mini, which writes the same, with the second.
+_ENDS = ("</tool_call>", "<|/tool_call|>")
+
 
 def _body(stream: Stream) -> Steps[None]:
-    return calls(stream, "</tool_call>")
+    return calls(stream, *_ENDS)
 
 
 FORMAT = Format(
     calls={"<|tool_call|>": _body, "<tool_call>": _body},
+    marks=_ENDS,
     thinking=(("<think>",), "</think>"),
     reply=("<response>", "</response>"),
 )

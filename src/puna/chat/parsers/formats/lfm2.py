@@ -19,5 +19,5 @@ def _bare(stream: Stream) -> Steps[None]:
 
 
 _CALLS = {"<|tool_call_start|>": _body}
-FORMAT = Format(calls=_CALLS, leading={"[": _bare})
-THINKING = Format(calls=_CALLS, leading={"[": _bare}, thinking=(("<think>",), "</think>"))
+FORMAT = Format(calls=_CALLS, leading={"[": _bare}, marks=(_END,))
+THINKING = Format(calls=_CALLS, leading={"[": _bare}, marks=(_END,), thinking=(("<think>",), "</think>"))

@@ -41,5 +41,6 @@ def _function(stream: Stream) -> Steps[None]:
 
 FORMAT = Format(
     calls={"<|python_tag|>": _tagged, "<|python_start|>": _tagged, "<function=": _function},
+    marks=("<|python_end|>", "</function>"),
     leading={"{": _object, "[": _list},
 )

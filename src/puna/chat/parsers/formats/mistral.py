@@ -37,5 +37,9 @@ def _named(stream: Stream) -> Steps[None]:
     make_call(stream, Call(name.strip(), arguments, id.strip() or None))
 
 
-FORMAT = Format(calls={"[TOOL_CALLS]": _body}, thinking=(("[THINK]",), "[/THINK]"), thinks_anywhere=True)
-TOKENS = (*FORMAT.tokens(), _ID, _ARGUMENTS)
+FORMAT = Format(
+    calls={"[TOOL_CALLS]": _body},
+    marks=(_ID, _ARGUMENTS, "[/TOOL_CALLS]"),
+    thinking=(("[THINK]",), "[/THINK]"),
+    thinks_anywhere=True,
+)

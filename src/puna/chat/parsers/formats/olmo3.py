@@ -14,5 +14,5 @@ def _body(stream: Stream) -> Steps[None]:
     return calls(stream, "</function_calls>", python=True)
 
 
-FORMAT = Format(calls={"<function_calls>": _body})
+FORMAT = Format(calls={"<function_calls>": _body}, marks=("</function_calls>",))
 THINKING = Format(thinking=(("<think>",), "</think>"))

@@ -61,5 +61,6 @@ def _function(stream: Stream) -> Steps[None]:
 
 
 _CALLS = {"<tool_call>": _body, _FUNCTION: _bare_function}
-FORMAT = Format(calls=_CALLS)
-THINKING = Format(calls=_CALLS, thinking=(("<think>",), "</think>"), calls_while_thinking=True)
+_MARKS = (_END, _END_FUNCTION, _PARAMETER, _END_PARAMETER)
+FORMAT = Format(calls=_CALLS, marks=_MARKS)
+THINKING = Format(calls=_CALLS, marks=_MARKS, thinking=(("<think>",), "</think>"), calls_while_thinking=True)
