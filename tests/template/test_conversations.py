@@ -9,6 +9,7 @@ from tests.template.go_oracle import Case, Oracle
 from puna.errors import InvalidOption, TemplateError
 from puna.template.conversation import render_go
 from puna.template.go import parse
+from puna.template.images import with_image_tags
 from puna.template.known import STOPS, template_text
 
 SYSTEM = {"role": "system", "content": "Be kind."}
@@ -252,3 +253,18 @@ def test_arguments_may_hold_any_json() -> None:
     assert (
         render(text, {"role": "assistant", "tool_calls": [call]}) == '{"a":null,"b":[1,{"c":0.5}],"d":"😀"}'
     )
+
+
+@pytest.mark.parametrize(
+    ("contents", "tagged"),
+    [
+        ([("look", 1)], ["[img-0]look"]),
+        ([("a [img] b [img]", 2), ("c", 1)], ["a [img-0] b [img-1]", "[img-2]c"]),
+        ([("[img]", 2)], ["[img-1][img-0]"]),
+        ([("[img] [img]", 1), ("[img]", 0), ("", 2)], ["[img-0] [img]", "[img]", "[img-1][img-2]"]),
+    ],
+)
+def test_pictures_get_tags_in_their_order(contents: list[tuple[str, int]], tagged: list[str]) -> None:
+    messages = [{"role": "user", "content": text, "images": ["aGk="] * count} for text, count in contents]
+    assert [message["content"] for message in with_image_tags(messages)] == tagged
+    assert with_image_tags([USER]) == [USER]

@@ -159,7 +159,7 @@ def _compare(oracle: Oracle, templates: list[str], data: Any) -> None:
         assert got.what == expected.what, f"{case.template}\n{expected}\n{got}"
 
 
-_SETTINGS = settings(deadline=None, suppress_health_check=list(HealthCheck), max_examples=25)
+_SETTINGS = settings(deadline=None, suppress_health_check=list(HealthCheck), max_examples=12)
 
 
 @_SETTINGS

@@ -100,22 +100,24 @@ def detect(chat_template: str, *, bos_token: str = "", eos_token: str = "") -> D
     if any(word in chat_template for word in _BEYOND):
         return None
     own = _Own(chat_template, bos_token, eos_token)
-    plain = own.prompts(list(_conversations(_TEXTS)))
-    if all(prompt is None for _, prompt in plain) or not _complete(plain):
-        return None
-    name = next((name for name in STOPS if _agrees(known_template(name), plain)), None)
-    if name is None:
-        return None
-    untrimmed = own.prompts(list(_conversations(_UNTRIMMED)))
-    strips = not _agrees(known_template(name), untrimmed)
-    if strips and not _agrees(known_template(name), [(_stripped(c), prompt) for c, prompt in untrimmed]):
-        return None
-    takes_system = all(prompt is not None for _, prompt in plain)
-    return Detected(name, template_text(name), STOPS[name], strips, takes_system)
+    names, takes_system = list(STOPS), True
+    for conversation in _conversations(_TEXTS):
+        prompt = own.prompt(conversation)
+        if prompt is None and conversation[0]["role"] != "system":
+            return None
+        takes_system = takes_system and prompt is not None
+        names = [name for name in names if _agrees(known_template(name), conversation, prompt)]
+        if not names:
+            return None
+    untrimmed = [(conversation, own.prompt(conversation)) for conversation in _conversations(_UNTRIMMED)]
+    for name in names:
+        strips = _strips(known_template(name), untrimmed)
+        if strips is not None:
+            return Detected(name, template_text(name), STOPS[name], strips, takes_system)
+    return None
 
 
 Conversation = Sequence[Message]
-Prompts = Sequence[tuple[Conversation, str | None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,11 +128,8 @@ class _Own:
     bos_token: str
     eos_token: str
 
-    def prompts(self, conversations: Sequence[Conversation]) -> Prompts:
-        """Each conversation with its prompt, None where the template refuses it."""
-        return [(conversation, self._prompt(conversation)) for conversation in conversations]
-
-    def _prompt(self, conversation: Conversation) -> str | None:
+    def prompt(self, conversation: Conversation) -> str | None:
+        """The prompt without BOS, None where the template refuses the conversation."""
         try:
             prompt = render_chat(
                 self.template, conversation, bos_token=self.bos_token, eos_token=self.eos_token
@@ -138,6 +137,18 @@ class _Own:
         except ModelError:
             return None
         return prompt.removeprefix(self.bos_token)
+
+
+def _agrees(template: Template, conversation: Conversation, prompt: str | None) -> bool:
+    return prompt is None or render_go(template, conversation) == prompt
+
+
+def _strips(template: Template, untrimmed: Sequence[tuple[Conversation, str | None]]) -> bool | None:
+    """Whether the prompts are the same only once the messages are stripped; None if not even then."""
+    if all(_agrees(template, conversation, prompt) for conversation, prompt in untrimmed):
+        return False
+    same = all(_agrees(template, _stripped(conversation), prompt) for conversation, prompt in untrimmed)
+    return True if same else None
 
 
 def _conversations(texts: Sequence[str]) -> Iterator[Conversation]:
@@ -150,17 +161,6 @@ def _conversations(texts: Sequence[str]) -> Iterator[Conversation]:
             ]
             yield turns
             yield [{"role": "system", "content": said[-1]}, *turns]
-
-
-def _complete(prompts: Prompts) -> bool:
-    """Whether all conversations without a system message have a prompt."""
-    return all(prompt is not None for conversation, prompt in prompts if conversation[0]["role"] != "system")
-
-
-def _agrees(template: Template, prompts: Prompts) -> bool:
-    return all(
-        prompt is None or render_go(template, conversation) == prompt for conversation, prompt in prompts
-    )
 
 
 def _stripped(conversation: Conversation) -> Conversation:

@@ -116,13 +116,18 @@ class Execution:
             case Action():
                 value = self._pipe(node.pipe)
                 if not node.pipe.variables:
-                    self._write(printing.output(value))
+                    self._print(value)
             case Branch():
                 self._branch(node)
             case Invoke():
                 self._invoke(node)
             case _:
                 self._leave(stops=isinstance(node, Break))
+
+    def _print(self, value: Value) -> None:
+        if not isinstance(value, str):
+            self.budget.step(printing.leaves(value))
+        self._write(printing.output(value))
 
     def _write(self, text: str) -> None:
         self.budget.write(len(text))
@@ -291,9 +296,12 @@ class Execution:
             arguments.append(last)
         self.position = node.position
         self.budget.step()
+        charge = self.budget.make if function.rewrites else self.budget.look
         for argument in arguments:
             if isinstance(argument, str):
-                self.budget.look(len(argument))
+                charge(len(argument))
+            elif function.rewrites:
+                self.budget.step(printing.leaves(argument))
         result = function.call(arguments, self.budget)
         if isinstance(result, str):
             self.budget.make(len(result))

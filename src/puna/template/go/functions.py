@@ -5,6 +5,7 @@ Source: the documentation of Go's text/template ("Functions"); Ollama's template
 of their arguments. A function raises ValueError when it refuses its arguments.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
@@ -37,11 +38,13 @@ class Builtin:
         least: how many arguments it needs.
         most: how many it takes, None for any number.
         call: computes the result.
+        rewrites: its arguments' texts come out again, perhaps longer.
     """
 
     least: int
     most: int | None
     call: Callable[[Sequence[Value], Budget], Value]
+    rewrites: bool = False
 
 
 def kind(value: Value) -> str:
@@ -184,7 +187,11 @@ def _joined(arguments: Sequence[Value]) -> str:
     return printing.print_all([ABSENT.value if is_nil(value) else value for value in arguments])
 
 
-def _js_character(character: str) -> str:
+_JS_SPECIAL = re.compile(r"""[^ !#-%(-;?-\[\]-\x7f]""")
+
+
+def _js_character(match: re.Match[str]) -> str:
+    character = match[0]
     if character in _JS:
         return _JS[character]
     if "\udc80" <= character <= "\udcff":
@@ -195,7 +202,7 @@ def _js_character(character: str) -> str:
 
 
 def _js(arguments: Sequence[Value], budget: Budget) -> str:
-    return "".join(map(_js_character, _joined(arguments)))
+    return _JS_SPECIAL.sub(_js_character, _joined(arguments))
 
 
 def _html(arguments: Sequence[Value], budget: Budget) -> str:
@@ -245,14 +252,14 @@ FUNCTIONS: Mapping[str, Builtin] = MappingProxyType(
         "le": _comparison(_le, True),
         "gt": _comparison(_le, False),
         "ge": _comparison(_less, False),
-        "print": Builtin(0, None, lambda arguments, budget: printing.print_all(arguments)),
-        "println": Builtin(0, None, lambda arguments, budget: printing.print_line(arguments)),
-        "printf": Builtin(1, None, _printf),
-        "html": Builtin(0, None, _html),
-        "js": Builtin(0, None, _js),
-        "urlquery": Builtin(0, None, _urlquery),
+        "print": Builtin(0, None, lambda arguments, budget: printing.print_all(arguments), rewrites=True),
+        "println": Builtin(0, None, lambda arguments, budget: printing.print_line(arguments), rewrites=True),
+        "printf": Builtin(1, None, _printf, rewrites=True),
+        "html": Builtin(0, None, _html, rewrites=True),
+        "js": Builtin(0, None, _js, rewrites=True),
+        "urlquery": Builtin(0, None, _urlquery, rewrites=True),
         "call": Builtin(1, None, _call),
-        "json": Builtin(1, 1, lambda arguments, budget: to_json(arguments[0])),
+        "json": Builtin(1, 1, lambda arguments, budget: to_json(arguments[0]), rewrites=True),
         "currentDate": Builtin(0, None, lambda arguments, budget: date.today().isoformat()),
         "yesterdayDate": Builtin(
             0, None, lambda arguments, budget: (date.today() - timedelta(days=1)).isoformat()

@@ -14,6 +14,8 @@ _NAMES = {chr(code): f"\\{name}" for name, code in _NAMED.items()}
 _ESCAPE = re.compile(r"\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|([0-7]{3})|(.))", re.DOTALL)
 _UNDERSCORES = re.compile(r"[+-]?(?:0[xXoObB]_?[0-9a-fA-F]|[0-9]|\.[0-9])(?:_?[0-9a-zA-Z+.-])*", re.ASCII)
 _OCTAL = re.compile(r"0[0-7]+", re.ASCII)
+# Every character that may have to be written otherwise when it is quoted.
+_UNPLAIN = re.compile(r"""[^ !#-&(-\[\]-~]""")
 _INT_RANGE = range(-(1 << 63), 1 << 63)
 
 
@@ -124,7 +126,7 @@ def is_printable(character: str) -> bool:
 
 def quote(text: str, mark: str = '"', *, ascii_only: bool = False) -> str:
     """A text in quotation marks, with escape sequences for what is not printable."""
-    return mark + "".join(_quoted(c, mark, ascii_only) for c in text) + mark
+    return mark + _UNPLAIN.sub(lambda match: _quoted(match[0], mark, ascii_only), text) + mark
 
 
 def _quoted(character: str, mark: str, ascii_only: bool) -> str:

@@ -32,7 +32,7 @@ from puna.template.go.nodes import (
     Variable,
 )
 
-MAX_LENGTH = 1 << 20
+MAX_LENGTH = 1 << 18
 MAX_BLOCKS = 200
 MAX_PARENTHESES = 40
 MAX_VARIABLES = 1000
@@ -79,7 +79,7 @@ def parse_definitions(source: str, functions: Container[str]) -> dict[str, Nodes
 
     Raises:
         TemplateError: the source is no template, calls a function that is not in `functions`, is longer than
-            a mebibyte or nested too deeply.
+            256 KiB or nested too deeply.
     """
     if len(source) > MAX_LENGTH:
         raise TemplateError(f"it is longer than {MAX_LENGTH} characters")

@@ -204,21 +204,21 @@ def _argument(verb: str | None, format: Format, arguments: _Arguments, good: boo
     value = arguments.values[arguments.next]
     arguments.next += 1
     if padding := (format.width or 0) + (format.precision or 0):
-        spend(padding * _leaves(value))
+        spend(padding * leaves(value))
     printed = formatted(value, format)
     spend(len(printed))
     return printed
 
 
-def _leaves(value: Value, depth: int = 0) -> int:
-    """How many values a directive prints, each in the width."""
+def leaves(value: Value, depth: int = 0) -> int:
+    """How many values are printed for one: a list's or map's are counted one by one."""
     value = plain(value)
     if isinstance(value, Struct):
         value = value.fields
     if isinstance(value, Mapping):
-        return len(value) + sum(_leaves(item, depth + 1) for item in value.values() if depth < MAX_DEPTH)
+        return len(value) + sum(leaves(item, depth + 1) for item in value.values() if depth < MAX_DEPTH)
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return sum(_leaves(item, depth + 1) for item in value if depth < MAX_DEPTH)
+        return sum(leaves(item, depth + 1) for item in value if depth < MAX_DEPTH)
     return 1
 
 

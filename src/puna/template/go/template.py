@@ -71,8 +71,8 @@ def parse(text: str) -> Template:
     One that mentions neither `.Messages` nor `.Response` gets `{{ .Response }}` at its end.
 
     Raises:
-        TemplateError: it is no template, calls a function that does not exist, is longer than a mebibyte or
-            nested too deeply; with line, column and an excerpt.
+        TemplateError: it is no template, calls a function that does not exist, is longer than 256 Ki
+            characters or nested too deeply; with line, column and an excerpt.
     """
     template = Template(text, MappingProxyType(parse_definitions(text, NAMES)))
     if {"messages", "response"} & template.vars():
