@@ -79,7 +79,7 @@ class Generator:
             self._constant,
             lambda _: {"type": self._random.choice(["boolean", "null"])},
         ]
-        nested = [
+        nested: list[Callable[[int], Schema]] = [
             self._object,
             self._array,
             self._tuple,

@@ -47,8 +47,10 @@ def test_any_object_is_json_with_little_white_space(accepts: Accepts, text: str,
 
 def test_white_space_is_bounded(accepts: Accepts) -> None:
     grammar = Grammar.json_schema({"type": "array", "items": {"type": "integer"}})
-    assert accepts(grammar, "[\n" + " " * 64 + "1]")
-    assert not accepts(grammar, "[\n" + " " * 65 + "1]")
+    assert accepts(grammar, "[\n" + " " * 32 + "1]")
+    assert accepts(grammar, "[\r\n\t\t1]")
+    assert not accepts(grammar, "[\n" + " " * 33 + "1]")
+    assert not accepts(grammar, "[\n \t1]")
     assert not accepts(grammar, "[" + "\n" * 2 + "1]")
 
 

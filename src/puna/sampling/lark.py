@@ -16,9 +16,9 @@ from puna.sampling.schema import parse_schema
 if TYPE_CHECKING:
     from llguidance import LLParserLimits
 
-WHITE_SPACE = r"( |\r?\n[ \t]{0,64})?"
-"""Between the signs of JSON: nothing, a space, or a line end with an indentation. Models that may write more
-of it sometimes never stop."""
+WHITE_SPACE = r"( |\r?\n( {0,32}|\t{0,8}))?"
+"""Between the signs of JSON: nothing, a space, or a line end with an indentation of spaces or of tabs. Models
+that may write more of it sometimes never stop."""
 
 JSON_OPTIONS = {"lenient": True, "whitespace_pattern": WHITE_SPACE}
 """Options of the schema compiler: keywords it does not know become warnings, as in llama.cpp."""
