@@ -190,7 +190,30 @@ class _Vocabulary:
         self.eos_token_id = self.ends[0]
 
     def __call__(self, text: bytes) -> list[int]:
-        return self._encode(text.decode(errors="replace"))
+        """The text's ids. The library takes them at their word, so where the tokenizer's would stand for
+        another text (it may normalise, or lack characters) they are the longest tokens from the left.
+        """
+        ids = self._encode(text.decode(errors="replace"))
+        return ids if b"".join(self.tokens[id] for id in ids) == text else self._longest(text)
+
+    def _longest(self, text: bytes) -> list[int]:
+        ids = []
+        while text:
+            size = next((n for n in range(min(len(text), self._width), 0, -1) if text[:n] in self._ids), 0)
+            if not size:
+                return []
+            ids.append(self._ids[text[:size]])
+            text = text[size:]
+        return ids
+
+    @cached_property
+    def _ids(self) -> dict[bytes, int]:
+        special = {*self.special_token_ids}
+        return {piece: id for id, piece in enumerate(self.tokens) if id not in special}
+
+    @cached_property
+    def _width(self) -> int:
+        return max(map(len, self._ids), default=0)
 
 
 def _reason(matcher: "LLMatcher") -> str:

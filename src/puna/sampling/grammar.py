@@ -150,6 +150,8 @@ def _check_text(kind: str, text: str) -> None:
         raise InvalidOption(f"the {name} is empty")
     if any("\ud800" <= character <= "\udfff" for character in text):
         raise InvalidOption(f"the {name} holds half a character (a surrogate)")
+    if kind == "regex" and (len(text) - len(text.rstrip("\\"))) % 2:
+        raise InvalidOption("the regex ends with a backslash that nothing follows")
     if kind == "lark":
         _check_embedded(text)
 

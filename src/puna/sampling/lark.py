@@ -16,16 +16,18 @@ from puna.sampling.schema import parse_schema
 if TYPE_CHECKING:
     from llguidance import LLParserLimits
 
-WHITE_SPACE = r"( |\r?\n[ \t]{0,64})?"
-"""Between the signs of JSON: nothing, a space, or a line end with an indentation. Models that may write more
-of it sometimes never stop."""
+WHITE_SPACE = r"( |\r?\n( {0,32}|\t{0,8}))?"
+"""Between the signs of JSON: nothing, a space, or a line end with an indentation of spaces or of tabs. Models
+that may write more of it sometimes never stop."""
 
 JSON_OPTIONS = {"lenient": True, "whitespace_pattern": WHITE_SPACE}
 """Options of the schema compiler: keywords it does not know become warnings, as in llama.cpp."""
 
-# Half a second of compilation, 50 MB of automaton: what none of the sources that are let in needs.
+# Half a second of compilation and 50 MB of automaton: what none of the sources that are let in needs.
 _LEXER_FUEL = 300_000
 _LEXER_STATES = 50_000
+# Four for each property that may come next, of the most that a schema can have, and more for definitions.
+_ROW_ITEMS = 20_000
 
 _ESCAPED = re.compile(r"\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|(.))", re.DOTALL)
 # The converter calls the root so, and takes a text with these signs for Lark.
@@ -56,7 +58,10 @@ def limits() -> "LLParserLimits":
     from llguidance import LLParserLimits
 
     return LLParserLimits(
-        initial_lexer_fuel=_LEXER_FUEL, max_lexer_states=_LEXER_STATES, verbose_errors=False
+        initial_lexer_fuel=_LEXER_FUEL,
+        max_lexer_states=_LEXER_STATES,
+        max_items_in_row=_ROW_ITEMS,
+        verbose_errors=False,
     )
 
 

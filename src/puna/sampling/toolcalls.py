@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from puna.errors import InvalidOption
 from puna.sampling.grammar import Grammar
-from puna.sampling.lark import WHITE_SPACE, literal, with_options
+from puna.sampling.lark import literal, with_options
 from puna.sampling.schema import MAX_BYTES, check_schema
 
 MAX_TOOLS = 256
@@ -185,7 +185,8 @@ def _without(text: str) -> str:
 
 # Text that is no call in a format whose calls are bare JSON.
 _PLAIN = "PLAIN: /[^{\\[ \\t\\r\\n](.|\\n)*/\n"
-_WHITE = f"white: WHITE?\nWHITE: /{WHITE_SPACE.removesuffix('?')}/\n"
+# Models are taught to write calls without more.
+_WHITE = "white: WHITE?\nWHITE: / |\\n( {0,4})/\n"
 
 
 def _calls(
