@@ -147,27 +147,17 @@ def _fill(
     transfer: Transfer,
     patience: Patience,
 ) -> None:
-    """Fetch what the journal lacks, until the whole has the right digest.
-
-    After a mismatch, what a machine that stopped has not brought to the disk is fetched again. Then
-    everything, in one stream: there are proxies that spoil parts and let wholes through.
+    """Fetch what the journal lacks, from the first source that has the right content.
 
     Raises:
-        DigestMismatch: that was in vain; nothing is kept.
-        FetchError: no source has it; what has come is kept.
+        DigestMismatch: the last one sends other content; nothing is kept.
+        FetchError: it cannot be fetched from the last one; what has come is kept.
     """
-    if _fetched(blob, sources, received, transfer, patience):
-        return
-    with store_errors(blob.path), blob.path.open("rb") as file:
-        kept = intact(blob.journal.records, file)
-        lost = len(kept) < len(blob.journal.records)
-        blob.journal.rewrite(kept if lost else [])
-    if lost and _fetched(blob, sources, received, transfer, patience):
-        return
-    with store_errors(blob.path):
-        blob.journal.rewrite([])
-    single = replace(transfer, streams=1, part=blob.size, largest_part=blob.size)
-    if not _fetched(blob, sources, received, single, patience):
+    for source in sources[:-1]:
+        with suppress(FetchError):
+            if _filled(blob, source, received, transfer, patience):
+                return
+    if not _filled(blob, sources[-1], received, transfer, patience):
         blob.journal.remove()
         blob.path.unlink(missing_ok=True)
         raise DigestMismatch(
@@ -175,18 +165,30 @@ def _fill(
         )
 
 
-def _fetched(
-    blob: _Blob,
-    sources: Sequence[BlobSource],
-    received: Received,
-    transfer: Transfer,
-    patience: Patience,
+def _filled(
+    blob: _Blob, source: BlobSource, received: Received, transfer: Transfer, patience: Patience
 ) -> bool:
-    """Fetch what is missing from the first source that can; whether the whole has the right digest."""
-    for source in sources[:-1]:
-        with suppress(FetchError):
-            return _Fetch(blob, source, transfer, patience).run(received)
-    return _Fetch(blob, sources[-1], transfer, patience).run(received)
+    """Fetch what is missing from one source; whether the whole has the right digest.
+
+    After a mismatch, what a machine that stopped has not brought to the disk is fetched again. Then
+    everything, in one stream: there are proxies that spoil parts and let wholes through.
+    """
+    if _Fetch(blob, source, transfer, patience).run(received):
+        return True
+    with store_errors(blob.path), blob.path.open("rb") as file:
+        kept = intact(blob.journal.records, file)
+        lost = len(kept) < len(blob.journal.records)
+        blob.journal.rewrite(kept if lost else [])
+    if lost and _Fetch(blob, source, transfer, patience).run(received):
+        return True
+    with store_errors(blob.path):
+        blob.journal.rewrite([])
+    single = replace(transfer, streams=1, part=blob.size, largest_part=blob.size)
+    if _Fetch(blob, source, single, patience).run(received):
+        return True
+    with store_errors(blob.path):
+        blob.journal.rewrite([])
+    return False
 
 
 class _Fetch:
