@@ -170,7 +170,9 @@ def test_the_environment_is_read_in_settings_only() -> None:
         "puna.registry.pypi",
         "puna.sampling.parameters",
         "puna.store.library",
+        "puna.chat.capabilities",
         "puna.template.go",
+        "puna.template.known",
         "puna.template.jinja",
     ],
 )

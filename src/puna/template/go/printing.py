@@ -156,9 +156,8 @@ def _directive(match: re.Match[str], arguments: _Arguments, spend: Spend) -> Ite
         good = good and match["first"] is None
         format = replace(format, width=_number(match["width"]))
     if match["point"] is not None:
-        good = (
-            good and (match["first"] is None or match["width"] == "*") and arguments.select(match["second"])
-        )
+        good = arguments.select(match["second"]) and good
+        good = good and (match["first"] is None or match["width"] == "*")
         if match["precision"] == "*":
             precision = arguments.whole_number()
             if precision is None or precision < 0:
@@ -229,7 +228,7 @@ def formatted(value: Value, format: Format, depth: int = 0) -> str:
     if is_nil(value):
         return _nil(format, depth)
     if format.verb == "T":
-        return format.pad(type_name(value))
+        return format.pad(type_name(value)[: format.precision])
     if format.verb in _STRING_VERBS and not format.go_syntax and (own := own_text(value)) is not None:
         return _string(own, format)
     match plain(value):
@@ -402,6 +401,8 @@ def _magnitude(value: float, format: Format) -> str:
         return f"{int(mantissa * (1 << 53))}p{exponent - 53 if value else -1074:+d}"
     if verb in "xX":
         digits = _hex_float(value, precision)
+        if format.sharp:
+            digits = _with_point(digits, (6 if precision is None else precision) if verb == "x" else 0)
         return digits if verb == "x" else digits.upper()
     if verb in "vgG":
         digits = _shortest(value, precision, sharp=format.sharp)
@@ -426,6 +427,13 @@ def _shortest(value: float, precision: int | None, *, sharp: bool) -> str:
     digits = digits.ljust(power + 1, "0")
     fraction = "." + digits[power + 1 :] if digits[power + 1 :] or sharp else ""
     return digits[: power + 1] + fraction
+
+
+def _with_point(digits: str, least: int) -> str:
+    """A hexadecimal float with its point, and so many characters after the 0, of which the x is one."""
+    head, _, power = digits.partition("p")
+    head = head if "." in head else head + "."
+    return f"{head.ljust(least + 2, '0')}p{power}"
 
 
 def _hex_float(value: float, precision: int | None) -> str:
