@@ -141,32 +141,38 @@ class _Arguments:
 
 
 def _directive(match: re.Match[str], arguments: _Arguments, spend: Spend) -> Iterator[str]:
+    """What a directive prints, complaints about it included."""
     good = arguments.select(match["first"])
-    format = _flags(match)
-    if match["width"] == "*":
-        width = arguments.whole_number()
-        if width is None:
-            yield "%!(BADWIDTH)"
-        elif width < 0:
-            format = replace(format, width=-width, minus=True, zero=False)
-        else:
-            format = replace(format, width=width)
-    elif match["width"]:
-        # An index before digits is an error of the format.
-        good = good and match["first"] is None
-        format = replace(format, width=_number(match["width"]))
+    # An index before digits or a point is an error of the format.
+    in_place = match["first"] is None or match["width"] == "*"
+    format, complaint = _with_width(_flags(match), match["width"], arguments)
+    yield complaint
     if match["point"] is not None:
         good = arguments.select(match["second"]) and good
-        good = good and (match["first"] is None or match["width"] == "*")
-        if match["precision"] == "*":
-            precision = arguments.whole_number()
-            if precision is None or precision < 0:
-                yield "%!(BADPREC)"
-            format = replace(format, precision=None if precision is None or precision < 0 else precision)
-        else:
-            format = replace(format, precision=_number(match["precision"] or "0"))
+        format, complaint = _with_precision(format, match["precision"], arguments)
+        yield complaint
+    if match["width"] or match["point"] is not None:
+        good = good and in_place
     good = arguments.select(match["third"]) and good
     yield _argument(match["verb"], format, arguments, good, spend)
+
+
+def _with_width(format: Format, width: str | None, arguments: _Arguments) -> tuple[Format, str]:
+    if width is None:
+        return format, ""
+    number = arguments.whole_number() if width == "*" else _number(width)
+    if number is None:
+        return format, "%!(BADWIDTH)"
+    if number < 0:
+        return replace(format, width=-number, minus=True, zero=False), ""
+    return replace(format, width=number), ""
+
+
+def _with_precision(format: Format, precision: str | None, arguments: _Arguments) -> tuple[Format, str]:
+    number = arguments.whole_number() if precision == "*" else _number(precision or "0")
+    if number is None or number < 0:
+        return format, "%!(BADPREC)"
+    return replace(format, precision=number), ""
 
 
 def _number(digits: str) -> int:
