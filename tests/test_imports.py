@@ -37,10 +37,14 @@ ALLOWED: dict[str, set[str]] = {
     "store": {"errors", "gguf", "gojson", "humanize", "progress"},
     "registry": {"errors", "gguf", "progress", "settings", "store"},
     "create": {"errors", "gguf", "gojson", "modelfile", "progress", "sampling", "store"},
+    "services": {
+        *("errors", "gguf", "modelfile", "progress", "template"),
+        *("chat", "store", "registry", "create"),
+    },
     "benchmark": {"errors", "engine"},
     "cli": {
         *("errors", "humanize", "progress", "settings", "gguf", "ggml", "ml", "sampling"),
-        *("engine", "benchmark", "chat", "store", "registry"),
+        *("modelfile", "engine", "benchmark", "chat", "store", "registry", "create", "services"),
     },
     "__main__": {"cli"},
 }
@@ -49,6 +53,7 @@ ALLOWED: dict[str, set[str]] = {
 SIBLINGS = {
     "models": {"base", "hyper"},
     "cli/commands": set[str](),
+    "chat/parsers/formats": set[str](),
 }
 
 
@@ -139,6 +144,18 @@ def test_siblings_do_not_import_each_other(folder: str) -> None:
     assert wrong == []
 
 
+def test_parsers_of_answers_import_only_events_and_errors() -> None:
+    allowed = ("puna.chat.parsers", "puna.chat.events", "puna.errors")
+    wrong = [
+        str(found)
+        for found in imports()
+        if found.file.is_relative_to("chat/parsers")
+        and inner(found.module)
+        and not any(f"{found.module}.".startswith(f"{module}.") for module in allowed)
+    ]
+    assert wrong == []
+
+
 def test_ctypes_stays_with_ggml() -> None:
     wrong = [str(f) for f in imports() if f.module.split(".")[0] == "ctypes" and f.importer != "ggml"]
     assert wrong == []
@@ -161,14 +178,22 @@ def test_the_environment_is_read_in_settings_only() -> None:
         "puna.cli.main",
         "puna.cli.models",
         "puna.cli.options",
+        "puna.cli.commands.import_",
+        "puna.cli.commands.list",
         "puna.cli.commands.run",
         "puna.cli.commands.inspect",
         "puna.cli.commands.login",
+        "puna.chat.parsers.detect",
+        "puna.chat.parsers.registry",
         "puna.engine.options",
         "puna.gguf",
         "puna.registry.auth",
         "puna.registry.pypi",
+        "puna.sampling.grammar",
+        "puna.sampling.lark",
         "puna.sampling.parameters",
+        "puna.sampling.toolcalls",
+        "puna.store.archive",
         "puna.store.library",
         "puna.chat.capabilities",
         "puna.template.go",

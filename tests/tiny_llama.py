@@ -21,11 +21,24 @@ def _byte_tokens() -> list[str]:
     return [spelled[byte] for byte in range(256)]
 
 
-def write_tiny_llama(path: Path, *, seed: int = 0, blocks: int = BLOCKS, hidden: int = HIDDEN) -> Path:
-    """Writes the model in F32 and gives its path back."""
+def write_tiny_llama(
+    path: Path,
+    *,
+    seed: int = 0,
+    blocks: int = BLOCKS,
+    hidden: int = HIDDEN,
+    vocabulary: tuple[list[str], list[str]] | None = None,
+) -> Path:
+    """Writes the model in F32 and gives its path back.
+
+    Args:
+        vocabulary: tokens and merges in GPT-2's spelling, without <s> and </s>; None takes the bytes.
+    """
     random = np.random.default_rng(seed)
     head = hidden // HEADS
-    shapes = {"token_embd.weight": (VOCABULARY, hidden), "output.weight": (VOCABULARY, hidden)}
+    tokens, merges = vocabulary or (_byte_tokens(), ["a b"])
+    rows = BYTES + len(tokens)
+    shapes = {"token_embd.weight": (rows, hidden), "output.weight": (rows, hidden)}
     for block in range(blocks):
         shapes |= {
             f"blk.{block}.attn_q.weight": (HEADS * head, hidden),
@@ -39,7 +52,7 @@ def write_tiny_llama(path: Path, *, seed: int = 0, blocks: int = BLOCKS, hidden:
     norms = ["output_norm.weight"]
     norms += [f"blk.{block}.{name}_norm.weight" for block in range(blocks) for name in ("attn", "ffn")]
     with GGUFWriter(path) as writer:
-        _describe(writer, blocks, hidden)
+        _describe(writer, blocks, hidden, tokens, merges)
         for name, shape in shapes.items():
             scale = 1.0 / np.sqrt(shape[1])
             writer.add_tensor(
@@ -50,8 +63,7 @@ def write_tiny_llama(path: Path, *, seed: int = 0, blocks: int = BLOCKS, hidden:
     return path
 
 
-def _describe(writer: GGUFWriter, blocks: int, hidden: int) -> None:
-    tokens = ["<s>", "</s>", *_byte_tokens()]
+def _describe(writer: GGUFWriter, blocks: int, hidden: int, tokens: list[str], merges: list[str]) -> None:
     values: dict[str, str | int | float | list[str] | list[int]] = {
         "general.architecture": "llama",
         "llama.block_count": blocks,
@@ -64,9 +76,9 @@ def _describe(writer: GGUFWriter, blocks: int, hidden: int) -> None:
         "llama.rope.dimension_count": hidden // HEADS,
         "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.pre": "gpt-2",
-        "tokenizer.ggml.tokens": tokens,
-        "tokenizer.ggml.token_type": [3, 3, *[1] * 256],
-        "tokenizer.ggml.merges": ["a b"],
+        "tokenizer.ggml.tokens": ["<s>", "</s>", *tokens],
+        "tokenizer.ggml.token_type": [3, 3, *[1] * len(tokens)],
+        "tokenizer.ggml.merges": merges,
         "tokenizer.ggml.bos_token_id": BOS,
         "tokenizer.ggml.eos_token_id": EOS,
     }

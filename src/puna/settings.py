@@ -5,7 +5,6 @@ and an empty value counts as unset. Callers read a setting once, at the edge of 
 """
 
 import os
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,6 +92,8 @@ def configuration() -> Configuration:
     Raises:
         InvalidOption: the file cannot be read, is not TOML, or has a table that means nothing.
     """
+    import tomllib
+
     path = configuration_path()
     try:
         with path.open("rb") as file:

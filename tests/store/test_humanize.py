@@ -2,7 +2,15 @@
 
 import pytest
 
-from puna.humanize import bytes_text, count_text, duration_text, seconds_left_text
+from puna.humanize import (
+    bytes_text,
+    count_text,
+    duration_seconds,
+    duration_text,
+    duration_words,
+    moment_text,
+    seconds_left_text,
+)
 
 
 @pytest.mark.parametrize(
@@ -61,3 +69,97 @@ def test_durations(seconds: float, text: str) -> None:
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0s"), (4, "4s"), (65, "1m5s"), (7380, "2h3m")])
 def test_waiting_times(seconds: float, text: str) -> None:
     assert seconds_left_text(seconds) == text
+
+
+# The texts that Go's `time.ParseDuration` takes and refuses, with its nanoseconds.
+@pytest.mark.parametrize(
+    ("text", "nanoseconds"),
+    [
+        ("0", 0),
+        ("-0", 0),
+        ("+5s", 5 * 10**9),
+        ("1.5h", 5400 * 10**9),
+        ("1h30m", 5400 * 10**9),
+        (".5s", 5 * 10**8),
+        ("5.s", 5 * 10**9),
+        ("-2m", -120 * 10**9),
+        ("300ms", 3 * 10**8),
+        ("1us", 1000),
+        ("1µs", 1000),
+        ("1μs", 1000),
+        ("7ns", 7),
+        ("1h1h", 7200 * 10**9),
+        ("100000h", 36 * 10**16),
+        ("0.0000000001s", 0),
+    ],
+)
+def test_durations_are_read(text: str, nanoseconds: int) -> None:
+    assert round(duration_seconds(text) * 10**9) == nanoseconds
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "",
+            "1",
+            "1d",
+            "s",
+            ".s",
+            ".",
+            "+",
+            "-",
+            " 1s",
+            "1s ",
+            "1S",
+            "١s",
+            "1e3s",
+            "1..5s",
+            "1h-1m",
+            "--1s",
+        ),
+        *("3000000h", "2562047h47m16.854775808s", "1" * 10_000 + "s", "9" * 20 + "h"),
+    ],
+)
+def test_what_is_no_duration(text: str) -> None:
+    with pytest.raises(ValueError, match="is no duration"):
+        duration_seconds(text)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "Less than a second"),
+        (0.99, "Less than a second"),
+        (1.99, "1 second"),
+        (2, "2 seconds"),
+        (59.99, "59 seconds"),
+        (60, "About a minute"),
+        (119.9, "About a minute"),
+        (3599.9, "59 minutes"),
+        (3600, "About an hour"),
+        (5399, "About an hour"),
+        (5400, "2 hours"),
+        (47.4 * 3600, "47 hours"),
+        (47.5 * 3600, "2 days"),
+        (335.4 * 3600, "13 days"),
+        (335.6 * 3600, "2 weeks"),
+        (1439 * 3600, "8 weeks"),
+        (1440 * 3600, "2 months"),
+        (17519 * 3600, "24 months"),
+        (17520 * 3600, "2 years"),
+        (26280 * 3600, "3 years"),
+    ],
+)
+def test_durations_in_words(seconds: float, text: str) -> None:
+    assert duration_words(seconds) == text
+    assert moment_text(10**9, 10**9 + seconds) == f"{text} ago"
+    if seconds:
+        assert moment_text(10**9 + seconds, 10**9) == f"{text} from now"
+
+
+def test_moments_too_far_to_tell() -> None:
+    year = 365 * 24 * 3600
+    assert moment_text(20.5 * year, 0) == "20 years from now"
+    assert moment_text(21 * year, 0) == "Forever"
+    assert moment_text(0, 60 * year) == "60 years ago"

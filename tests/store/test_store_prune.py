@@ -92,12 +92,14 @@ def test_folders_and_links_named_like_remains_are_not_touched(library: Library, 
     assert (folder / "mine").exists() and link.is_symlink()
 
 
-def test_a_file_that_somebody_holds_a_lock_on_stays(library: Library) -> None:
+def test_a_file_that_somebody_holds_a_lock_on_stays_with_its_journal(library: Library) -> None:
     path = among_blobs(library, f"sha256-{HEX}.partial")
+    journal = among_blobs(library, f"sha256-{HEX}.partial.journal")
     with path.open("rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         assert library.prune(0) == Removal()
-    assert library.prune(0) == Removal(0, 10, 1)
+    assert library.prune(0) == Removal(0, 20, 2)
+    assert not path.exists() and not journal.exists()
 
 
 def test_a_blob_being_written_stays(library: Library) -> None:

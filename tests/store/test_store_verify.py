@@ -83,3 +83,29 @@ def test_a_manifest_with_the_wrong_size_of_a_good_blob(library: Library) -> None
     assert [what for what, _ in found(library)] == [
         f"blob {digest_of(b'weights')} is 7 bytes long instead of 8"
     ]
+
+
+def test_models_that_do_not_agree_on_the_size_of_a_blob(library: Library) -> None:
+    for name in ("a", "b", "c"):
+        publish(library, name, b"weights")
+    for name, size in {"a": b"8", "c": b"9"}.items():
+        path = manifest_path(library, name)
+        path.write_bytes(path.read_bytes().replace(b'"size":7', b'"size":' + size))
+    blob = f"blob {digest_of(b'weights')}"
+    assert found(library) == [
+        (f"{blob} is 7 bytes long instead of 8", ["a:latest"]),
+        (f"{blob} is 7 bytes long instead of 9", ["c:latest"]),
+    ]
+    library.blobs.path(digest_of(b"weights")).write_bytes(b"WEIGHTS")
+    assert found(library)[2] == (f"{blob} does not have the content that its name says", ["b:latest"])
+
+
+def test_verifying_again_reads_only_what_may_have_changed(library: Library) -> None:
+    publish(library, "m", b"weights", b"more")
+    path = library.blobs.path(digest_of(b"more"))
+    told: list[Progress] = []
+    assert verify_library(library, told.append, again=True).damage == ()
+    assert told == []
+    path.write_bytes(b"MORE")
+    assert len(verify_library(library, told.append, again=True).damage) == 1
+    assert len(told) == 1

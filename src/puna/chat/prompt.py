@@ -6,6 +6,8 @@ from functools import cached_property
 from typing import Any
 
 from puna.gguf import Metadata
+from puna.template.conversation import render_go
+from puna.template.go import Template, parse
 from puna.template.jinja import render_chat
 from puna.template.shield import shield
 from puna.tokenizer import Tokenizer
@@ -19,16 +21,25 @@ class Prompter:
 
     Attributes:
         tokenizer: the model's.
-        template: its chat template in Jinja; None for a model that only continues text.
+        template: its prompt template, one in Go's language or the text of one in Jinja; None for a model that
+            only continues text.
     """
 
     tokenizer: Tokenizer
-    template: str | None
+    template: Template | str | None
 
     @classmethod
-    def of(cls, metadata: Metadata, tokenizer: Tokenizer) -> "Prompter":
-        """The prompter for a model with this metadata. Raises: GGUFError."""
-        return cls(tokenizer, metadata.string(CHAT_TEMPLATE_KEY, None))
+    def of(cls, metadata: Metadata, tokenizer: Tokenizer, own: str | None = None) -> "Prompter":
+        """The prompter for a model with this metadata.
+
+        Args:
+            own: the Go template that the store has for the model; it goes before the file's.
+
+        Raises:
+            GGUFError: the file's template is no text.
+            TemplateError: the store's is no template.
+        """
+        return cls(tokenizer, metadata.string(CHAT_TEMPLATE_KEY, None) if own is None else parse(own))
 
     def text(self, text: str, *, raw: bool = False) -> list[int]:
         """The tokens of a bare text, which a model continues.
@@ -42,12 +53,15 @@ class Prompter:
         """The tokens of a conversation, the assistant's turn opened. Messages cannot spell control tokens.
 
         Raises:
-            ModelError: the template fails or refuses the conversation.
+            ModelError, TemplateError: the template fails or refuses the conversation.
         """
         shielded, break_ = shield(messages, self._control_texts)
         bos = self._token_text(self.tokenizer.bos_id)
-        eos = self._token_text(self.tokenizer.eos_id)
-        prompt = render_chat(self.template or "", shielded, bos_token=bos, eos_token=eos)
+        if isinstance(self.template, Template):
+            prompt = render_go(self.template, shielded)
+        else:
+            eos = self._token_text(self.tokenizer.eos_id)
+            prompt = render_chat(self.template or "", shielded, bos_token=bos, eos_token=eos)
         # Most templates write BOS themselves; a second one would harm the answer.
         bare = bool(bos) and prompt.startswith(bos)
         first, *rest = prompt.split(break_)

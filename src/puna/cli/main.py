@@ -22,12 +22,23 @@ COMMANDS = {
     "run": ("puna.cli.commands.run", "Run a model"),
     "pull": ("puna.cli.commands.pull", "Fetch a model from a registry or the package index"),
     "push": ("puna.cli.commands.push", "Send a model to a registry"),
+    "create": ("puna.cli.commands.create", "Make a model from a Modelfile"),
+    "show": ("puna.cli.commands.show", "Show what there is to say of a model"),
+    "list": ("puna.cli.commands.list", "List models"),
+    "cp": ("puna.cli.commands.cp", "Copy a model"),
+    "rm": ("puna.cli.commands.rm", "Remove models"),
+    "export": ("puna.cli.commands.export", "Write models into one file"),
+    "import": ("puna.cli.commands.import_", "Read models from one file"),
+    "prune": ("puna.cli.commands.prune", "Delete files that no model needs"),
+    "verify": ("puna.cli.commands.verify", "Check the files of all models"),
     "inspect": ("puna.cli.commands.inspect", "Show what a GGUF file holds"),
     "bench": ("puna.cli.commands.bench", "Measure how fast a model runs"),
     "login": ("puna.cli.commands.login", "Log in to a registry"),
     "logout": ("puna.cli.commands.logout", "Log out of a registry"),
     "doctor": ("puna.cli.commands.doctor", "Show the compute library in use and what could be better"),
 }
+
+ALIASES = {"ls": "list"}
 
 
 class LazyGroup(click.Group):
@@ -38,10 +49,11 @@ class LazyGroup(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command of that name, imported now; None if there is none."""
-        if cmd_name not in COMMANDS:
+        """The command of that name or alias, imported now; None if there is none."""
+        name = ALIASES.get(cmd_name, cmd_name)
+        if name not in COMMANDS:
             return None
-        command = import_module(COMMANDS[cmd_name][0]).command
+        command = import_module(COMMANDS[name][0]).command
         return command if isinstance(command, click.Command) else None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -91,5 +103,5 @@ def run(arguments: Sequence[str]) -> int:
 
 def _fail(message: str) -> int:
     terminal.restore()
-    click.echo(f"Error: {' '.join(message.split())}", err=True)
+    terminal.complain("Error", message)
     return 1

@@ -2,10 +2,12 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from puna.engine.options import LoadOptions
 from puna.errors import InvalidOption
+from puna.sampling.grammar import Grammar
 from puna.sampling.parameters import RANGES, SamplingParameters
 
 # Ollama's name of a load option, and the engine's.
@@ -77,6 +79,43 @@ def run_options(pairs: Iterable[tuple[str, str]]) -> RunOptions:
     num_predict = values.get("num_predict", -1)
     stop = tuple(value for name, value in given if name == "stop")
     return RunOptions(_load_options(values, texts), sampling, int(num_predict), stop)
+
+
+def answer_grammar(
+    format: str | None, gbnf: str | None, regex: str | None, choices: tuple[str, ...]
+) -> Grammar | None:
+    """The grammar that these options set; None if all are empty.
+
+    Args:
+        format: "json", a JSON schema, or @ and the name of a file that holds one.
+        gbnf: a grammar, or @ and the name of its file.
+
+    Raises:
+        InvalidOption: more than one is set, a file cannot be read, or the grammar is refused.
+    """
+    given = [name for name, value in (("format", format), ("grammar", gbnf), ("regex", regex)) if value]
+    given += ["choice"] if choices else []
+    if len(given) > 1:
+        raise InvalidOption(f"only one of --{' and --'.join(given)} can be given")
+    if format:
+        text = _text(format)
+        return Grammar.any_object() if text.strip() == "json" else Grammar.json_schema(text)
+    if gbnf:
+        return Grammar.gbnf(_text(gbnf))
+    if regex:
+        return Grammar.regex(regex)
+    return Grammar.choice(choices) if choices else None
+
+
+def _text(argument: str) -> str:
+    """The argument itself, or the content of the file that it names after an @."""
+    if not argument.startswith("@"):
+        return argument
+    try:
+        return Path(argument[1:]).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
+        raise InvalidOption(f"cannot read {argument[1:][:100]!r}: {reason}") from error
 
 
 def _load_options(values: Mapping[str, float], texts: Mapping[str, str]) -> LoadOptions:

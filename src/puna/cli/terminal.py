@@ -26,6 +26,13 @@ def abandon_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
+def complain(kind: str, message: str) -> None:
+    """Write an error or a warning to standard error, in one line."""
+    line = " ".join(f"{kind}: {message}".split()).translate(_UNSAFE)
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
+
+
 def piped_input() -> str | None:
     """All of standard input, if it is not a terminal; None if it is, or is closed."""
     if sys.stdin is None or sys.stdin.closed or sys.stdin.isatty():

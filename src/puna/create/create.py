@@ -78,7 +78,8 @@ def _check_template(text: str, templates: TemplateRules) -> None:
     try:
         templates.check(text)
     except TemplateError as error:
-        raise TemplateError(f"template error: {error}") from error
+        error.args = (f"template error: {error}",)
+        raise
 
 
 def _parent(

@@ -14,6 +14,7 @@ from puna.engine.events import Done, Event, TextChunk
 from puna.engine.text import TextStream
 from puna.errors import ContextLengthExceeded, InvalidOption
 from puna.ml.array import Floats
+from puna.sampling.constraints import Constraint
 from puna.sampling.sampler import Sampler
 from puna.tokenizer import Tokenizer
 
@@ -32,10 +33,14 @@ def evaluate_prompt(
 ) -> Floats:
     """Brings the cache to hold exactly `prompt`; returns the last token's logits, F32 (vocabulary,)."""
     kept = _reuse(evaluator, conversation, prompt)
+    return append(evaluator, conversation, prompt[kept:], num_batch)
+
+
+def append(evaluator: Evaluator, conversation: Conversation, tokens: Sequence[int], num_batch: int) -> Floats:
+    """Appends tokens to the sequence in batches; returns the last one's logits, F32 (vocabulary,)."""
     logits = np.empty((0, 0), np.float32)
-    for start in range(kept, len(prompt), num_batch):
-        part = prompt[start : start + num_batch]
-        logits = extend(evaluator, conversation, part)
+    for start in range(0, len(tokens), num_batch):
+        logits = extend(evaluator, conversation, tokens[start : start + num_batch])
     return logits
 
 
@@ -86,6 +91,7 @@ def generate(
     tokenizer: Tokenizer,
     prompt: Sequence[int],
     sampler: Sampler,
+    constraint: Constraint | None,
     *,
     num_ctx: int,
     num_batch: int,
@@ -95,10 +101,11 @@ def generate(
     """Yields the answer to `prompt` piece by piece, and at last `Done`.
 
     Args:
+        constraint: what the answer is kept to; it ends where that is complete.
         num_predict: most tokens to generate; below 0 until the context is full.
 
     Raises:
-        InvalidOption: the prompt is empty.
+        InvalidOption: the prompt is empty, or the constraint cannot go on.
         ContextLengthExceeded: the prompt does not fit the context.
     """
     if not prompt:
@@ -113,21 +120,38 @@ def generate(
     limit = room if num_predict < 0 else min(num_predict, room)
     count, reason = 0, "length"
     while count < limit:
-        token = sampler.sample(logits).token
-        if token in tokenizer.end_ids:
+        tokens = next_tokens(sampler, constraint, logits, limit - count)
+        if tokens[0] in tokenizer.end_ids:
             reason = "stop"
             break
-        count += 1
-        if piece := text.feed(token):
-            yield TextChunk(piece)
-        if text.stopped:
+        for token in tokens:
+            count += 1
+            if piece := text.feed(token):
+                yield TextChunk(piece)
+            if text.stopped:
+                break
+        if text.stopped or (constraint is not None and constraint.complete):
             reason = "stop"
             break
         if count < limit:
-            logits = extend(evaluator, conversation, [token])
+            logits = append(evaluator, conversation, tokens, num_batch)
     if piece := text.flush():
         yield TextChunk(piece)
     yield _done(reason, len(prompt), count, clock)
+
+
+def next_tokens(sampler: Sampler, constraint: Constraint | None, logits: Floats, room: int) -> list[int]:
+    """The sampled token, and those that the constraint makes follow it; at most `room`, which is at least 1.
+
+    With log-probabilities none follows: each needs the logits before it.
+    """
+    if constraint is None:
+        return [sampler.sample(logits).token]
+    choice = sampler.sample(logits, constraint.mask())
+    forced = constraint.advance(choice.token, room - 1 if choice.logprob is None else 0)
+    for token in forced:
+        sampler.accept(token)
+    return [choice.token, *forced]
 
 
 def _done(reason: str, prompt_tokens: int, count: int, clock: _Clock) -> Done:

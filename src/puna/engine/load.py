@@ -25,6 +25,8 @@ from puna.ml import (
 )
 from puna.ml.backend import Backend, new_backend
 from puna.models.registry import build_model
+from puna.sampling.constraints import Constraint, Constraints, TokenTable
+from puna.sampling.grammar import Grammar, Thinking
 from puna.sampling.parameters import SamplingParameters
 from puna.sampling.sampler import Sampler
 from puna.tokenizer import Tokenizer, load_tokenizer
@@ -56,6 +58,11 @@ class LoadedModel:
         """The model's tokenizer, built when it is first used."""
         return load_tokenizer(self.metadata)
 
+    @cached_property
+    def constraints(self) -> Constraints:
+        """Grammars for the model's vocabulary; costs nothing until one is used."""
+        return Constraints(token_table(self.tokenizer))
+
     def generate(
         self,
         prompt: Sequence[int],
@@ -63,23 +70,43 @@ class LoadedModel:
         *,
         num_predict: int = -1,
         stop: Sequence[str] = (),
+        grammar: Grammar | None = None,
+        thinking: Thinking | None = None,
     ) -> Iterator[Event]:
         """Yields the answer to the prompt's tokens; see `puna.engine.generate.generate`.
 
         What the prompt has in common with the last one, and its answer, is not evaluated again.
+
+        Args:
+            grammar: what the answer is kept to.
+            thinking: tags of thoughts before the answer, which the grammar leaves alone.
+
+        Raises:
+            InvalidOption: the grammar is refused.
         """
         sampler = Sampler(sampling, self.tokenizer.vocab_size, prompt)
+        constraint = self.constraint(grammar, thinking, prompt) if grammar else None
         return generate(
             self.evaluator,
             self._conversation,
             self.tokenizer,
             prompt,
             sampler,
+            constraint,
             num_ctx=self.num_ctx,
             num_batch=self.num_batch,
             num_predict=num_predict,
             stop=stop,
         )
+
+    def constraint(self, grammar: Grammar, thinking: Thinking | None, prompt: Sequence[int]) -> Constraint:
+        """The constraint of one answer to the prompt; its warnings tell what of the grammar has no effect.
+
+        Raises:
+            InvalidOption: the grammar is refused.
+        """
+        opened = thinking is not None and ends_with(self.tokenizer, prompt, thinking.opening)
+        return self.constraints.start(grammar, thinking, thinking_opened=opened)
 
     def interrupted_by_signals(self) -> AbstractContextManager[None]:
         """While inside, Ctrl-C ends a computation at once; see `puna.engine.signals`."""
@@ -95,6 +122,19 @@ class LoadedModel:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def token_table(tokenizer: Tokenizer) -> TokenTable:
+    """What constraints need to know of a tokenizer."""
+    special = [id for id in range(tokenizer.vocab_size) if tokenizer.is_special(id)]
+    return TokenTable(tokenizer.pieces, special, tokenizer.end_ids, tokenizer.encode_continuation)
+
+
+def ends_with(tokenizer: Tokenizer, prompt: Sequence[int], text: str) -> bool:
+    """Whether the prompt's text, but for white space, ends with this."""
+    # Each byte is at most one token, and templates put a line end or two behind.
+    tail = b"".join(tokenizer.pieces[id] for id in prompt[-len(text.encode()) - 8 :])
+    return tail.rstrip().endswith(text.encode())
 
 
 def load_model(

@@ -4,11 +4,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from puna.registry.client import Identity, Repository, Timeouts
+from puna.registry.client import Identity, Repository
 from puna.registry.download import Transfer
 from puna.registry.network import Network
+from puna.registry.patience import Patience
 from puna.registry.registries import Registry
-from puna.registry.upload import Chunking
 from puna.store.name import ModelName
 
 
@@ -20,22 +20,22 @@ class Access:
         identity: who asks.
         network: the way out.
         registries: those that the configuration has tables for, by host.
-        timeouts: how long to wait for a registry.
+        patience: when to give up.
         transfer: how to fetch a blob.
-        chunking: how to send one.
+        chunk: bytes of a part of a blob that is sent.
     """
 
     identity: Identity
     network: Network = field(default_factory=Network)
     registries: Mapping[str, Registry] = field(default_factory=dict)
-    timeouts: Timeouts = field(default_factory=Timeouts)
+    patience: Patience = field(default_factory=Patience)
     transfer: Transfer = field(default_factory=Transfer)
-    chunking: Chunking = field(default_factory=Chunking)
+    chunk: int = 32 << 20
 
     @contextmanager
     def repository(self, registry: Registry, name: ModelName) -> Iterator[Repository]:
         """The name's repository in a registry, for the time of the block."""
-        repository = Repository(self.network, registry, name, self.identity, self.timeouts)
+        repository = Repository(self.network, registry, name, self.identity, self.patience)
         try:
             yield repository
         finally:

@@ -13,8 +13,9 @@ from pathlib import Path
 from puna.errors import FetchError, ModelNotFound, Unauthorized
 from puna.registry.auth import Authorizer
 from puna.registry.credentials import Credentials
-from puna.registry.http import DEADLINE, HttpClient, Response, Upload
+from puna.registry.http import HttpClient, Response, Upload
 from puna.registry.network import Network
+from puna.registry.patience import Busy, Patience, StatusError
 from puna.registry.redirects import next_hop
 from puna.registry.registries import Registry
 from puna.registry.spans import Span
@@ -28,30 +29,6 @@ _LATER = {429, 502, 503, 504}
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19}|\*)", re.ASCII)
 _SECONDS = re.compile(r"[0-9]{1,6}", re.ASCII)
 _MOST_WAIT = 60.0
-
-
-class StatusError(FetchError):
-    """An answer that is a failure.
-
-    Attributes:
-        status: of the HTTP answer, 400 or more.
-    """
-
-    def __init__(self, message: str, status: int) -> None:
-        super().__init__(message)
-        self.status = status
-
-
-class Busy(StatusError):
-    """The registry asks to come back later.
-
-    Attributes:
-        seconds: how long it wants to be left alone; None when it does not say.
-    """
-
-    def __init__(self, message: str, status: int, seconds: float | None) -> None:
-        super().__init__(message, status)
-        self.seconds = seconds
 
 
 class RangeIgnored(FetchError):
@@ -71,31 +48,18 @@ class Identity:
     key_folder: Path
 
 
-@dataclass(frozen=True, slots=True)
-class Timeouts:
-    """Seconds to wait.
-
-    Attributes:
-        deadline: for the head of an answer, and for small answers as a whole.
-        idle: between two bytes of a blob.
-    """
-
-    deadline: float = DEADLINE
-    idle: float = 30.0
-
-
 class Repository:
     """The blobs and manifests of one model name's repository in one registry. Several threads may use it."""
 
     def __init__(
-        self, network: Network, registry: Registry, name: ModelName, identity: Identity, timeouts: Timeouts
+        self, network: Network, registry: Registry, name: ModelName, identity: Identity, patience: Patience
     ) -> None:
         self.registry = registry
         self.path = f"{name.namespace}/{name.model}"
         self._tag = name.tag
         self._network = network
         self._identity = identity
-        self._timeouts = timeouts
+        self._patience = patience
         self._connect()
 
     def abort(self) -> None:
@@ -116,18 +80,24 @@ class Repository:
             FetchError: it cannot be had.
         """
         headers = {"Accept": f"{MANIFEST_TYPE}, {_OCI_MANIFEST_TYPE}"}
-        with self.send("GET", self.url("manifests", self._tag), headers=headers) as response:
-            return response.read(MANIFEST_LIMIT)
+
+        def ask() -> bytes:
+            with self.send("GET", self.url("manifests", self._tag), headers=headers) as response:
+                return response.read(MANIFEST_LIMIT)
+
+        return self._patience.insist(ask)
 
     def put_manifest(self, content: bytes, media_type: str) -> None:
         """Make the name's tag mean a manifest whose blobs are all there. Raises: FetchError."""
         headers = {"Content-Type": media_type or MANIFEST_TYPE}
-        self.send("PUT", self.url("manifests", self._tag), headers=headers, body=content, push=True).close()
+        url = self.url("manifests", self._tag)
+        self._patience.insist(lambda: self.send("PUT", url, headers=headers, body=content, push=True)).close()
 
     def has_blob(self, digest: Digest) -> bool:
         """Whether the repository has the blob. Raises: FetchError."""
+        url = self.url("blobs", str(digest))
         try:
-            self.send("HEAD", self.url("blobs", str(digest)), push=True).close()
+            self._patience.insist(lambda: self.send("HEAD", url, push=True)).close()
         except ModelNotFound:
             return False
         return True
@@ -198,8 +168,8 @@ class Repository:
                 scope=scope,
                 headers=headers,
                 body=body,
-                deadline=self._timeouts.deadline,
-                idle_timeout=self._timeouts.idle,
+                deadline=self._patience.deadline,
+                idle_timeout=self._patience.idle,
             )
             if response.status in _REDIRECTS and method in ("GET", "HEAD"):
                 response.close()

@@ -23,7 +23,7 @@ from puna.registry.http import Response
 from puna.registry.journal import Journal, Record, intact
 from puna.registry.pace import Pace
 from puna.registry.parts import Part, Parts
-from puna.registry.retry import delay, given_up, is_permanent
+from puna.registry.patience import Patience
 from puna.registry.spans import Span
 from puna.store.blobs import BlobStore
 from puna.store.digest import Digest
@@ -58,16 +58,12 @@ class Transfer:
         streams: most parts fetched at once.
         part: bytes of the first parts; later ones grow with the speed, up to `largest_part`.
         record: bytes after which the journal is told; what each stream loses when the program is stopped.
-        tries: failures in a row, without a byte between them, after which it is given up.
-        delay: seconds of the first pause after a failure; each next one is twice as long.
     """
 
     streams: int = 8
     part: int = 32 << 20
     largest_part: int = 256 << 20
     record: int = 4 << 20
-    tries: int = 6
-    delay: float = 1.0
 
 
 def download_blob(
@@ -77,7 +73,8 @@ def download_blob(
     blobs: BlobStore,
     session: Session,
     received: Received,
-    transfer: Transfer = Transfer(),
+    transfer: Transfer,
+    patience: Patience,
 ) -> bool:
     """See that the store has the blob, whole and verified; whether anything had to be fetched.
 
@@ -86,6 +83,8 @@ def download_blob(
         sources: asked in turn; a later one goes on where an earlier one failed.
         session: keeps the blob from being deleted.
         received: see `Received`.
+        transfer: how to go about it.
+        patience: when to give up.
 
     Raises:
         DigestMismatch: other content is sent than the digest says.
@@ -102,7 +101,8 @@ def download_blob(
             journal.load(file.seek(0, os.SEEK_END))
             file.truncate(max((record.span.end for record in journal.records), default=0))
         blobs.make_room(size - sum(record.span.size for record in journal.records))
-        _fill(_Blob(digest, size, Path(file.name), journal), sources, received, transfer)
+        blob = _Blob(digest, size, Path(file.name), journal)
+        _fill(blob, sources, received, transfer, patience)
         with store_errors(Path(file.name)):
             os.fsync(file.fileno())
         session.place(Path(file.name), digest)
@@ -140,7 +140,13 @@ def _claim(
         time.sleep(_WAIT_SECONDS)
 
 
-def _fill(blob: _Blob, sources: Sequence[BlobSource], received: Received, transfer: Transfer) -> None:
+def _fill(
+    blob: _Blob,
+    sources: Sequence[BlobSource],
+    received: Received,
+    transfer: Transfer,
+    patience: Patience,
+) -> None:
     """Fetch what the journal lacks, until the whole has the right digest.
 
     After a mismatch, what a machine that stopped has not brought to the disk is fetched again. Then
@@ -150,18 +156,18 @@ def _fill(blob: _Blob, sources: Sequence[BlobSource], received: Received, transf
         DigestMismatch: that was in vain; nothing is kept.
         FetchError: no source has it; what has come is kept.
     """
-    if _fetched(blob, sources, received, transfer):
+    if _fetched(blob, sources, received, transfer, patience):
         return
     with store_errors(blob.path), blob.path.open("rb") as file:
         kept = intact(blob.journal.records, file)
         lost = len(kept) < len(blob.journal.records)
         blob.journal.rewrite(kept if lost else [])
-    if lost and _fetched(blob, sources, received, transfer):
+    if lost and _fetched(blob, sources, received, transfer, patience):
         return
     with store_errors(blob.path):
         blob.journal.rewrite([])
     single = replace(transfer, streams=1, part=blob.size, largest_part=blob.size)
-    if not _fetched(blob, sources, received, single):
+    if not _fetched(blob, sources, received, single, patience):
         blob.journal.remove()
         blob.path.unlink(missing_ok=True)
         raise DigestMismatch(
@@ -169,12 +175,18 @@ def _fill(blob: _Blob, sources: Sequence[BlobSource], received: Received, transf
         )
 
 
-def _fetched(blob: _Blob, sources: Sequence[BlobSource], received: Received, transfer: Transfer) -> bool:
+def _fetched(
+    blob: _Blob,
+    sources: Sequence[BlobSource],
+    received: Received,
+    transfer: Transfer,
+    patience: Patience,
+) -> bool:
     """Fetch what is missing from the first source that can; whether the whole has the right digest."""
     for source in sources[:-1]:
         with suppress(FetchError):
-            return _Fetch(blob, source, transfer).run(received)
-    return _Fetch(blob, sources[-1], transfer).run(received)
+            return _Fetch(blob, source, transfer, patience).run(received)
+    return _Fetch(blob, sources[-1], transfer, patience).run(received)
 
 
 class _Fetch:
@@ -183,10 +195,11 @@ class _Fetch:
     The caller's thread watches; others fetch parts, one hashes what has come.
     """
 
-    def __init__(self, blob: _Blob, source: BlobSource, transfer: Transfer) -> None:
+    def __init__(self, blob: _Blob, source: BlobSource, transfer: Transfer, patience: Patience) -> None:
         self._blob = blob
         self._source = source
         self._transfer = transfer
+        self._patience = patience
         self._parts = Parts(blob.size, [record.span for record in blob.journal.records])
         self._pace = Pace(transfer.streams)
 
@@ -238,13 +251,9 @@ class _Fetch:
 
     def _pause(self, part: Part, error: FetchError) -> None:
         """Wait after a failure, longer each time. Raises: FetchError when it is one too many."""
-        failures = self._parts.failed(part)
-        if is_permanent(error):
-            raise error
-        if failures >= self._transfer.tries:
-            raise given_up(error) from error
+        seconds = self._patience.pause(self._parts.failed(part), error)
         self._pace.slow_down()
-        self._parts.pause(delay(failures, self._transfer.delay, error))
+        self._parts.pause(seconds)
 
     def _fetch(self, part: Part) -> None:
         whole = self._parts.whole

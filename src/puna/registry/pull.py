@@ -114,5 +114,7 @@ def _fetch(
         report(Progress(f"pulling {digest.short}", most, layer.size, str(digest)))
 
     received(0)
-    download_blob(digest, layer.size, sources, library.blobs, session, received, access.transfer)
+    download_blob(
+        digest, layer.size, sources, library.blobs, session, received, access.transfer, access.patience
+    )
     received(layer.size)

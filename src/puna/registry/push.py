@@ -71,7 +71,7 @@ def _send(
         note=_note_path(library, repository, digest),
     )
     sent(0)
-    upload_blob(repository, blob, sent, access.chunking)
+    upload_blob(repository, blob, sent, access.chunk, access.patience)
     sent(layer.size)
 
 

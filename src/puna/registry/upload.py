@@ -16,10 +16,10 @@ from typing import BinaryIO
 from urllib.parse import urlencode, urljoin
 
 from puna.errors import FetchError, ModelNotFound
-from puna.registry.client import Repository, StatusError
+from puna.registry.client import Repository
 from puna.registry.http import Response, Upload
+from puna.registry.patience import Patience, StatusError
 from puna.registry.redirects import next_hop
-from puna.registry.retry import delay, given_up, is_permanent
 from puna.store.digest import Digest
 from puna.store.files import store_errors
 
@@ -46,21 +46,6 @@ class Blob:
     note: Path
 
 
-@dataclass(frozen=True, slots=True)
-class Chunking:
-    """How to go about an upload.
-
-    Attributes:
-        size: bytes of a part.
-        tries: failures in a row, without a part between them, after which it is given up.
-        delay: seconds of the first pause after a failure; each next one is twice as long.
-    """
-
-    size: int = 32 << 20
-    tries: int = 6
-    delay: float = 1.0
-
-
 @dataclass(slots=True)
 class _Session:
     """An upload that the registry has begun.
@@ -78,8 +63,13 @@ class _Session:
     advanced: bool = False
 
 
-def upload_blob(repository: Repository, blob: Blob, sent: Sent, chunking: Chunking) -> bool:
+def upload_blob(repository: Repository, blob: Blob, sent: Sent, chunk: int, patience: Patience) -> bool:
     """See that the repository has the blob; whether anything had to be sent.
+
+    Args:
+        sent: see `Sent`.
+        chunk: bytes of a part.
+        patience: when to give up.
 
     Raises:
         Unauthorized: it may not be written to.
@@ -90,37 +80,22 @@ def upload_blob(repository: Repository, blob: Blob, sent: Sent, chunking: Chunki
         return False
     failures = 0
     while True:
-        session = _begin(repository, blob, chunking)
+        session = patience.insist(lambda: _resumed(repository, blob) or _begun(repository, blob))
         if session is None:
             return False
         try:
-            _send(repository, blob, session, sent, chunking)
+            _send(repository, blob, session, sent, chunk)
         except FetchError as error:
-            # What a session refuses, another may take: it has been lost, or broken by what came before.
-            if is_permanent(error) and not isinstance(error, StatusError | ModelNotFound):
-                raise
             failures = 1 if session.advanced else failures + 1
-            if failures >= chunking.tries:
-                raise given_up(error) from error
-            time.sleep(delay(failures, chunking.delay, error))
+            time.sleep(patience.pause(failures, _lost(error)))
         else:
             blob.note.unlink(missing_ok=True)
             return True
 
 
-def _begin(repository: Repository, blob: Blob, chunking: Chunking) -> _Session | None:
-    """A session of an earlier run, or a new one; None when the registry has found the blob by itself."""
-    failures = 0
-    while True:
-        try:
-            return _resumed(repository, blob) or _begun(repository, blob)
-        except FetchError as error:
-            failures += 1
-            if is_permanent(error):
-                raise
-            if failures >= chunking.tries:
-                raise given_up(error) from error
-            time.sleep(delay(failures, chunking.delay, error))
+def _lost(error: FetchError) -> FetchError:
+    """The error as one of the session's: what one refuses, another may take."""
+    return FetchError(str(error)) if isinstance(error, StatusError | ModelNotFound) else error
 
 
 def _resumed(repository: Repository, blob: Blob) -> _Session | None:
@@ -153,10 +128,10 @@ def _begun(repository: Repository, blob: Blob) -> _Session | None:
     return session
 
 
-def _send(repository: Repository, blob: Blob, session: _Session, sent: Sent, chunking: Chunking) -> None:
+def _send(repository: Repository, blob: Blob, session: _Session, sent: Sent, chunk: int) -> None:
     with store_errors(blob.path), blob.path.open("rb") as file:
         while session.offset < blob.size:
-            count = min(chunking.size, blob.size - session.offset)
+            count = min(chunk, blob.size - session.offset)
             _send_part(repository, session, _Section(file, session.offset, count, sent))
             session.offset += count
             session.advanced = True

@@ -140,6 +140,11 @@ class Sampler:
             return Choice(token)
         return Choice(token, *logprobs.report(logits, token, self._parameters.top_logprobs))
 
+    def accept(self, token: int) -> None:
+        """Remembers a token that was not sampled but had to follow."""
+        if self._window is not None:
+            self._window.append(token)
+
     def _check(self, logits: Logits) -> None:
         if logits.shape != (self._vocab_size,):
             raise BackendError(f"expected logits of shape ({self._vocab_size},), got {logits.shape}")
@@ -161,7 +166,8 @@ class Sampler:
         if not self._bias_ids.size and self._window is None:
             return logits
         adjusted = self._scratch
-        np.copyto(adjusted, logits)
+        if logits is not adjusted:
+            np.copyto(adjusted, logits)
         adjusted[self._bias_ids] += self._bias
         if self._window is not None:
             ids = self._window.ids
@@ -169,11 +175,23 @@ class Sampler:
         return adjusted
 
     def _masked(self, logits: Logits, mask: Mask) -> Logits:
-        if not mask.any():
+        """The allowed logits, in the scratch buffer; the others are -inf.
+
+        Masks allow few tokens or nearly all: whichever part is smaller is moved one by one.
+        """
+        allowed = np.count_nonzero(mask)
+        if not allowed:
             raise InvalidOption(
                 "the constraint on the output allows no token of this model's vocabulary here"
             )
-        masked = np.where(mask, logits, np.float32(-np.inf))
+        masked = self._scratch
+        if 2 * allowed < mask.size:
+            ids = np.flatnonzero(mask)
+            masked.fill(-np.inf)
+            masked[ids] = logits[ids]
+        else:
+            np.copyto(masked, logits)
+            masked[np.flatnonzero(~mask)] = -np.inf
         if masked.max() == -np.inf:
             raise BackendError("the model's logits are -inf for every token that the constraint allows")
         return masked

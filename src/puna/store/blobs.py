@@ -7,7 +7,6 @@ put there are hashed once before they are trusted, and again when they have chan
 
 import hashlib
 import os
-import secrets
 import shutil
 import stat
 import sys
@@ -20,7 +19,7 @@ from typing import BinaryIO, Self
 from puna.errors import DigestMismatch, OutOfSpace, StoreError
 from puna.humanize import bytes_text
 from puna.store.digest import Digest
-from puna.store.files import make_folders, open_regular, store_errors, sync_folder
+from puna.store.files import make_folders, open_regular, random_digits, store_errors, sync_folder
 from puna.store.locks import try_lock
 from puna.store.remains import blob_remains, changed_before
 
@@ -54,12 +53,12 @@ class BlobStore:
         return self.folder / (digest.file_name + PARTIAL_SUFFIX)
 
     def size(self, digest: Digest) -> int | None:
-        """Bytes of the blob; None when there is none."""
-        try:
-            info = self.path(digest).stat()
-        except FileNotFoundError:
-            return None
-        return info.st_size if stat.S_ISREG(info.st_mode) else None
+        """Bytes of the blob; None when there is none. Raises: StoreError."""
+        path = self.path(digest)
+        with store_errors(path), suppress(FileNotFoundError):
+            info = path.stat()
+            return info.st_size if stat.S_ISREG(info.st_mode) else None
+        return None
 
     def verify(self, digest: Digest, seen: Callable[[int], None] | None = None) -> bool:
         """Whether the blob is there and its content, read now, hashes to its name.
@@ -208,7 +207,7 @@ class BlobStore:
             return writer.commit()
 
     def _temporary(self) -> Path:
-        return self.folder / f"sha256-{secrets.token_hex(8)}{TEMPORARY_SUFFIX}"
+        return self.folder / f"sha256-{random_digits()}{TEMPORARY_SUFFIX}"
 
     def _record_path(self, digest: Digest) -> Path:
         return self.records / digest.hex

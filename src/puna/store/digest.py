@@ -29,12 +29,7 @@ class Digest:
         Raises:
             StoreError: anything else, be it one character too many.
         """
-        match = _PATTERN.fullmatch(text)
-        if match is None:
-            raise StoreError(
-                f"invalid digest {text[:100]!r}: want sha256: and 64 lower-case hexadecimal digits"
-            )
-        return cls(match[1])
+        return cls(hex_of(text))
 
     @property
     def short(self) -> str:
@@ -48,3 +43,11 @@ class Digest:
 
     def __str__(self) -> str:
         return f"sha256:{self.hex}"
+
+
+def hex_of(text: str) -> str:
+    """The digits of a digest written as `sha256:<hex>` or `sha256-<hex>`. Raises: StoreError."""
+    match = _PATTERN.fullmatch(text)
+    if match is None:
+        raise StoreError(f"invalid digest {text[:100]!r}: want sha256: and 64 lower-case hexadecimal digits")
+    return match[1]

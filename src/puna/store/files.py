@@ -12,6 +12,12 @@ from puna.errors import OutOfSpace, StoreError
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 _DO_NOT_WAIT = getattr(os, "O_NONBLOCK", 0)  # there is none on Windows
+_BINARY = getattr(os, "O_BINARY", 0)  # only there
+
+
+def random_digits() -> str:
+    """Sixteen hexadecimal digits, for the name of a temporary file."""
+    return os.urandom(8).hex()
 
 
 @contextmanager
@@ -38,6 +44,27 @@ def _open_without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | _DO_NOT_WAIT)
 
 
+def read_regular(path: str, limit: int) -> tuple[bytes, os.stat_result]:
+    """What is in a small file, and its facts; of a file that is longer, one byte more than `limit`.
+
+    A store has a thousand such files, and listing it reads them all, so this is the plain way.
+
+    Raises:
+        StoreError: it cannot be read, or is a pipe or a device.
+    """
+    try:
+        handle = _open_without_waiting(path, os.O_RDONLY | _BINARY)
+        try:
+            info = os.fstat(handle)
+            if not stat.S_ISREG(info.st_mode):
+                raise StoreError(f"{path} is not a regular file")
+            return os.read(handle, min(info.st_size, limit) + 1), info
+        finally:
+            os.close(handle)
+    except OSError as error:
+        raise StoreError(f"{path}: {error.strerror or error}") from error
+
+
 def make_folders(folder: Path) -> None:
     """Make a folder and those above it; each new one is on the disk when this returns. Raises: OSError."""
     if folder.is_dir():
@@ -56,6 +83,28 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[BinaryIO]:
+    """A file that gets its name, and replaces another of that name, when the block ends without an error.
+
+    Raises:
+        OutOfSpace: the disk is full.
+        StoreError: the file cannot be written.
+    """
+    target = Path(os.path.realpath(path))
+    temporary = target.with_name(f".{target.name[:64]}.{random_digits()}")
+    with store_errors(path):
+        try:
+            with temporary.open("xb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, target)
+            sync_folder(target.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def write_synced(path: Path, content: bytes) -> None:

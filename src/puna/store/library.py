@@ -4,7 +4,6 @@ Readers take no lock: what they see is whole. Whoever changes which blobs are ne
 the store's lock for that moment; `puna.store.pins` tells what protects a blob before its manifest exists.
 """
 
-import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -221,6 +220,8 @@ class Library:
         Raises:
             StoreError: the store's folder cannot be made or written.
         """
+        import tempfile  # it takes longer to import than most commands need
+
         with self._no_empty_folders(), ExitStack() as stack:
             with self._lock(), store_errors(self.root):
                 temporary = tempfile.TemporaryDirectory(prefix=_SCRATCH_PREFIX, dir=self._state)

@@ -8,7 +8,6 @@ A manifest that was pulled keeps the bytes that the registry sent.
 import hashlib
 import os
 import re
-import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,10 +15,16 @@ from pathlib import Path
 
 import msgspec
 
-from puna import gojson
 from puna.errors import InvalidOption, ModelNotFound, StoreError
-from puna.store.digest import Digest
-from puna.store.files import make_folders, open_regular, store_errors, sync_folder, write_synced
+from puna.store.digest import Digest, hex_of
+from puna.store.files import (
+    make_folders,
+    random_digits,
+    read_regular,
+    store_errors,
+    sync_folder,
+    write_synced,
+)
 from puna.store.name import ModelName
 
 MANIFEST_TYPE = "application/vnd.docker.distribution.manifest.v2+json"
@@ -54,7 +59,7 @@ class Layer(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     name: str = ""
 
     def __post_init__(self) -> None:
-        Digest.parse(self.digest)
+        hex_of(self.digest)
         if not 0 <= self.size < 1 << 63:
             raise StoreError(f"layer {self.digest} has the size {self.size}")
 
@@ -98,6 +103,8 @@ def image_manifest(config: Layer, layers: Iterable[Layer]) -> Manifest:
 
 def encode_manifest(manifest: Manifest) -> bytes:
     """The document as Ollama writes it for a model made here, with a newline at the end."""
+    from puna import gojson  # readers are spared it
+
     return gojson.document(msgspec.to_builtins(manifest), sort_keys=False)
 
 
@@ -159,7 +166,7 @@ class ManifestStore:
             ModelNotFound: the store has no such model.
             StoreError: the manifest is damaged.
         """
-        return _decode(self.existing(name), _read(self.existing(name)))
+        return _read(self.existing(name))
 
     def stored(self, name: ModelName) -> StoredManifest:
         """The model's manifest as it stands in its file, under the name in the store's own spelling.
@@ -169,9 +176,8 @@ class ManifestStore:
             StoreError: the file cannot be read.
         """
         path = self.existing(name)
-        with store_errors(path):
-            modified = path.stat().st_mtime
-        return StoredManifest(ModelName(*path.relative_to(self.folder).parts), _read(path), modified)
+        content, info = read_regular(str(path), MANIFEST_LIMIT)
+        return StoredManifest(ModelName(*path.relative_to(self.folder).parts), content, info.st_mtime)
 
     def existing(self, name: ModelName) -> Path:
         """The manifest's file, found without regard to case. Raises: ModelNotFound."""
@@ -195,9 +201,9 @@ class ManifestStore:
     def __iter__(self) -> Iterator[StoredManifest]:
         """Every manifest under a legal name; one that vanishes or cannot be read is passed over."""
         for parts, path in _walk(self.folder):
-            with suppress(InvalidOption, OSError, StoreError):
-                info = os.stat(path)
-                yield StoredManifest(ModelName(*parts), _read(Path(path)), info.st_mtime)
+            with suppress(InvalidOption, StoreError):
+                content, info = read_regular(path, MANIFEST_LIMIT)
+                yield StoredManifest(ModelName(*parts), content, info.st_mtime)
 
     def referenced(self) -> set[Digest]:
         """The digests that any manifest names.
@@ -205,13 +211,13 @@ class ManifestStore:
         Raises:
             StoreError: a manifest cannot be read, so that nobody can tell what it names.
         """
-        return {layer.content for path in _files(self.folder) for layer in _decode(path, _read(path)).blobs}
+        return {layer.content for path in _files(self.folder) for layer in _read(path).blobs}
 
     def write(self, name: ModelName, content: bytes) -> None:
         """Make `name` mean the document. Raises: StoreError."""
         path = self.find(name) or self.folder.joinpath(*name.parts)
         # At the root of the tree, where no reader of this layout looks for manifests.
-        temporary = self.folder / f".{secrets.token_hex(8)}.tmp"
+        temporary = self.folder / f".{random_digits()}.tmp"
         with store_errors(path):
             try:
                 make_folders(path.parent)
@@ -247,16 +253,12 @@ class ManifestStore:
         return removed
 
 
-def _decode(path: Path, content: bytes) -> Manifest:
+def _read(path: Path) -> Manifest:
+    content, _ = read_regular(str(path), MANIFEST_LIMIT)
     try:
         return decode_manifest(content)
     except StoreError as error:
         raise StoreError(f"{path} is not a valid manifest: {error}") from error
-
-
-def _read(path: Path) -> bytes:
-    with store_errors(path), open_regular(path) as file:
-        return file.read(MANIFEST_LIMIT + 1)
 
 
 def _files(folder: Path, depth: int = 0) -> Iterator[Path]:
@@ -279,13 +281,13 @@ def _files(folder: Path, depth: int = 0) -> Iterator[Path]:
 
 
 def _walk(root: Path) -> Iterator[tuple[tuple[str, ...], str]]:
-    """The visible files exactly four levels down, with the names on the way; in order of names."""
+    """What is visible exactly four levels down, with the names on the way; in order of names."""
     stack: list[tuple[tuple[str, ...], str]] = [((), str(root))]
     while stack:
         parts, folder = stack.pop()
         visible = _visible(folder)
         if len(parts) == 3:
-            yield from (((*parts, e.name), e.path) for e in visible if os.path.isfile(e))
+            yield from (((*parts, e.name), e.path) for e in visible)
         else:
             stack += [((*parts, e.name), e.path) for e in reversed(visible) if os.path.isdir(e)]
 

@@ -16,14 +16,15 @@ DEFAULT_TAG = "latest"
 PYPI_HOST = "pypi"
 PYPI_SCHEME = "pypi://"
 
+# No part is the name of a Windows device, or ends in a dot, which Windows drops.
+_START, _END = r"(?!(?i:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\.|\Z))[A-Za-z0-9_]", r"(?<!\.)"
 _PARTS = {
-    "host": re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,349}", re.ASCII),
-    "namespace": re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,79}", re.ASCII),
-    "model": re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}", re.ASCII),
-    "tag": re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}", re.ASCII),
+    "host": re.compile(_START + r"[A-Za-z0-9_.:-]{0,349}" + _END, re.ASCII),
+    "namespace": re.compile(_START + r"[A-Za-z0-9_-]{0,79}" + _END, re.ASCII),
+    "model": re.compile(_START + r"[A-Za-z0-9_.-]{0,79}" + _END, re.ASCII),
+    "tag": re.compile(_START + r"[A-Za-z0-9_.-]{0,79}" + _END, re.ASCII),
 }
 _PACKAGE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?", re.ASCII)
-_WINDOWS_DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE | re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ class ModelName:
     def __post_init__(self) -> None:
         for part, pattern in _PARTS.items():
             text: str = getattr(self, part)
-            if not pattern.fullmatch(text) or text.endswith(".") or _WINDOWS_DEVICE.fullmatch(text):
+            if not pattern.fullmatch(text):
                 raise InvalidOption(f"invalid model name: {text[:100]!r} cannot be a {part}")
 
     @property

@@ -6,14 +6,13 @@ added, and blobs deleted, under the store's lock only. The file of a process tha
 counts for nothing.
 """
 
-import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from puna.store.digest import Digest
-from puna.store.files import store_errors
+from puna.store.files import random_digits, store_errors
 from puna.store.locks import is_locked, try_lock
 
 
@@ -24,7 +23,7 @@ def pin_file(folder: Path) -> Iterator[BinaryIO]:
     Raises:
         StoreError: it cannot be made or locked.
     """
-    path = folder / secrets.token_hex(8)
+    path = folder / random_digits()
     with store_errors(path):
         folder.mkdir(parents=True, exist_ok=True)
         file = path.open("xb")

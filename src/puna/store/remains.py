@@ -14,7 +14,7 @@ LOCK_NAME = ".lock"
 
 # Beside blobs: our own temporary and partial files, then Ollama's: parts of a download, a file being hashed.
 _BLOB_REMAINS = re.compile(
-    r"sha256-[0-9a-f]+\.(tmp|partial|partial\.journal)|sha256-[0-9a-f]{64}-partial(-[0-9]+)?|sha256-[0-9]{1,20}",
+    r"sha256-[0-9a-f]+\.(tmp|partial(\.(journal|tmp))?)|sha256-[0-9a-f]{64}-partial(-[0-9]+)?|sha256-[0-9]{1,20}",
     re.ASCII,
 )
 
@@ -55,7 +55,9 @@ def remove_remains(path: Path) -> int | None:
             size = sum(inner.lstat().st_size for inner in path.rglob("*"))
             shutil.rmtree(path)
             return size
-        with path.open("rb") as file:
+        # A journal belongs to the partial file beside it, and that is what a download locks.
+        partial = path.with_suffix("")
+        with (partial if path.suffix == ".journal" and partial.exists() else path).open("rb") as file:
             # The lock is held until the name is gone, so that nobody begins to write to a file without one.
             if try_lock(file):
                 size = path.lstat().st_size

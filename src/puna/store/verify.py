@@ -1,7 +1,7 @@
 """Reading everything in a store again, and saying what is not as it should be."""
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from puna.errors import StoreError
@@ -37,32 +37,30 @@ class Verification:
     damage: tuple[Damage, ...]
 
 
-def verify_library(library: Library, report: Report) -> Verification:
+def verify_library(library: Library, report: Report, *, again: bool = False) -> Verification:
     """Hash every blob, and compare the manifests with them.
+
+    Args:
+        again: pass over blobs that were found right before and have not changed since.
 
     Raises:
         StoreError: the store cannot be read.
     """
     stored = list(library.manifests)
     damage: list[Damage] = []
-    users: dict[Digest, list[ModelName]] = defaultdict(list)
-    sizes: dict[Digest, int] = {}
+    users: dict[Digest, list[tuple[ModelName, int]]] = defaultdict(list)
     for manifest in stored:
         try:
-            layers = decode_manifest(manifest.content).blobs
+            for layer in decode_manifest(manifest.content).blobs:
+                users[layer.content].append((manifest.name, layer.size))
         except StoreError as error:
             what = f"the manifest of '{manifest.name}' is not valid: {error}"
             damage.append(Damage(what, (manifest.name,)))
-            continue
-        for layer in layers:
-            sizes[layer.content] = layer.size
-            users[layer.content].append(manifest.name)
     present = {digest: library.blobs.size(digest) or 0 for digest in library.blobs}
     meter = _Meter(report, sum(present.values()))
     for digest in sorted({*present, *users}, key=str):
-        fault = _fault(library, digest, sizes.get(digest), meter)
-        if fault:
-            damage.append(Damage(f"blob {digest} {fault}", tuple(dict.fromkeys(users[digest])), digest))
+        trusted = again and library.blobs.verified(digest)
+        damage += _damage(library, digest, users[digest], None if trusted else meter)
         meter.before += present.get(digest, 0)
     return Verification(len(stored), len(present), meter.total, tuple(damage))
 
@@ -79,14 +77,25 @@ class _Meter:
         self.report(Progress("verifying sha256 digest", self.before + read, self.total))
 
 
-def _fault(library: Library, digest: Digest, expected: int | None, seen: Callable[[int], None]) -> str:
-    """What is wrong with a blob; empty when nothing is."""
+def _damage(
+    library: Library, digest: Digest, users: list[tuple[ModelName, int]], meter: "_Meter | None"
+) -> Iterator[Damage]:
+    """What is wrong with a blob: with its size for some of its users, or with itself for all of them."""
     size = library.blobs.size(digest)
-    if size is None:
-        return "is missing"
-    if expected not in (None, size):
-        return f"is {size} bytes long instead of {expected}"
+    wrong = {name: expected for name, expected in users if size not in (None, expected)}
+    for expected in sorted({*wrong.values()}):
+        names = tuple(name for name in wrong if wrong[name] == expected)
+        yield Damage(f"blob {digest} is {size} bytes long instead of {expected}", names, digest)
+    fault = "is missing" if size is None else _fault(library, digest, meter)
+    others = tuple(dict.fromkeys(name for name, _ in users if name not in wrong))
+    if fault and (others or not users):
+        yield Damage(f"blob {digest} {fault}", others, digest)
+
+
+def _fault(library: Library, digest: Digest, meter: "_Meter | None") -> str:
+    """What is wrong with the content of a blob; empty when nothing is, or it need not be read."""
     try:
-        return "" if library.blobs.verify(digest, seen) else "does not have the content that its name says"
+        right = meter is None or library.blobs.verify(digest, meter)
     except StoreError as error:
         return f"cannot be read: {error}"
+    return "" if right else "does not have the content that its name says"

@@ -62,6 +62,19 @@ class Tokenizer:
                 ids += self._segment(fragment)
         return self._with_ends(ids) if add_special else ids
 
+    def encode_continuation(self, text: str) -> list[int]:
+        """Token ids of a text that goes on right after other text: without the space that `encode` puts
+        before a text, without BOS and EOS.
+
+        The ids may stand for less than the text where the vocabulary lacks characters.
+        """
+        if not self._starts_with_space:
+            return self.encode(text, add_special=False)
+        # A byte that no token holds beside others takes the space.
+        before = self.encode("\x02", add_special=False)
+        ids = self.encode("\x02" + text, add_special=False)
+        return ids[len(before) :] if ids[: len(before)] == before else []
+
     def _with_ends(self, ids: list[int]) -> list[int]:
         if self.add_bos and self.bos_id is not None and ids[:1] != [self.bos_id]:
             ids.insert(0, self.bos_id)

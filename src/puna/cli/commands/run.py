@@ -5,13 +5,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from puna.cli import terminal
-from puna.cli.models import find_model
+from puna.cli.models import FoundModel, find_model
 from puna.cli.progress import ProgressDisplay
 from puna.engine.events import Done, TextChunk
 from puna.errors import Interrupted, InvalidOption
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from puna.chat.prompt import Prompter
     from puna.cli.options import RunOptions
     from puna.engine import LoadedModel
+    from puna.sampling.grammar import Grammar
     from puna.store.model import Model
 
 _LOADING_SHOWN_AFTER = 0.3
@@ -33,26 +33,40 @@ Message = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
+class Request:
+    """What the command line asks for.
+
+    Attributes:
+        grammar: what answers are kept to.
+        opening: the messages a conversation begins with.
+        raw: the prompt is sent as it is, without the model's template.
+        verbose: timings are shown.
+    """
+
+    options: "RunOptions"
+    grammar: "Grammar | None"
+    opening: list[Message]
+    raw: bool
+    verbose: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Session:
     """A loaded model and how to use it.
 
     Attributes:
-        opening: the messages a conversation begins with.
         load_seconds: how long loading took; the first answer's total includes it.
     """
 
     model: "LoadedModel"
     prompter: "Prompter"
-    options: "RunOptions"
-    opening: list[Message]
-    raw: bool
-    verbose: bool
+    request: Request
     load_seconds: float
 
     def prompt(self, messages: list[Message]) -> list[int]:
         """The tokens of the conversation, or of the last text alone where there is no template."""
-        if self.raw or self.prompter.template is None:
-            return self.prompter.text(messages[-1]["content"], raw=self.raw)
+        if self.request.raw or self.prompter.template is None:
+            return self.prompter.text(messages[-1]["content"], raw=self.request.raw)
         return self.prompter.chat(messages)
 
 
@@ -72,6 +86,10 @@ class Session:
 @click.option("--num-gpu", metavar="N", help="Layers to put on GPUs; -1 for as many as fit.")
 @click.option("--kv-cache-type", metavar="TYPE", help="f16, q8_0 or q4_0.  [default: f16]")
 @click.option("--insecure", is_flag=True, help="Allow plain http and private addresses for a pull.")
+@click.option("--format", metavar="FORMAT", help="Answer in JSON: json, a JSON schema, or @FILE with one.")
+@click.option("--grammar", metavar="TEXT", help="Keep the answer to a GBNF grammar: its text, or @FILE.")
+@click.option("--regex", metavar="PATTERN", help="Keep the answer to a regular expression.")
+@click.option("--choice", "choices", multiple=True, metavar="TEXT", help="Answer with one of these texts.")
 @click.option("-o", "--option", "assignments", multiple=True, metavar="NAME=VALUE", help="Any other option.")
 def command(
     model: str,
@@ -80,6 +98,10 @@ def command(
     system: str | None,
     raw: bool,
     insecure: bool,
+    format: str | None,
+    grammar: str | None,
+    regex: str | None,
+    choices: tuple[str, ...],
     assignments: tuple[str, ...],
     **named: str | None,
 ) -> None:
@@ -88,17 +110,18 @@ def command(
     With a PROMPT, or text on standard input, or both (the text comes first), the answer goes to standard
     output. Without, you converse.
     """
-    from puna.cli.options import parse_assignments, run_options, with_defaults
+    from puna.cli.options import answer_grammar, parse_assignments, run_options, with_defaults
 
     flags = [(name, value) for name, value in named.items() if value is not None]
     given = [*flags, *parse_assignments(assignments)]
     run_options(given)
+    kept_to = answer_grammar(format, grammar, regex, choices)
     text = _prompt_text(prompt)
     began = time.perf_counter()
     found = find_model(model, insecure=insecure)
     options = run_options(with_defaults(given, found.model.parameters if found.model else {}))
-    opening = _opening(found.model, system)
-    with _session(found.path, options, opening, raw, verbose) as session:
+    request = Request(options, kept_to, _opening(found.model, system), raw, verbose)
+    with _session(found, request) as session:
         if text is None:
             _converse(session)
         else:
@@ -125,9 +148,7 @@ def _opening(model: "Model | None", system: str | None) -> list[Message]:
 
 
 @contextmanager
-def _session(
-    path: Path, options: "RunOptions", opening: list[Message], raw: bool, verbose: bool
-) -> Iterator[Session]:
+def _session(found: FoundModel, request: Request) -> Iterator[Session]:
     began = time.perf_counter()
     # Only now, with the model at hand, is the compute half worth its start-up time.
     from puna.chat.prompt import Prompter
@@ -139,21 +160,30 @@ def _session(
         if time.perf_counter() - began > _LOADING_SHOWN_AFTER:
             display.fraction("loading model", done)
 
-    loaded = load_model(path, options.load, show_loading)
+    loaded = load_model(found.path, request.options.load, show_loading)
     try:
         display.clear()
-        prompter = Prompter.of(loaded.metadata, loaded.tokenizer)
-        yield Session(loaded, prompter, options, opening, raw, verbose, time.perf_counter() - began)
+        if request.grammar is not None:
+            _show_warnings(loaded.constraints.start(request.grammar).warnings)
+        prompter = Prompter.of(
+            loaded.metadata, loaded.tokenizer, found.model.template if found.model else None
+        )
+        yield Session(loaded, prompter, request, time.perf_counter() - began)
     finally:
         loaded.close()
 
 
+def _show_warnings(warnings: tuple[str, ...]) -> None:
+    for warning in warnings:
+        click.echo(f"Warning: {warning[:200]}", err=True)
+
+
 def _answer_once(session: Session, text: str, began: float) -> None:
-    messages = [*session.opening, {"role": "user", "content": text}]
+    messages = [*session.request.opening, {"role": "user", "content": text}]
     with session.model.interrupted_by_signals():
         done = _show_answer(_events(session, messages), [])
     terminal.show("\n\n" if terminal.is_terminal(sys.stdout) else "\n")
-    if session.verbose and done is not None:
+    if session.request.verbose and done is not None:
         _show_timings(done, time.perf_counter() - began, session.load_seconds)
 
 
@@ -168,10 +198,10 @@ def _show_answer(events: Iterator[TextChunk | Done], answer: list[str]) -> Done 
 
 
 def _converse(session: Session) -> None:
-    messages = [*session.opening]
+    messages = [*session.request.opening]
     while (text := _read_prompt()) is not None:
         if text == "/clear":
-            messages = [*session.opening]
+            messages = [*session.request.opening]
             click.echo("Cleared session context")
         elif text in ("/?", "/help"):
             click.echo(_HELP)
@@ -193,15 +223,19 @@ def _turn(session: Session, messages: list[Message]) -> str:
     except (KeyboardInterrupt, Interrupted):
         terminal.restore()
     click.echo("\n")
-    if session.verbose and done is not None:
+    if session.request.verbose and done is not None:
         _show_timings(done, time.perf_counter() - began, 0.0)
     return "".join(answer)
 
 
 def _events(session: Session, messages: list[Message]) -> Iterator[TextChunk | Done]:
-    options = session.options
+    options = session.request.options
     return session.model.generate(
-        session.prompt(messages), options.sampling, num_predict=options.num_predict, stop=options.stop
+        session.prompt(messages),
+        options.sampling,
+        num_predict=options.num_predict,
+        stop=options.stop,
+        grammar=session.request.grammar,
     )
 
 

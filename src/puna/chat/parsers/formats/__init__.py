@@ -1,0 +1,1 @@
+"""One module for each way of writing calls; none imports another."""

@@ -1,0 +1,1 @@
+"""What Puna does for a caller, whatever way the caller speaks to it."""
