@@ -102,7 +102,12 @@ def download_blob(
             file.truncate(max((record.span.end for record in journal.records), default=0))
         blobs.make_room(size - sum(record.span.size for record in journal.records))
         blob = _Blob(digest, size, Path(file.name), journal)
-        _fill(blob, sources, received, transfer, patience)
+        try:
+            _fill(blob, sources, received, transfer, patience)
+        except BaseException:
+            if not journal.records:
+                blob.discard()
+            raise
         with store_errors(Path(file.name)):
             os.fsync(file.fileno())
         session.place(Path(file.name), digest)
@@ -118,6 +123,11 @@ class _Blob:
     size: int
     path: Path
     journal: Journal
+
+    def discard(self) -> None:
+        """Delete what has come of it."""
+        self.path.unlink(missing_ok=True)
+        self.journal.remove()
 
 
 def _claim(
@@ -158,8 +168,7 @@ def _fill(
             if _filled(blob, source, received, transfer, patience):
                 return
     if not _filled(blob, sources[-1], received, transfer, patience):
-        blob.journal.remove()
-        blob.path.unlink(missing_ok=True)
+        blob.discard()
         raise DigestMismatch(
             f"digest mismatch, file must be downloaded again: what is sent for {blob.digest} is other content"
         )
