@@ -18,6 +18,7 @@ from tests.registry import docker_registry
 from tests.registry.docker_registry import DockerRegistry
 from tests.registry.fault_proxy import BLOBS, MANIFESTS, UPLOADS, Fault, FaultProxy, proxying
 from tests.registry.images import Image, digest_of, image
+from tests.registry.rogue_registry import Reply, rogue
 from tests.registry.transfers import QUICK, pull, puna_environment, push
 
 from puna.errors import DigestMismatch, FetchError, OutOfSpace
@@ -440,3 +441,11 @@ def test_these_parts_are_small() -> None:
     """So that a blob of a few MiB is fetched in several parts."""
     assert QUICK.part < len(WEIGHTS) / 4
     assert shutil.which("docker-registry")
+
+
+def test_a_blob_of_which_nothing_comes_leaves_nothing(tmp_path: Path) -> None:
+    with rogue(image(bytes(100_000))) as registry:
+        registry.answer(r"/v2/.*/blobs/.*", Reply(404))
+        with pytest.raises(FetchError, match=r"lacks the blob sha256:[0-9a-f]{64} that the model needs$"):
+            pull(f"{registry.address}/t/m:1", Library(tmp_path / "models"))
+    assert not (tmp_path / "models").exists()

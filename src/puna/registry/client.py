@@ -111,7 +111,11 @@ class Repository:
         """
         whole = span == Span(0, size)
         headers = {} if whole else {"Range": f"bytes={span.start}-{span.end - 1}"}
-        response = self.send("GET", self.url("blobs", str(digest)), headers=headers)
+        try:
+            response = self.send("GET", self.url("blobs", str(digest)), headers=headers)
+        except ModelNotFound as error:
+            message = f"{self.registry.host} lacks the blob {digest} that the model needs"
+            raise StatusError(message, HTTPStatus.NOT_FOUND) from error
         try:
             self._check_span(response, span, size, whole=whole)
         except FetchError:

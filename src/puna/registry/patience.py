@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from puna.errors import AddressRefused, FetchError, ModelNotFound, Unauthorized
 from puna.registry.http import DEADLINE, IDLE_TIMEOUT
+from puna.registry.wire import ConnectionLost, Stalled, Untrusted
 
 _LONGEST_PAUSE = 32.0
 # Request timeout, too early, too many requests: the only client errors that pass by themselves.
@@ -71,12 +72,16 @@ class Patience:
         return float(min(self.delay * 2 ** (failures - 1), _LONGEST_PAUSE) * random.uniform(0.5, 1.5))
 
     def insist(self, ask: Callable[[], T]) -> T:
-        """What `ask` returns, which is called again after failures that may pass. Raises: FetchError."""
+        """What `ask` returns, which is called again when a registry that can be reached fails.
+
+        Raises:
+            FetchError: it fails otherwise, or too often.
+        """
         failures = 0
         while True:
             try:
                 return ask()
-            except FetchError as error:
+            except (Stalled, ConnectionLost, StatusError) as error:
                 failures += 1
                 time.sleep(self.pause(failures, error))
 
@@ -85,4 +90,4 @@ def is_permanent(error: FetchError) -> bool:
     """Whether trying again would give the same answer."""
     if isinstance(error, StatusError):
         return 400 <= error.status < 500 and error.status not in _PASSING
-    return isinstance(error, AddressRefused | ModelNotFound | Unauthorized)
+    return isinstance(error, AddressRefused | ModelNotFound | Unauthorized | Untrusted)
