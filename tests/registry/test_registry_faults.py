@@ -18,7 +18,7 @@ from tests.registry import docker_registry
 from tests.registry.docker_registry import DockerRegistry
 from tests.registry.fault_proxy import BLOBS, MANIFESTS, UPLOADS, Fault, FaultProxy, proxying
 from tests.registry.images import Image, digest_of, image
-from tests.registry.transfers import QUICK, pull, puna_environment, push
+from tests.registry.transfers import HASTY, QUICK, pull, puna_environment, push
 
 from puna.errors import DigestMismatch, FetchError, OutOfSpace
 from puna.progress import Progress
@@ -434,6 +434,15 @@ def test_a_push_that_cannot_be_done_is_one_error(target: DockerRegistry, own: Li
         assert "\n" not in str(caught.value)
         proxy.set()
         send(proxy, target, own)
+
+
+@pytest.mark.timeout(30)
+def test_a_push_that_is_always_refused_at_its_end_is_given_up(target: DockerRegistry, own: Library) -> None:
+    faults = [Fault(UPLOADS, "PUT", status=500), Fault(UPLOADS, "GET", status=404)]
+    with proxying(target.address, *faults) as proxy:
+        with pytest.raises(FetchError, match="max retries exceeded"):
+            send(proxy, target, own)
+        assert proxy.uploaded() == HASTY.tries * len(WEIGHTS)
 
 
 def test_these_parts_are_small() -> None:
