@@ -18,12 +18,15 @@ from tests.registry import docker_registry
 from tests.registry.docker_registry import DockerRegistry
 from tests.registry.fault_proxy import BLOBS, MANIFESTS, UPLOADS, Fault, FaultProxy, proxying
 from tests.registry.images import Image, digest_of, image
-from tests.registry.transfers import HASTY, QUICK, pull, puna_environment, push
+from tests.registry.transfers import HASTY, QUICK, pull, puna_environment, push, registries
 
 from puna.errors import DigestMismatch, FetchError, OutOfSpace
 from puna.progress import Progress
+from puna.registry.download import download_blob
+from puna.store.blobs import BlobStore
 from puna.store.digest import Digest
 from puna.store.library import Library
+from puna.store.manifests import MODEL_LAYER
 from puna.store.name import parse_name
 from puna.store.verify import verify_library
 
@@ -268,6 +271,51 @@ def test_a_damaged_blob_is_found_and_fetched_again(proxy: FaultProxy, library: L
     proxy.forget()
     fetch(proxy, library)
     assert proxy.served() == len(WEIGHTS)
+
+
+def test_a_blob_that_another_brings_meanwhile(proxy: FaultProxy, library: Library) -> None:
+    proxy.set(Fault(WEIGHTS_PATH, rate=3_000_000))
+
+    def report(progress: Progress) -> None:
+        if progress.digest == WEIGHTS_DIGEST and 0 < progress.completed < progress.total:
+            with library.session() as session:
+                session.add(MODEL_LAYER, [WEIGHTS])
+
+    pull(f"{proxy.address}/t/m:1", library, report=report)
+    check_whole(proxy, library)
+    assert not [*library.blobs.remains()]
+
+
+def test_a_blob_that_another_finishes_between_look_and_lock(library: Library) -> None:
+    digest = Digest.parse(WEIGHTS_DIGEST)
+
+    class FinishedMeanwhile(BlobStore):
+        """A store in which another program finishes the blob just after it has been looked for in vain."""
+
+        def size(self, digest: Digest) -> int | None:
+            found = super().size(digest)
+            if found is None:
+                with library.session() as session:
+                    session.add(MODEL_LAYER, [WEIGHTS])
+            return found
+
+    blobs = FinishedMeanwhile(library.blobs.folder, library.blobs.records)
+    with library.session() as session:
+        fetched = download_blob(digest, len(WEIGHTS), [], blobs, session, lambda _: None, QUICK, HASTY)
+    assert not fetched
+    assert not [*blobs.remains()]
+
+
+def test_a_mirror_with_other_content_does_no_harm(upstream: DockerRegistry, library: Library) -> None:
+    with proxying(upstream.address) as proxy, proxying(upstream.address) as mirror:
+        mirror.set(Fault(WEIGHTS_PATH, corrupt_at=1000))
+        tables = {
+            proxy.address: {"mirrors": [f"http://{mirror.address}"], "plain_http": True, "private": True},
+            mirror.address: {"plain_http": True},
+        }
+        pull(f"{proxy.address}/t/m:1", library, insecure=False, configured=registries(tables))
+        assert mirror.served(WEIGHTS_DIGEST) >= len(WEIGHTS)
+        check_whole(proxy, library)
 
 
 @pytest.mark.parametrize(

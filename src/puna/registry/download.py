@@ -106,7 +106,10 @@ def download_blob(
         with store_errors(Path(file.name)):
             os.fsync(file.fileno())
         session.place(Path(file.name), digest)
-        journal.remove()
+        with store_errors(Path(file.name)):
+            # It is still there where another has brought the same blob meanwhile.
+            Path(file.name).unlink(missing_ok=True)
+            journal.remove()
         return True
 
 
@@ -126,18 +129,26 @@ def _claim(
     """The partial file, locked, when the blob is still to be fetched; None when the store has it."""
     path = blobs.partial_path(digest)
     while True:
-        if blobs.size(digest) == size and blobs.verified(digest):
+        if _has(blobs, digest, size):
             received(size)
             return None
         with store_errors(path), suppress(FileNotFoundError), ExitStack() as opened:
             make_folders(blobs.folder)
             file = opened.enter_context(path.open("ab"))
             if try_lock(file) and os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                stack.push(opened.pop_all())
-                return file
+                # Whoever held the lock may have finished since the look, and this file be a new one.
+                if not _has(blobs, digest, size):
+                    stack.push(opened.pop_all())
+                    return file
+                path.unlink()
+                continue
         # Another does the work; the journal tells how far it is.
         received(min(size, Journal(path, size).received()))
         time.sleep(_WAIT_SECONDS)
+
+
+def _has(blobs: BlobStore, digest: Digest, size: int) -> bool:
+    return blobs.size(digest) == size and blobs.verified(digest)
 
 
 def _fill(
@@ -150,7 +161,8 @@ def _fill(
     """Fetch what the journal lacks, until the whole has the right digest.
 
     After a mismatch, what a machine that stopped has not brought to the disk is fetched again. Then
-    everything, in one stream: there are proxies that spoil parts and let wholes through.
+    everything, in one stream and from the last source only, the registry itself: there are proxies that spoil
+    parts and let wholes through, and mirrors that hold something else.
 
     Raises:
         DigestMismatch: that was in vain; nothing is kept.
@@ -167,7 +179,7 @@ def _fill(
     with store_errors(blob.path):
         blob.journal.rewrite([])
     single = replace(transfer, streams=1, part=blob.size, largest_part=blob.size)
-    if not _fetched(blob, sources, received, single, patience):
+    if not _fetched(blob, sources[-1:], received, single, patience):
         blob.journal.remove()
         blob.path.unlink(missing_ok=True)
         raise DigestMismatch(
