@@ -85,7 +85,7 @@ class Repository:
             with self.send("GET", self.url("manifests", self._tag), headers=headers) as response:
                 return response.read(MANIFEST_LIMIT)
 
-        return self._patience.insist(ask)
+        return self._patience.insist(ask, contact=True)
 
     def put_manifest(self, content: bytes, media_type: str) -> None:
         """Make the name's tag mean a manifest whose blobs are all there. Raises: FetchError."""
@@ -97,7 +97,7 @@ class Repository:
         """Whether the repository has the blob. Raises: FetchError."""
         url = self.url("blobs", str(digest))
         try:
-            self._patience.insist(lambda: self.send("HEAD", url, push=True)).close()
+            self._patience.insist(lambda: self.send("HEAD", url, push=True), contact=True).close()
         except ModelNotFound:
             return False
         return True

@@ -111,7 +111,10 @@ def download_blob(
         with store_errors(Path(file.name)):
             os.fsync(file.fileno())
         session.place(Path(file.name), digest)
-        journal.remove()
+        with store_errors(Path(file.name)):
+            # It is still there where another has brought the same blob meanwhile.
+            Path(file.name).unlink(missing_ok=True)
+            journal.remove()
         return True
 
 
@@ -136,18 +139,26 @@ def _claim(
     """The partial file, locked, when the blob is still to be fetched; None when the store has it."""
     path = blobs.partial_path(digest)
     while True:
-        if blobs.size(digest) == size and blobs.verified(digest):
+        if _has(blobs, digest, size):
             received(size)
             return None
         with store_errors(path), suppress(FileNotFoundError), ExitStack() as opened:
             make_folders(blobs.folder)
             file = opened.enter_context(path.open("ab"))
             if try_lock(file) and os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                stack.push(opened.pop_all())
-                return file
+                # Whoever held the lock may have finished since the look, and this file be a new one.
+                if not _has(blobs, digest, size):
+                    stack.push(opened.pop_all())
+                    return file
+                path.unlink()
+                continue
         # Another does the work; the journal tells how far it is.
         received(min(size, Journal(path, size).received()))
         time.sleep(_WAIT_SECONDS)
+
+
+def _has(blobs: BlobStore, digest: Digest, size: int) -> bool:
+    return blobs.size(digest) == size and blobs.verified(digest)
 
 
 def _fill(

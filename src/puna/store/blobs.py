@@ -146,10 +146,13 @@ class BlobStore:
             try:
                 if not (_clone(file.fileno(), temporary) or _link(source, temporary, before)):
                     return self._copy(file, before, pin)
-                digest = _hash_file(temporary)
-                _check_unchanged(file, before)
-                _sync_file(temporary)
-                self.place(temporary, digest, pin)
+                with temporary.open("rb") as held:
+                    # A second name is as old as the first; `prune` would take an old one for remains.
+                    try_lock(held)
+                    digest = _hash_file(temporary)
+                    _check_unchanged(file, before)
+                    _sync_file(temporary)
+                    self.place(temporary, digest, pin)
                 return digest
             finally:
                 temporary.unlink(missing_ok=True)

@@ -165,6 +165,7 @@ class Library:
         """
         with self.session() as session:
             stored = self.manifests.stored(source)
+            stored.manifest()  # before anything else is said of a damaged one
             if self.manifests.find(target) == self.manifests.find(source):
                 return Removal()
             return session.publish(target, stored.content)
@@ -287,9 +288,11 @@ class Library:
 
 
 def _remove_empty(*folders: Path) -> None:
-    for folder in folders:
-        with suppress(OSError):  # it is in use, or was never made
-            folder.rmdir()
+    """Remove these folders up to the first that is in use: whoever uses it may be about to use the others."""
+    with suppress(OSError):
+        for folder in folders:
+            with suppress(FileNotFoundError):  # it was never made
+                folder.rmdir()
 
 
 class Session:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import click
 
+from puna.cli import terminal
 from puna.cli.models import user_library
 from puna.errors import InvalidOption
 from puna.humanize import count_text
@@ -33,11 +34,12 @@ def command(model: str, part: str | None, verbose: bool, as_json: bool) -> None:
     description = describe_model(user_library(), parse_name(model))
     if as_json:
         document = describe_as_document(description, verbose=verbose)
-        click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+        text = json.dumps(document, indent=2, ensure_ascii=False)
     elif part:
-        click.echo(_part(description, part).removesuffix("\n"))
+        text = _part(description, part).removesuffix("\n")
     else:
-        click.echo("\n".join(_page(description, verbose=verbose)))
+        text = "\n".join(_page(description, verbose=verbose))
+    terminal.show(text + "\n")
 
 
 def _part(description: Description, part: str) -> str:
