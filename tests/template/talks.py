@@ -35,6 +35,23 @@ CLOCK: dict[str, Any] = {
         "parameters": {"type": "object", "properties": {}},
     },
 }
+SEARCH: dict[str, Any] = {
+    "type": "function",
+    "function": {
+        "name": "search",
+        "description": "Searches.",
+        "parameters": {
+            "type": "object",
+            "properties": {
+                "text": {"type": "string", "description": "What for, é"},
+                "most": {"type": "integer", "description": "How many"},
+                "tags": {"type": "array", "items": {"type": "string"}, "description": "Only these"},
+            },
+            "required": ["text"],
+        },
+    },
+}
+# Some templates cannot write the first one's parameters.
 TOOLS = [WEATHER, CLOCK]
 
 
@@ -151,7 +168,7 @@ EXTRAS: dict[str, dict[str, Any]] = {
     "plain": {},
     "closed": {"add_generation_prompt": False},
     "tools": {"tools": TOOLS},
-    "one tool, closed": {"tools": [CLOCK], "add_generation_prompt": False},
+    "simple tools, closed": {"tools": [SEARCH, CLOCK], "add_generation_prompt": False},
     "no tools": {"tools": []},
     "bare tools": {"tools": [tool["function"] for tool in TOOLS]},
     "thinking": {"enable_thinking": True, "thinking": True, "reasoning_effort": "high", "tools": TOOLS},

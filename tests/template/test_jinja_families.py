@@ -33,7 +33,7 @@ WRITTEN = {
     **{name: template for name, (template, *_) in families.FOUND.items()},
     **{name: template for name, template in families.REFUSED.items() if name != "endless"},
 }
-OFTEN = ("tools", "bare tools", "no thinking", "other switches")
+OFTEN = ("tools", "simple tools, closed", "no thinking", "other switches")
 CONSTRUCTS = {
     "generation": (
         "{% set a = 1 %}{% for m in messages %}{% generation %}  {% set a = 2 %}{% set b = 3 %}"

@@ -34,7 +34,7 @@ class _Refused(jinja2.TemplateError):
 
 
 class _GenerationBlock(Extension):
-    """`{% generation %}…{% endgeneration %}` marks text for training: here, a scope."""
+    """`{% generation %}…{% endgeneration %}` marks text for training; here it is a scope."""
 
     tags = {"generation"}  # noqa: RUF012 - the type that Extension declares
 
