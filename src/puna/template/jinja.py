@@ -5,7 +5,6 @@ The dialect is that of HF transformers' `apply_chat_template`: blocks are trimme
 """
 
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
@@ -26,7 +25,6 @@ _MAX_TEMPLATE = 1 << 20
 _MAX_OUTPUT = 32 << 20
 # What running a template's code may raise besides Jinja's own errors.
 _PYTHON_ERRORS = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
-_ESCAPES = re.compile(r"\\(?:u(fd[de][0-9a-f])|.)")
 
 
 class _Refused(jinja2.TemplateError):
@@ -59,7 +57,7 @@ class _Dict:
 class _Namespace(Namespace):
     """What templates know as `namespace`. It holds no name that Python or Jinja would take for its own.
 
-    Printed, it does not tell what it holds: namespaces can hold each other, and the text would have no bounds.
+    Printed, it does not tell what it holds: namespaces may hold each other, and the text would have no end.
     """
 
     def __init__(self, /, *args: Any, **kwargs: Any) -> None:
@@ -173,15 +171,9 @@ def _tojson(
 ) -> str:
     if indent is not None and not 0 <= indent <= 16:
         raise SecurityError("it indents JSON too far")
-    text = json.dumps(
+    return json.dumps(
         value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
     )
-    return _ESCAPES.sub(_break_kept, text) if ensure_ascii else text
-
-
-def _break_kept(escape: re.Match[str]) -> str:
-    # Such a character marks where a prompt is cut (see shield); as an escape it would be read by the model.
-    return chr(int(escape[1], 16)) if escape[1] else escape[0]
 
 
 def _raise_exception(message: str) -> NoReturn:

@@ -17,7 +17,7 @@ def plain_messages(messages: Sequence[Mapping[str, Json]]) -> list[dict[str, Jso
     """The messages as templates expect them.
 
     Fields that are null are left out, for many templates would write "None"; thinking has every name that
-    templates know it by.
+    templates know it by; and Ollama's `tool_name` is the `name` of transformers.
 
     Raises:
         InvalidOption: there is no message, or one is no object, or too deep.
@@ -56,7 +56,8 @@ def plain_variables(variables: Mapping[str, Json]) -> dict[str, Json]:
 
 def _plain_message(message: Mapping[str, Json]) -> dict[str, Json]:
     fields = object_of(message, "a message")
-    return {name: plain(value) for name, value in fields.items() if value is not None}
+    message = {name: plain(value) for name, value in fields.items() if value is not None}
+    return {"name": message["tool_name"], **message} if "tool_name" in message else message
 
 
 def _with_thinking(message: dict[str, Json]) -> dict[str, Json]:
