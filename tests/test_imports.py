@@ -38,7 +38,7 @@ ALLOWED: dict[str, set[str]] = {
     "registry": {"errors", "gguf", "progress", "settings", "store"},
     "create": {"errors", "gguf", "gojson", "modelfile", "progress", "sampling", "store"},
     "services": {
-        *("errors", "gguf", "modelfile", "progress", "template"),
+        *("errors", "gguf", "modelfile", "progress", "template", "tokenizer"),
         *("chat", "store", "registry", "create"),
     },
     "benchmark": {"errors", "engine"},

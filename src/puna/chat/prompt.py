@@ -7,6 +7,7 @@ from typing import Any
 
 from puna.gguf import Metadata
 from puna.template.conversation import render_go
+from puna.template.fields import text_of as text_field
 from puna.template.go import Template, parse
 from puna.template.jinja import render_chat
 from puna.template.shield import shield
@@ -56,19 +57,58 @@ class Prompter:
             ModelError, TemplateError: the template fails or refuses the conversation.
         """
         shielded, break_ = shield(messages, self._control_texts)
-        bos = self._token_text(self.tokenizer.bos_id)
-        if isinstance(self.template, Template):
-            prompt = render_go(self.template, shielded)
-        else:
-            eos = self._token_text(self.tokenizer.eos_id)
-            prompt = render_chat(self.template or "", shielded, bos_token=bos, eos_token=eos)
-        # Most templates write BOS themselves; a second one would harm the answer.
-        bare = bool(bos) and prompt.startswith(bos)
+        prompt = self._render(shielded, (), None)
         first, *rest = prompt.split(break_)
-        ids = self.tokenizer.encode(first, add_special=not bare, parse_special=True)
+        ids = self.tokenizer.encode(first, add_special=not self._begins(prompt), parse_special=True)
         for piece in rest:
             ids += self.tokenizer.encode(piece, add_special=False, parse_special=True)
         return ids
+
+    def text_of(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] = (),
+        think: bool | str | None = None,
+    ) -> str:
+        """The prompt of a conversation as text, with BOS where the model wants it.
+
+        Without a template it is the last message's content.
+
+        Args:
+            messages: in the form of Ollama's API, or in another that the template knows.
+            tools: those that the model is told of.
+            think: whether it is to think, or how hard; None says nothing of it.
+
+        Raises:
+            ModelError, TemplateError: the template fails or refuses the conversation.
+            InvalidOption: the messages or tools are not of the form that the template needs.
+        """
+        shielded, break_ = shield(messages, self._control_texts)
+        prompt = self._render(shielded, tools, think)
+        wanted = self.tokenizer.add_bos and not self._begins(prompt)
+        return self._token_text(self.tokenizer.bos_id if wanted else None) + prompt.replace(break_, "")
+
+    def _render(
+        self, messages: list[dict[str, Any]], tools: Sequence[Mapping[str, Any]], think: bool | str | None
+    ) -> str:
+        if isinstance(self.template, Template):
+            return render_go(self.template, messages, tools=tools, think=think)
+        if self.template is None:
+            return text_field(messages[-1], "content") if messages else ""
+        return render_chat(
+            self.template,
+            messages,
+            bos_token=self._token_text(self.tokenizer.bos_id),
+            eos_token=self._token_text(self.tokenizer.eos_id),
+            tools=list(tools) or None,
+            **_thinking_variables(think),
+        )
+
+    def _begins(self, prompt: str) -> bool:
+        """Whether the template wrote BOS, as most do; a second one would harm the answer."""
+        bos = self._token_text(self.tokenizer.bos_id)
+        return bool(bos) and prompt.startswith(bos)
 
     @cached_property
     def _control_texts(self) -> list[str]:
@@ -77,3 +117,11 @@ class Prompter:
 
     def _token_text(self, id: int | None) -> str:
         return "" if id is None else self.tokenizer.token_text(id)
+
+
+def _thinking_variables(think: bool | str | None) -> dict[str, Any]:
+    """What templates for transformers call it: most the first, some families the second, gpt-oss the last."""
+    if think is None:
+        return {}
+    level = {"reasoning_effort": think} if isinstance(think, str) else {}
+    return {"enable_thinking": bool(think), "thinking": bool(think), **level}
