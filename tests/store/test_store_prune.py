@@ -95,11 +95,12 @@ def test_folders_and_links_named_like_remains_are_not_touched(library: Library, 
 def test_a_file_that_somebody_holds_a_lock_on_stays_with_its_journal(library: Library) -> None:
     path = among_blobs(library, f"sha256-{HEX}.partial")
     journal = among_blobs(library, f"sha256-{HEX}.partial.journal")
+    unfinished = among_blobs(library, f"sha256-{HEX}.partial.tmp")
     with path.open("rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         assert library.prune(0) == Removal()
-    assert library.prune(0) == Removal(0, 20, 2)
-    assert not path.exists() and not journal.exists()
+    assert library.prune(0) == Removal(0, 30, 3)
+    assert not path.exists() and not journal.exists() and not unfinished.exists()
 
 
 def test_a_blob_being_written_stays(library: Library) -> None:
