@@ -4,11 +4,14 @@ import fcntl
 import os
 import time
 from pathlib import Path
+from typing import IO
 
 import pytest
 from tests.store.filled import CONFIG, DAMAGED, add, contents, digest_of, manifest_path, publish
 
+from puna.store import blobs
 from puna.store.library import Library, Removal
+from puna.store.locks import try_lock
 
 HEX = digest_of(b"content").hex
 HOUR = 3600
@@ -192,3 +195,18 @@ def test_a_store_whose_only_model_was_deleted(library: Library) -> None:
     manifest_path(library, "m").unlink()
     assert library.prune(0) == Removal(2, len(b"weights") + len(CONFIG))
     assert contents(library) == set()
+
+
+def test_a_blob_that_is_pruned_before_it_is_locked(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[str] = []
+
+    def late(file: IO[bytes]) -> bool:
+        if not taken:
+            taken.append(file.name)
+            assert library.prune(0).files == 1
+        return try_lock(file)
+
+    monkeypatch.setattr(blobs, "try_lock", late)
+    digest = add(library, b"content")
+    assert taken
+    assert library.blobs.read(digest, 100) == b"content"
