@@ -187,7 +187,7 @@ def test_what_templates_do_in_earnest_is_within_the_bounds() -> None:
         "{% set ns = namespace(seen=[]) %}{% for m in messages %}{% set ns.seen = ns.seen + [m.role] %}"
         "{% set rest = messages[loop.index0:] %}{% if m.content is string and m.content.strip() != '' %}"
         "{{ m.content.split('</think>')[-1].lstrip('\\n') | trim }}{% endif %}"
-        "{{ (messages | length - loop.index) ~ (rest | selectattr('role', 'equalto', 'tool') | list | length) }}"
+        "{{ (messages | length - loop.index) ~ (rest | selectattr('role', 'equalto', 'tool') | list) }}"
         "{% endfor %}"
     )
     messages = [{"role": "user", "content": "word " * 10_000}] * 500
