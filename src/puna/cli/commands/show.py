@@ -49,11 +49,12 @@ def command(model: str, file: Path | None, part: str | None, verbose: bool, as_j
     description = describe_model(user_library(), parse_name(model))
     if as_json:
         document = describe_as_document(description, verbose=verbose)
-        click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+        text = json.dumps(document, indent=2, ensure_ascii=False)
     elif part:
-        click.echo(_part(description, part).removesuffix("\n"))
+        text = _part(description, part).removesuffix("\n")
     else:
-        click.echo("\n".join(_page(description, verbose=verbose)))
+        text = "\n".join(_page(description, verbose=verbose))
+    terminal.show(text + "\n")
 
 
 def _show_rendered(model: str, file: Path | None) -> None:
