@@ -134,7 +134,7 @@ def tool_grammar(
     Raises:
         InvalidOption: no tool has the chosen name, two have the same, or they are too many or too large.
     """
-    _check_tools(tools)
+    check_tools(tools)
     if choice == "none":
         return _no_call(format)
     if not tools:
@@ -149,7 +149,7 @@ def tool_grammar(
     return _calls(named, format, required=True, parallel=False)
 
 
-def _check_tools(tools: Sequence[ToolDeclaration]) -> None:
+def check_tools(tools: Sequence[ToolDeclaration]) -> None:
     if len(tools) > MAX_TOOLS:
         raise InvalidOption(f"there are {len(tools)} tools; at most {MAX_TOOLS} are supported")
     names = [tool.name for tool in tools]
