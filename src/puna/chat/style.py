@@ -1,11 +1,11 @@
 """How a model writes its answers: thinking, calls, content, and which parser tells them apart."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from puna.chat.parsers.answer import Parser
+from puna.chat.parsers.answer import Parser, format_parser
 from puna.chat.parsers.detect import parser_for_family
-from puna.chat.parsers.formats.generic import TemplateTags
+from puna.chat.parsers.formats.generic import TemplateTags, format_of
 from puna.chat.parsers.registry import generic_parser, parser_for, support
 from puna.chat.parsers.stream import Schema
 from puna.sampling.toolcalls import HERMES, LLAMA3, MISTRAL, MISTRAL_NAMED, JsonBody, ToolFormat
@@ -62,13 +62,16 @@ class Style:
         """
         if bare_calls:
             thinking = (self.openings[0], self.closing) if self.closing else None
-            return generic_parser(TemplateTags(thinking, "{"), tools=tools, thinking_open=thinking_open)
+            # White space around calls is the grammar's.
+            format = replace(format_of(TemplateTags(thinking, DEFAULT_TOOL_TAG)), trims=True)
+            return format_parser(format, tools, thinking_open=thinking_open)
         named = parser_for(self.parser, tools=tools, thinking_open=thinking_open) if self.parser else None
         return named or generic_parser(self.tags, tools=tools, thinking_open=thinking_open)
 
-    def ends_in_thinking(self, prompt: str) -> bool:
-        """Whether a prompt, or its end, ends with a tag that opens thinking."""
-        return prompt.rstrip().endswith(self.openings) if self.openings else False
+    def open_tag(self, prompt: str) -> str:
+        """The tag of open thinking with which a prompt, or its last piece, ends; empty where none does."""
+        end = prompt.rstrip()
+        return next((tag for tag in self.openings if end.endswith(tag)), "")
 
 
 def style_of(

@@ -1,12 +1,12 @@
 """Conversations with a loaded model: from what a caller asks to tokens, and from its text to events."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from puna.chat.capabilities import Capability, ParserSupport, capabilities, check_capabilities
 from puna.chat.conversation import Conversation, Message, Think
-from puna.chat.events import Content, Event, Thinking, ToolCall
+from puna.chat.events import Content, Event
 from puna.chat.fit import fit
 from puna.chat.parsers.answer import Parser
 from puna.chat.parsers.formats.generic import TemplateTags
@@ -129,11 +129,11 @@ class _Prompt:
     """A rendered conversation.
 
     Attributes:
-        thinking_open: it ends inside thinking.
+        open_tag: the tag with which it opens thinking; empty where it does not.
     """
 
     tokens: list[int]
-    thinking_open: bool
+    open_tag: str
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -251,22 +251,25 @@ class Chat:
                 messages, tools=conversation.offered, think=think, suffix=conversation.suffix
             )
             pieces[-1] += header
-            return _Prompt(self.prompter.encode(pieces), style.ends_in_thinking(pieces[-1]))
+            return _Prompt(self.prompter.encode(pieces), style.open_tag(pieces[-1]))
 
         turns = [without_spelled_thinking(message, style) for message in conversation.messages]
         fitted = fit(turns, render, self.num_ctx, truncate=conversation.truncate)
-        thinking_open = fitted.prompt.thinking_open
+        open_tag = fitted.prompt.open_tag
         tools = conversation.declarations if conversation.offered else []
         parser = style.reader(
-            {tool.name: tool.parameters for tool in tools}, thinking_open=thinking_open, bare_calls=bare
+            {tool.name: tool.parameters for tool in tools}, thinking_open=bool(open_tag), bare_calls=bare
         )
-        thinks = bool(style.closing) and (thinking_open or bool(think))
+        if not bare:
+            # What the prompt writes of the answer; a header gives no events.
+            parser.feed(header)
+        thinks = bool(style.closing) and bool(open_tag or think)
         return Prepared(
             prompt=fitted.prompt.tokens,
+            parser=parser,
             images=tuple(image for message in fitted.messages for image in message.images),
-            parser=_begun(parser, header),
             grammar=grammar,
-            thinking=ThinkingTags(style.openings[0], style.closing) if thinks else None,
+            thinking=ThinkingTags(open_tag or style.openings[0], style.closing) if thinks else None,
             banned=self._banned(conversation),
             shown=self._shown,
             dropped_tokens=fitted.dropped_tokens,
@@ -300,10 +303,15 @@ class Chat:
             calls = None if self.style.final else self.style.calls
             parallel = conversation.tool_choice == "required"
             return tool_grammar(tools, "required", calls or BARE, parallel=parallel), calls is None
-        forbids = conversation.tool_choice == "none" and conversation.tools and not conversation.format
-        if forbids and self.style.calls and self._trigger is None:
-            return tool_grammar([], "none", self.style.calls), False
-        return conversation.format, False
+        calls, format = self.style.calls, conversation.format
+        if not conversation.tools or calls is None:
+            return format, False
+        if conversation.tool_choice == "none":
+            needed = format is None and self._trigger is None
+            return tool_grammar([], "none", calls) if needed else format, False
+        if format is not None and format.kind == "json_schema":
+            return tool_grammar(conversation.declarations, "auto", calls, answer=format), False
+        return format, False
 
     def _banned(self, conversation: Conversation) -> frozenset[int]:
         forbids = conversation.tool_choice == "none" and conversation.tools
@@ -324,20 +332,18 @@ class Chat:
 class Reading:
     """One answer, as it is read: the engine's pieces of text become events.
 
-    No stop text gets through, even where it comes about only when thinking, calls and tags are taken out.
+    The engine has cut the text at the first stop text. One that comes about only in the content, because
+    calls and tags are taken out of the text, does not get through either.
     """
 
     def __init__(self, prepared: Prepared, stop: Sequence[str] = ()) -> None:
         self._prepared = prepared
-        self._filters: Mapping[type[Event], StopFilter] = {
-            Content: StopFilter(stop),
-            Thinking: StopFilter(stop),
-        }
+        self._content = StopFilter(stop)
 
     @property
     def stopped(self) -> bool:
         """A stop text has come about, so nothing more is wanted."""
-        return any(one.stopped for one in self._filters.values())
+        return self._content.stopped
 
     def events(self, events: Iterable[EngineEvent]) -> Iterator[Event | Finished]:
         """The answer's events, and at last `Finished`."""
@@ -347,24 +353,18 @@ class Reading:
                 yield from self._let_through(parser.feed(event.text))
                 continue
             yield from self._let_through(parser.finish())
-            yield from self._held_back()
+            if text := self._content.flush():
+                yield Content(text)
             yield Finished(event, self._prepared.dropped_tokens, self._prepared.dropped_messages)
 
     def _let_through(self, events: Iterable[Event]) -> Iterator[Event]:
         for event in events:
             if self.stopped:
                 return
-            if isinstance(event, ToolCall):
+            if not isinstance(event, Content):
                 yield event
-            elif text := self._filters[type(event)].feed(event.text):
-                yield replace(event, text=text)
-
-    def _held_back(self) -> Iterator[Event]:
-        if self.stopped:
-            return
-        for kind in (Thinking, Content):
-            if text := self._filters[kind].flush():
-                yield kind(text)
+            elif text := self._content.feed(event.text):
+                yield Content(text)
 
 
 def without_spelled_thinking(message: Message, style: Style) -> Message:
@@ -381,13 +381,6 @@ def without_spelled_thinking(message: Message, style: Style) -> Message:
     before = before.lstrip()
     opening = next((tag for tag in style.openings if before.startswith(tag)), "")
     return replace(message, content=after.lstrip(), thinking=before.removeprefix(opening).strip())
-
-
-def _begun(parser: Parser, header: str) -> Parser:
-    """The parser, which has read what the prompt writes of the answer: a header says nothing by itself."""
-    if header:
-        parser.feed(header)
-    return parser
 
 
 def _stated_support(parser: str | None) -> ParserSupport | None:
