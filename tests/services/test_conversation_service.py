@@ -11,7 +11,7 @@ import pytest
 from tests.chat.parsing import exactly, joined
 from tests.scripted_llama import END, START, write_scripted_llama
 
-from puna.chat.conversation import Conversation, Message, NamedTool
+from puna.chat.conversation import Conversation, Message, NamedTool, ToolChoice
 from puna.chat.events import Content, Event, Thinking, ToolCall
 from puna.engine.events import Done, TextChunk
 from puna.engine.load import LoadedModel, load_model
@@ -131,7 +131,7 @@ TOOL_JSON = (
 def test_thinking_and_tools_reach_the_template(
     folder: Path, language: str, asked: dict[str, Any], told: str
 ) -> None:
-    given = {"jinja": HERMES + JINJA} if language == "jinja" else {"template": GO}
+    given: dict[str, Any] = {"jinja": HERMES + JINJA} if language == "jinja" else {"template": GO}
     if language == "jinja":
         # Python's spelling; a level only where one is asked for, and only those that the family knows.
         told = told.replace("{}", "True").replace("false", "False")
@@ -153,7 +153,7 @@ def test_a_model_that_does_not_think_is_told_nothing_of_it(folder: Path) -> None
 
 @pytest.mark.parametrize("language", ["go", "jinja"])
 def test_earlier_thinking_is_given_apart(folder: Path, language: str) -> None:
-    given = {"jinja": HERMES + JINJA} if language == "jinja" else {"template": GO}
+    given: dict[str, Any] = {"jinja": HERMES + JINJA} if language == "jinja" else {"template": GO}
     with scripted(folder, "a", **given) as (chat, _):
         for spelled in ("<think>\nhmm\n</think>\n\nblue", " hmm</think>blue"):
             turns = (*HI, Message("assistant", spelled))
@@ -249,8 +249,8 @@ def test_what_does_not_fit_the_context(folder: Path) -> None:
         text = prompt(chat, asked)
         assert text.startswith("<s>[system]Be kind.[user]question")
         assert text.endswith(f"[user]and now?(truemedium){START}")
-        # One more turn would not have fitted.
-        assert 128 - len(prepared.prompt) < len("[user]question 29[assistant]answer")
+        # A quarter is free, but one more turn would not have fitted.
+        assert 0 <= 96 - len(prepared.prompt) < len("[user]question 29[assistant]answer")
 
 
 # Answers
@@ -280,15 +280,9 @@ def test_thinking_may_begin_in_the_prompt(folder: Path) -> None:
         prepared = chat.prepare(Conversation(HI))
         assert prepared.thinking is not None
         go = [model.tokenizer.special_ids[START]]
-        events = list(model.generate(go, GREEDY, shown=prepared.shown))
-        assert joined(list(filter(is_event, Reading(prepared).events(events)))) == [
-            Thinking("Hmm"),
-            Content("Blue"),
-        ]
-
-
-def is_event(event: Event | Finished) -> bool:
-    return not isinstance(event, Finished)
+        events = Reading(prepared).events(model.generate(go, GREEDY, shown=prepared.shown))
+        found = [event for event in events if not isinstance(event, Finished)]
+        assert joined(found) == [Thinking("Hmm"), Content("Blue")]
 
 
 @pytest.mark.parametrize(
@@ -320,7 +314,7 @@ def is_event(event: Event | Finished) -> bool:
         (
             "harmony",
             [
-                *("<|channel|>", "final", "<|message|>", "Let me see.", "<|end|>!", "<|start|>", "assistant"),
+                *("<|channel|>", "final", "<|message|>", "Let me see.", "<|start|>", "assistant"),
                 *("<|channel|>commentary to=functions.weather <|message|>", '{"city": "Oslo"}'),
             ],
             ["<|channel|>", "<|message|>", "<|start|>"],
@@ -331,9 +325,6 @@ def is_event(event: Event | Finished) -> bool:
 def test_calls_of_the_families(
     folder: Path, parser: str | None, script: list[str], control: list[str]
 ) -> None:
-    if parser == "harmony":
-        script = [text.replace("<|end|>!", "") for text in script if text != "<|end|>!"]
-        script[3] = "Let me see."
     with scripted(folder, *script, control=control, template=GO, parser=parser) as (chat, model):
         asked = Conversation(HI, tools=(WEATHER, NOW))
         events, finished = answer(chat, model, asked)
@@ -372,7 +363,7 @@ STOPPED = ("<think>", "no S", "</think>", "TOP here S", "<tool_call>", CALL, "</
 
 
 def test_a_stop_text_that_comes_about_across_a_call_does_not_show(folder: Path) -> None:
-    with scripted(folder, *STOPPED, template=GO) as (chat, model):
+    with scripted(folder, *STOPPED, template=GO, parser="qwen3-thinking") as (chat, model):
         asked = Conversation(HI, tools=(WEATHER,))
         whole, _ = answer(chat, model, asked)
         assert whole == [Thinking("no S"), Content("TOP here S"), OSLO, Content("TOP more")]
@@ -455,7 +446,11 @@ def test_a_call_that_must_be_made_is_made(folder: Path, parser: str | None, cont
     script = ("I", " would", " rather", " talk.")
     template = GO if parser else GO.replace("<tool_call>", "CALL")
     with scripted(folder, *script, control=control, template=template, parser=parser) as (chat, model):
-        for choice, names in (("required", {"weather", "ping"}), (NamedTool("weather"), {"weather"})):
+        choices: list[tuple[ToolChoice, set[str]]] = [
+            ("required", {"weather", "ping"}),
+            (NamedTool("weather"), {"weather"}),
+        ]
+        for choice, names in choices:
             asked = Conversation(HI, tools=(WEATHER, PING), tool_choice=choice, think=False)
             events, finished = answer(chat, model, asked, num_predict=200)
             assert events, (parser, choice)

@@ -8,6 +8,7 @@ from typing import Generic, TypeVar
 from puna.chat.conversation import Message
 from puna.errors import ContextLengthExceeded
 
+_FREE = 4
 Prompt = TypeVar("Prompt", bound=Sized)
 
 
@@ -38,7 +39,8 @@ def fit(
     """The prompt of a conversation, without its oldest turns where that is allowed and necessary.
 
     A turn is what a user says and all that follows up to where a user speaks again. System messages stay, and
-    so does the last turn.
+    so does the last turn. Where turns are left out, a quarter of the context becomes free, if the last turn
+    leaves so much: for the answer, and so that not every further turn pushes another one out.
 
     Args:
         render: the prompt of a conversation, whose size is in tokens; is called once for each step of a
@@ -56,15 +58,16 @@ def fit(
     if not starts:
         raise ContextLengthExceeded(len(whole), num_ctx)
     prompts: dict[int, Prompt] = {}
+    aim = num_ctx - num_ctx // _FREE
 
     def fits(start: int) -> bool:
         prompts[start] = render(kept_from(messages, start))
-        return len(prompts[start]) <= num_ctx
+        return len(prompts[start]) <= aim
 
-    found = bisect_left(starts, True, key=fits)
-    if found == len(starts):
-        raise ContextLengthExceeded(len(prompts[starts[-1]]), num_ctx)
-    kept, prompt = kept_from(messages, starts[found]), prompts[starts[found]]
+    start = starts[min(bisect_left(starts, True, key=fits), len(starts) - 1)]
+    kept, prompt = kept_from(messages, start), prompts[start]
+    if len(prompt) > num_ctx:
+        raise ContextLengthExceeded(len(prompt), num_ctx)
     return Fitted(tuple(kept), prompt, len(messages) - len(kept), len(whole) - len(prompt))
 
 
