@@ -111,7 +111,7 @@ class Generator:
             {"maximum": high},
             {"minimum": low, "maximum": high},
             {"exclusiveMinimum": low - 1, "exclusiveMaximum": high + 1},
-            {"multipleOf": self._random.choice([2, 5, 7, 100])},
+            {"multipleOf": self._random.choice([2, 5, 7, 100]), "minimum": -9999, "maximum": 9999},
         ]
         return {"type": "integer", **self._random.choice(bounds)}
 
@@ -123,7 +123,7 @@ class Generator:
             {"minimum": low, "maximum": high},
             {"exclusiveMinimum": low, "exclusiveMaximum": low + 7},
             {"minimum": low},
-            {"multipleOf": 0.5},
+            {"multipleOf": 0.5, "minimum": -1000, "maximum": 1000},
         ]
         return {"type": "number", **self._random.choice(bounds)}
 
@@ -266,7 +266,7 @@ def _drawn_plain(kind: str, schema: Schema, draw: random.Random) -> Any:
     if kind == "integer" and "exclusiveMinimum" in schema:
         value = draw.randint(low + 1, high - 1)
     if "multipleOf" in schema:
-        return (value // unit) * unit
+        return max(value // unit, low // unit + 1) * unit
     return value if kind == "integer" else min(max(round(value, 3), low + 0.001), high - 0.001)
 
 

@@ -197,7 +197,9 @@ def test_the_environment_is_read_in_settings_only() -> None:
         "puna.services.conversation",
         "puna.store.archive",
         "puna.store.library",
+        "puna.chat.capabilities",
         "puna.template.go",
+        "puna.template.known",
         "puna.template.jinja",
     ],
 )

@@ -5,7 +5,6 @@ and an empty value counts as unset. Callers read a setting once, at the edge of 
 """
 
 import os
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,27 +63,27 @@ def transfer_streams() -> int:
 def models_path() -> Path:
     """The folder of the model store: `PUNA_MODELS`, else `OLLAMA_MODELS`, else `~/.ollama/models`."""
     configured = variable("MODELS")
-    return Path(configured).expanduser() if configured else Path.home() / ".ollama" / "models"
+    return Path(os.path.expanduser(configured)) if configured else ollama_folder() / "models"
 
 
 def ollama_folder() -> Path:
     """Where Ollama keeps its key and models: `~/.ollama`."""
-    return Path.home() / ".ollama"
+    return _home() / ".ollama"
 
 
 def docker_folder() -> Path:
     """Where Docker keeps its `config.json`: `DOCKER_CONFIG`, else `~/.docker`."""
     configured = os.environ.get("DOCKER_CONFIG", "")
-    return Path(configured) if configured else Path.home() / ".docker"
+    return Path(configured) if configured else _home() / ".docker"
 
 
 def configuration_path() -> Path:
     """`PUNA_CONFIG`, else `puna/config.toml` under `XDG_CONFIG_HOME`, else under `~/.config`."""
     configured = os.environ.get("PUNA_CONFIG", "").strip()
     if configured:
-        return Path(configured).expanduser()
+        return Path(os.path.expanduser(configured))
     base = os.environ.get("XDG_CONFIG_HOME", "")
-    return (Path(base) if base else Path.home() / ".config") / "puna" / "config.toml"
+    return (Path(base) if base else _home() / ".config") / "puna" / "config.toml"
 
 
 def configuration() -> Configuration:
@@ -93,6 +92,8 @@ def configuration() -> Configuration:
     Raises:
         InvalidOption: the file cannot be read, is not TOML, or has a table that means nothing.
     """
+    import tomllib
+
     path = configuration_path()
     try:
         with path.open("rb") as file:
@@ -111,6 +112,14 @@ def configuration() -> Configuration:
     if unknown is not None:
         raise InvalidOption(f"{path}: unknown table or key {unknown[:100]!r}; known: {', '.join(_TABLES)}")
     return Configuration(path, tables)
+
+
+def _home() -> Path:
+    """The user's home. Raises: InvalidOption where the user has none, as in some containers."""
+    home = os.path.expanduser("~")
+    if home == "~":
+        raise InvalidOption("there is no home folder: set HOME")
+    return Path(home)
 
 
 def proxy_for(url: str) -> str | None:

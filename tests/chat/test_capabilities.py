@@ -1,11 +1,11 @@
 """What models can do, as their files tell."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
 from puna.chat.capabilities import Capability, capabilities, check_capabilities
+from puna.chat.parsers.registry import support
 from puna.errors import GGUFError, MissingCapability
 from puna.gguf import Metadata, metadata_of
 from puna.template.go import parse
@@ -15,12 +15,6 @@ THINKING = (
     "{{ range .Messages }}{{ if .Thinking }}<think>{{ .Thinking }}</think>{{ end }}{{ .Content }}{{ end }}"
 )
 CUTTING = "{{ message.content.split('</think>')[-1] }}"
-
-
-@dataclass(frozen=True)
-class Parser:
-    tools: bool
-    thinking: bool
 
 
 def file(architecture: str = "llama", **values: Any) -> Metadata:
@@ -62,8 +56,10 @@ def file(architecture: str = "llama", **values: Any) -> Metadata:
         ({"metadata": file(), "chat_template": "<think>"}, "completion"),
         ({"metadata": file(), "chat_template": CUTTING}, "completion thinking"),
         ({"metadata": file(), "chat_template": CUTTING + "{{ m.reasoning_content }}"}, "completion"),
-        ({"metadata": file(), "parser": Parser(True, True)}, "completion tools thinking"),
-        ({"metadata": file(), "parser": Parser(False, False)}, "completion"),
+        ({"metadata": file(), "parser": support("harmony")}, "completion tools thinking"),
+        ({"metadata": file(), "parser": support("passthrough")}, "completion"),
+        ({"metadata": file(), "parser": support("qwen3")}, "completion tools"),
+        ({"metadata": file(), "parser": support("no such parser")}, "completion"),
         ({"metadata": file("gptoss"), "template": PLAIN}, "completion thinking"),
         ({"metadata": file("gpt-oss")}, "completion thinking"),
         ({"metadata": None, "stated": ["image", "nonsense"]}, "image"),
@@ -72,7 +68,7 @@ def file(architecture: str = "llama", **values: Any) -> Metadata:
                 "metadata": file(vision__block_count=1),
                 "stated": ["tools", "completion"],
                 "template": "{{ .Tools }}{{ .Suffix }}",
-                "parser": Parser(True, True),
+                "parser": support("harmony"),
             },
             "tools completion vision insert thinking",
         ),

@@ -2,6 +2,7 @@
 
 import io
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -49,6 +50,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["run", "text.gguf", "hi"], "text.gguf: is not a GGUF file"),
         (["run", "./empty.gguf", "hi"], "empty.gguf"),
         (["run", "../../etc/passwd", "hi"], "no such file"),
+        (["run", "~nobody-has-this-name/m.gguf", "hi"], "no such file"),
+        (["create", "m", "-f", "~nobody-has-this-name/Modelfile"], "specified Modelfile wasn't found"),
         (["run", "a/../b", "hi"], "invalid model name"),
         (["run", "", "hi"], "invalid model name"),
         (["run", "pypi://", "hi"], "invalid package name '' after pypi://"),
@@ -146,3 +149,31 @@ def test_a_reader_that_has_gone_is_no_error(environment: dict[str, str]) -> None
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode != 0
+
+
+@pytest.mark.parametrize("closed", ["0<&-", "1>&-", "2>&-", "0<&- 1>&- 2>&-"])
+def test_streams_that_are_closed(environment: dict[str, str], closed: str, tmp_path: Path) -> None:
+    (tmp_path / "Modelfile").write_text("FROM ./no-such.gguf")
+    for arguments, status in (("list", 0), ("show m", 1), ("create m", 1), ("import -", 1)):
+        command = f"{shlex.quote(sys.executable)} -m puna {arguments} {closed}"
+        result = subprocess.run(
+            ["sh", "-c", command], capture_output=True, env=environment, encoding="utf-8", cwd=tmp_path
+        )
+        assert result.returncode == status
+        assert "Traceback" not in result.stderr
+
+
+def test_characters_that_the_output_cannot_have(puna: Puna) -> None:
+    result = puna("rm", "--help", PYTHONIOENCODING="latin-1")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.startswith("Usage: puna rm [OPTIONS] MODEL?")
+
+
+def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for variable in ("HOME", "PUNA_MODELS", "OLLAMA_MODELS"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 2**31 - 7)
+    assert main.run(["list"]) == 1
+    assert capsys.readouterr().err == "Error: there is no home folder: set HOME\n"
+    monkeypatch.setenv("PUNA_MODELS", "~nobody-has-this-name/models")
+    assert main.run(["list"]) == 0

@@ -1,7 +1,10 @@
 """`puna create` and `puna show`, as a user types them."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -11,7 +14,14 @@ import pytest
 from puna.gguf import GGUFFile
 from puna.gguf.writer import GGUFWriter
 from puna.store.library import Library
-from puna.store.manifests import MODEL_LAYER, PARAMETERS_LAYER, TEMPLATE_LAYER
+from puna.store.manifests import (
+    MODEL_LAYER,
+    PARAMETERS_LAYER,
+    SYSTEM_LAYER,
+    TEMPLATE_LAYER,
+    image_manifest,
+)
+from puna.store.model import read_model
 from puna.store.name import parse_name
 
 Puna = Callable[..., "CompletedProcess[str]"]
@@ -213,3 +223,22 @@ def test_models_that_are_not_there(puna: Puna, home: Path) -> None:
 
 def test_two_parts_exclude_each_other(puna: Puna, made: Path) -> None:
     assert "exclude each other" in puna("show", "mine", "--json", "--system").stderr
+
+
+def test_a_models_text_does_not_steer_the_terminal(
+    puna: Puna, made: Path, library: Library, environment: dict[str, str]
+) -> None:
+    name = parse_name("mine")
+    model = read_model(library, name).manifest
+    with library.session() as session:
+        text = session.add(SYSTEM_LAYER, [b"You are \x1b[31mred\xc2\x9b."])
+        session.publish(name, image_manifest(model.config, [*model.layers, text]))
+    ours, theirs = os.openpty()
+    for arguments in ([], ["--system"], ["--modelfile"], ["--json"]):
+        command = [sys.executable, "-m", "puna", "show", "mine", *arguments]
+        subprocess.run(command, stdin=theirs, stdout=theirs, env=environment, check=True)
+        shown = os.read(ours, 1 << 16)
+        assert b"You are" in shown
+        assert b"\x1b" not in shown and b"\xc2\x9b" not in shown
+    os.close(ours)
+    os.close(theirs)

@@ -25,6 +25,13 @@ STEPS = [
 ]
 
 
+@pytest.mark.parametrize("stream", [Terminal(), io.StringIO()])
+def test_a_strangers_file_name_does_not_steer_the_terminal(stream: io.StringIO) -> None:
+    with ProgressDisplay(stream) as display:
+        display.update(Progress("unpacking a\x1b]0;title\x07\x9b.gguf", 1, 2))
+    assert "unpacking a]0;title.gguf" in stream.getvalue()
+
+
 @pytest.mark.parametrize(
     ("step", "rate", "width", "expected"),
     [

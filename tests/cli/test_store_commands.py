@@ -149,7 +149,9 @@ def test_copies_that_cannot_be(puna: Puna, library: Library) -> None:
     publish(library, "m", b"weights")
     assert error(puna("cp", "m", "../x")).startswith("invalid model name")
     write_manifest(library, "cut", DAMAGED)
-    assert error(puna("cp", "cut", "n"))
+    for arguments in (("cp", "cut", "n"), ("push", "cut"), ("show", "cut"), ("export", "cut", "-o", "f.tar")):
+        message = puna(*arguments).stderr.splitlines()[-1]
+        assert message.startswith("Error: model 'cut:latest' is damaged: ")
     assert error(puna("cp", "m")) == "Missing argument 'DST'."
 
 

@@ -28,7 +28,7 @@ DETECTED = DetectedTemplate("chatml", "{{ .Prompt }} in chatml", {"stop": ["<|im
 
 def check_template(text: str) -> None:
     if text.count("{{") != text.count("}}"):
-        raise TemplateError("line 1, column 1: unclosed action")
+        raise TemplateError("unclosed action")
 
 
 def detect_template(text: str, metadata: Metadata) -> DetectedTemplate | None:

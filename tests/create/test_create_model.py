@@ -397,7 +397,11 @@ def refused(maker: Maker, kind: type[PunaError], message: str, **request: Any) -
 
 def test_a_template_must_parse(maker: Maker, base: ModelName) -> None:
     refused(
-        maker, TemplateError, "^template error: line 1, column 1: unclosed action$", from_=base, template="{{"
+        maker,
+        TemplateError,
+        "^template error: template, line 1, column 1: unclosed action$",
+        from_=base,
+        template="{{",
     )
 
 

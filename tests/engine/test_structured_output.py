@@ -1,6 +1,7 @@
 """Answers kept to a grammar, with a whole (tiny) model: valid, counted, stopped and reported as others."""
 
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,8 @@ from tests.schema_corpus import Schema, schemas, trained_vocabulary
 from tests.tiny_llama import BOS, write_tiny_llama
 
 from puna.engine import Done, LoadOptions, TextChunk
+from puna.engine.choose import Chooser
 from puna.engine.evaluator import Batch
-from puna.engine.generate import next_tokens
 from puna.engine.load import LoadedModel, load_model
 from puna.errors import InvalidOption
 from puna.sampling.constraints import Constraint
@@ -180,11 +181,11 @@ def _choices(model: LoadedModel, parameters: SamplingParameters, constraint: Con
     model._conversation.tokens.clear()
     tokens: list[int] = []
     logits = model.evaluator.logits(Batch.of(PROMPT, 0))[-1]
-    while not constraint.complete:
-        new = next_tokens(sampler, constraint, logits, 100)
-        for token in new:
-            logits = model.evaluator.logits(Batch.of([token], len(PROMPT) + len(tokens)))[-1]
-            tokens.append(token)
+    with Chooser(sampler, constraint) as chooser:
+        while not chooser.complete:
+            for token in chooser.choose(logits, 100):
+                logits = model.evaluator.logits(Batch.of([token], len(PROMPT) + len(tokens)))[-1]
+                tokens.append(token)
     model.evaluator.cache.remove(0, 0, None)
     return tokens
 
@@ -229,6 +230,32 @@ def test_a_narrow_range_with_an_exclusive_bound(bpe: LoadedModel) -> None:
     for id in token:
         constraint.advance(id)
     assert not constraint.accepting
+
+
+def test_masks_computed_beside_the_model_are_the_same(bpe: LoadedModel) -> None:
+    grammar = Grammar.json_schema(PERSON)
+    sampler = Sampler(GREEDY, bpe.tokenizer.vocab_size, PROMPT)
+    logits = np.zeros(bpe.tokenizer.vocab_size, np.float32)
+    tokens: list[int] = []
+    with Chooser(sampler, bpe.constraints.start(grammar)) as chooser:
+        while not chooser.complete:
+            tokens += chooser.choose(logits, 100)
+            chooser.prepare()
+    beside = list(tokens)
+    tokens.clear()
+    again = Sampler(GREEDY, bpe.tokenizer.vocab_size, PROMPT)
+    with Chooser(again, bpe.constraints.start(grammar)) as chooser:
+        while not chooser.complete:
+            tokens += chooser.choose(logits, 100)
+    assert tokens == beside
+
+
+def test_an_answer_that_nobody_waits_for_leaves_no_thread(bpe: LoadedModel) -> None:
+    before = threading.active_count()
+    events = bpe.generate(PROMPT, GREEDY, grammar=Grammar.json_schema(PERSON), num_predict=50)
+    next(events)
+    events.close()  # type: ignore[attr-defined]  # a generator, which the annotation does not say
+    assert threading.active_count() == before
 
 
 # Thinking

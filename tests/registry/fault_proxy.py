@@ -42,6 +42,7 @@ class Fault:
         hang_after: bytes of the reply's body after which nothing more comes.
         corrupt_at: offset in the whole blob of a byte that arrives changed.
         ignore_range: whole replies (200) to requests for a range.
+        whole_uploads: the request's body goes on to the registry only when all of it has come.
     """
 
     path: str
@@ -55,6 +56,7 @@ class Fault:
     hang_after: int | None = None
     corrupt_at: int | None = None
     ignore_range: bool = False
+    whole_uploads: bool = False
 
     def matches(self, method: str, path: str, start: int, end: int | None) -> bool:
         """Whether it is for a request of the bytes from `start` to before `end` (None: all that follow)."""
@@ -243,8 +245,8 @@ class _Handler(BaseHTTPRequestHandler):
             upstream.putheader("Transfer-Encoding", "chunked")
         upstream.endheaders()
         body = self._chunks() if chunked else self._sized(int(self.headers.get("Content-Length") or 0))
-        for piece in _paced(body, fault.rate):
-            exchange.received += len(piece)
+        body = self._received(_paced(body, fault.rate), exchange)
+        for piece in [*body] if fault.whole_uploads else body:
             limit = fault.cut_upload_after
             if limit is not None and exchange.received > limit:
                 upstream.send(piece[: len(piece) - (exchange.received - limit)])
@@ -253,6 +255,11 @@ class _Handler(BaseHTTPRequestHandler):
         if chunked:
             upstream.send(b"0\r\n\r\n")
         self._reply(upstream.getresponse(), exchange, fault)
+
+    def _received(self, body: Iterator[bytes], exchange: Exchange) -> Iterator[bytes]:
+        for piece in body:
+            exchange.received += len(piece)
+            yield piece
 
     def _sized(self, length: int) -> Iterator[bytes]:
         while length:

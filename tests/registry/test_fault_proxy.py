@@ -6,13 +6,15 @@ import random
 import socket
 import subprocess
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from email.message import Message
 from pathlib import Path
 
 import pytest
 from tests.registry import docker_registry
+from tests.registry.docker_registry import DockerRegistry
 from tests.registry.fault_proxy import BLOBS, UPLOADS, Fault, FaultProxy, proxying
 
 CONTENT = random.Random(1).randbytes(300_000)
@@ -21,14 +23,14 @@ BLOB = f"/v2/library/m/blobs/{DIGEST}"
 
 
 @pytest.fixture(scope="module")
-def upstream(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def upstream(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DockerRegistry]:
     with docker_registry.anonymous(tmp_path_factory.mktemp("upstream") / "registry") as registry:
-        yield registry.address
+        yield registry
 
 
 @pytest.fixture
-def proxy(upstream: str) -> Iterator[FaultProxy]:
-    with proxying(upstream) as running:
+def proxy(upstream: DockerRegistry) -> Iterator[FaultProxy]:
+    with proxying(upstream.address) as running:
         assert push(running, "library/m") == 201
         running.forget()
         yield running
@@ -106,6 +108,34 @@ def test_an_upload_is_cut(proxy: FaultProxy) -> None:
     assert ask(proxy, "HEAD", f"/v2/library/cut/blobs/{DIGEST}").status == 404
 
 
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_part_of_a_part_is_held_back(proxy: FaultProxy, upstream: DockerRegistry, whole: bool) -> None:
+    """The registry gives up an upload of which it was sent a part of a part."""
+    proxy.set(Fault(UPLOADS, "PATCH", whole_uploads=whole))
+    before = upstream.log.stat().st_size
+
+    def noticed() -> bool:
+        return b"client disconnected" in upstream.log.read_bytes()[before:]
+
+    location = ask(proxy, "POST", "/v2/library/p/blobs/uploads/").headers["Location"]
+    target = location.removeprefix(f"http://{proxy.address}")
+    proxy.forget()
+    host, port = proxy.address.split(":")
+    with socket.create_connection((host, int(port))) as client:
+        head = f"PATCH {target} HTTP/1.1\r\nHost: {proxy.address}\r\nContent-Length: 1000\r\n\r\n"
+        client.sendall(head.encode() + bytes(500))
+        wait_until(lambda: proxy.uploaded() == 500)
+    wait_until(noticed)
+    assert ask(proxy, "GET", target).status == (204 if whole else 404)
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def test_one_byte_is_changed_wherever_the_range_begins(proxy: FaultProxy) -> None:
     proxy.set(Fault(BLOBS, corrupt_at=100_000, times=2))
     assert ask(proxy, "GET", BLOB, Range="bytes=0-99999").body == CONTENT[:100_000]
@@ -175,8 +205,8 @@ def test_many_clients_at_once(proxy: FaultProxy) -> None:
     assert proxy.served(DIGEST) == 16 * len(CONTENT)
 
 
-def test_it_ends_although_a_client_stays(upstream: str) -> None:
-    with proxying(upstream) as proxy:
+def test_it_ends_although_a_client_stays(upstream: DockerRegistry) -> None:
+    with proxying(upstream.address) as proxy:
         host, port = proxy.address.split(":")
         client = socket.create_connection((host, int(port)))
     client.close()

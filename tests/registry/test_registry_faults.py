@@ -11,20 +11,31 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.registry import docker_registry
 from tests.registry.docker_registry import DockerRegistry
 from tests.registry.fault_proxy import BLOBS, MANIFESTS, UPLOADS, Fault, FaultProxy, proxying
 from tests.registry.images import Image, digest_of, image
-from tests.registry.transfers import QUICK, pull, puna_environment, push
+from tests.registry.rogue_registry import Reply, rogue
+from tests.registry.transfers import HASTY, QUICK, access, ignore, pull, puna_environment, push, registries
 
 from puna.errors import DigestMismatch, FetchError, OutOfSpace
-from puna.progress import Progress
+from puna.progress import Progress, Report
+from puna.registry.access import Access
+from puna.registry.download import download_blob
+from puna.registry.network import Network
+from puna.registry.pull import pull_model
+from puna.registry.push import push_model
+from puna.registry.registries import Registry, registry_for
+from puna.store.blobs import BlobStore
 from puna.store.digest import Digest
 from puna.store.library import Library
-from puna.store.name import parse_name
+from puna.store.manifests import CONFIG_TYPE, MODEL_LAYER, image_manifest
+from puna.store.name import ModelName, parse_name
 from puna.store.verify import verify_library
 
 pytestmark = pytest.mark.timeout(180)
@@ -270,6 +281,51 @@ def test_a_damaged_blob_is_found_and_fetched_again(proxy: FaultProxy, library: L
     assert proxy.served() == len(WEIGHTS)
 
 
+def test_a_blob_that_another_brings_meanwhile(proxy: FaultProxy, library: Library) -> None:
+    proxy.set(Fault(WEIGHTS_PATH, rate=3_000_000))
+
+    def report(progress: Progress) -> None:
+        if progress.digest == WEIGHTS_DIGEST and 0 < progress.completed < progress.total:
+            with library.session() as session:
+                session.add(MODEL_LAYER, [WEIGHTS])
+
+    pull(f"{proxy.address}/t/m:1", library, report=report)
+    check_whole(proxy, library)
+    assert not [*library.blobs.remains()]
+
+
+def test_a_blob_that_another_finishes_between_look_and_lock(library: Library) -> None:
+    digest = Digest.parse(WEIGHTS_DIGEST)
+
+    class FinishedMeanwhile(BlobStore):
+        """A store in which another program finishes the blob just after it has been looked for in vain."""
+
+        def size(self, digest: Digest) -> int | None:
+            found = super().size(digest)
+            if found is None:
+                with library.session() as session:
+                    session.add(MODEL_LAYER, [WEIGHTS])
+            return found
+
+    blobs = FinishedMeanwhile(library.blobs.folder, library.blobs.records)
+    with library.session() as session:
+        fetched = download_blob(digest, len(WEIGHTS), [], blobs, session, lambda _: None, QUICK, HASTY)
+    assert not fetched
+    assert not [*blobs.remains()]
+
+
+def test_a_mirror_with_other_content_does_no_harm(upstream: DockerRegistry, library: Library) -> None:
+    with proxying(upstream.address) as proxy, proxying(upstream.address) as mirror:
+        mirror.set(Fault(WEIGHTS_PATH, corrupt_at=1000))
+        tables: dict[str, dict[str, Any]] = {
+            proxy.address: {"mirrors": [f"http://{mirror.address}"], "plain_http": True, "private": True},
+            mirror.address: {"plain_http": True},
+        }
+        pull(f"{proxy.address}/t/m:1", library, insecure=False, configured=registries(tables))
+        assert mirror.served(WEIGHTS_DIGEST) >= len(WEIGHTS)
+        check_whole(proxy, library)
+
+
 @pytest.mark.parametrize(
     "damage", ["journal", "content", "both cut", "longer", "a folder's worth of nonsense"]
 )
@@ -351,6 +407,15 @@ def test_a_disk_that_is_too_small_is_known_before(proxy: FaultProxy, small_disk:
     assert proxy.served(WEIGHTS_DIGEST) == 0
 
 
+def test_a_disk_that_is_full_already(proxy: FaultProxy, small_disk: Path) -> None:
+    with (small_disk / "ballast").open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+    message = refused(proxy, Library(small_disk / "models"), OutOfSpace)
+    assert "space" in message
+    assert os.listdir(small_disk) == ["ballast"]
+
+
 def test_a_disk_that_fills_up_meanwhile(proxy: FaultProxy, small_disk: Path) -> None:
     proxy.set(Fault(BLOBS, rate=1_500_000))
     library = Library(small_disk / "models")
@@ -372,6 +437,26 @@ def test_a_disk_that_fills_up_meanwhile(proxy: FaultProxy, small_disk: Path) -> 
     ballast.unlink()
     proxy.set()
     fetch(proxy, library)
+
+
+@pytest.mark.parametrize("way", [pull_model, push_model])
+def test_a_registry_that_cannot_be_reached_is_told_soon(
+    library: Library, way: Callable[[ModelName, Registry, Library, Report, Access], None]
+) -> None:
+    looked_up = []
+
+    def resolve(host: str, port: int) -> list[str]:
+        looked_up.append(host)
+        raise OSError("no network")
+
+    name = parse_name("registry.example.com/t/m:1")
+    with library.session() as session:
+        config = session.add(CONFIG_TYPE, [b"{}"])
+        session.publish(name, image_manifest(config, [session.add(MODEL_LAYER, [SMALL])]))
+    out = replace(access(), network=Network(resolve))
+    with pytest.raises(FetchError, match="its name does not resolve"):
+        way(name, registry_for(name.host, {}), library, ignore, out)
+    assert len(looked_up) == HASTY.contacts < HASTY.tries
 
 
 # Pushing.
@@ -436,7 +521,24 @@ def test_a_push_that_cannot_be_done_is_one_error(target: DockerRegistry, own: Li
         send(proxy, target, own)
 
 
+@pytest.mark.timeout(30)
+def test_a_push_that_is_always_refused_at_its_end_is_given_up(target: DockerRegistry, own: Library) -> None:
+    faults = [Fault(UPLOADS, "PUT", status=500), Fault(UPLOADS, "GET", status=404)]
+    with proxying(target.address, *faults) as proxy:
+        with pytest.raises(FetchError, match="max retries exceeded"):
+            send(proxy, target, own)
+        assert proxy.uploaded() == HASTY.tries * len(WEIGHTS)
+
+
 def test_these_parts_are_small() -> None:
     """So that a blob of a few MiB is fetched in several parts."""
     assert QUICK.part < len(WEIGHTS) / 4
     assert shutil.which("docker-registry")
+
+
+def test_a_blob_of_which_nothing_comes_leaves_nothing(tmp_path: Path) -> None:
+    with rogue(image(bytes(100_000))) as registry:
+        registry.answer(r"/v2/.*/blobs/.*", Reply(404))
+        with pytest.raises(FetchError, match=r"lacks the blob sha256:[0-9a-f]{64} that the model needs$"):
+            pull(f"{registry.address}/t/m:1", Library(tmp_path / "models"))
+    assert not (tmp_path / "models").exists()

@@ -120,7 +120,7 @@ class World:
         if path.startswith("blobs/") and ".partial" not in name:
             content = (self.library.root / path).read_bytes()
             return name == digest_of(content).replace(":", "-")
-        return path.startswith("blobs/")
+        return path.startswith("blobs/") and (self.library.root / path).stat().st_size > 0
 
     def _check_message(self, message: str) -> None:
         assert message and message == " ".join(message.split()), message

@@ -10,6 +10,7 @@ from tests.store.filled import contents, digest_of
 
 from puna.errors import StoreError
 from puna.store import blobs
+from puna.store.digest import Digest
 from puna.store.library import Library
 from puna.store.manifests import MODEL_LAYER, Layer
 
@@ -53,6 +54,17 @@ def test_a_file_of_the_same_disk_gets_a_second_name(library: Library, model: Pat
     assert library.blobs.path(layer.content).samefile(model)
     assert model.stat().st_nlink == 2
     assert len([*library.blobs.folder.iterdir()]) == 1
+
+
+@pytest.mark.usefixtures("no_clones")
+def test_an_old_file_is_not_pruned_while_it_is_adopted(library: Library, model: Path) -> None:
+    os.utime(model, (0, 0))
+
+    def pruning(_: Digest) -> None:
+        library.prune(3600)
+
+    digest = library.blobs.adopt(model, pruning)
+    assert library.blobs.path(digest).read_bytes() == CONTENT
 
 
 def test_a_file_of_another_disk_is_copied(library: Library, elsewhere: Path) -> None:

@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -231,3 +233,33 @@ def test_a_full_disk_leaves_the_store_as_it_was(library: Library, tmp_path: Path
     assert "File too large" in done.stdout
     assert manifest_of(layer_of(b"weights")) == library.manifests.read(parse_name("m"))
     assert contents(library) == {b"weights"}
+
+
+def preceded(library: Library, act: Callable[[], object]) -> Library:
+    """The same library, but just before its lock is taken for the second time, another process acts."""
+    turns = iter((lambda: None, act))
+
+    class Preceded(Library):
+        __slots__ = ()
+
+        @contextmanager
+        def _lock(self) -> Iterator[None]:
+            next(turns, lambda: None)()
+            with super()._lock():
+                yield
+
+    return Preceded(library.root)
+
+
+def test_a_model_that_is_deleted_while_it_is_copied(library: Library) -> None:
+    publish(library, "a", b"content")
+    with pytest.raises(ModelNotFound):
+        copy(preceded(library, lambda: delete(library, "a")), "a", "b")
+    assert names(library) == []
+
+
+def test_a_model_that_is_replaced_while_it_is_copied(library: Library) -> None:
+    publish(library, "a", b"old")
+    copy(preceded(library, lambda: publish(library, "a", b"new")), "a", "b")
+    assert manifest_path(library, "b").read_bytes() == manifest_path(library, "a").read_bytes()
+    assert contents(library) == {b"new"}

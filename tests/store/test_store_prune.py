@@ -4,11 +4,14 @@ import fcntl
 import os
 import time
 from pathlib import Path
+from typing import IO
 
 import pytest
 from tests.store.filled import CONFIG, DAMAGED, add, contents, digest_of, manifest_path, publish
 
+from puna.store import blobs
 from puna.store.library import Library, Removal
+from puna.store.locks import try_lock
 
 HEX = digest_of(b"content").hex
 HOUR = 3600
@@ -95,11 +98,12 @@ def test_folders_and_links_named_like_remains_are_not_touched(library: Library, 
 def test_a_file_that_somebody_holds_a_lock_on_stays_with_its_journal(library: Library) -> None:
     path = among_blobs(library, f"sha256-{HEX}.partial")
     journal = among_blobs(library, f"sha256-{HEX}.partial.journal")
+    unfinished = among_blobs(library, f"sha256-{HEX}.partial.tmp")
     with path.open("rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         assert library.prune(0) == Removal()
-    assert library.prune(0) == Removal(0, 20, 2)
-    assert not path.exists() and not journal.exists()
+    assert library.prune(0) == Removal(0, 30, 3)
+    assert not path.exists() and not journal.exists() and not unfinished.exists()
 
 
 def test_a_blob_being_written_stays(library: Library) -> None:
@@ -191,3 +195,18 @@ def test_a_store_whose_only_model_was_deleted(library: Library) -> None:
     manifest_path(library, "m").unlink()
     assert library.prune(0) == Removal(2, len(b"weights") + len(CONFIG))
     assert contents(library) == set()
+
+
+def test_a_blob_that_is_pruned_before_it_is_locked(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[str] = []
+
+    def late(file: IO[bytes]) -> bool:
+        if not taken:
+            taken.append(file.name)
+            assert library.prune(0).files == 1
+        return try_lock(file)
+
+    monkeypatch.setattr(blobs, "try_lock", late)
+    digest = add(library, b"content")
+    assert taken
+    assert library.blobs.read(digest, 100) == b"content"

@@ -1,5 +1,6 @@
 """Sessions that leave nothing behind: what they wrote and no model uses goes, what was there before stays."""
 
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -72,3 +73,13 @@ def test_a_store_that_was_not_there_is_not_there_after_a_failure(tmp_path: Path)
         session.add(MODEL_LAYER, [b"new"])
         raise KeyError
     assert not (tmp_path / "home").exists()
+
+
+def test_a_store_that_another_has_begun_to_use_stays(tmp_path: Path) -> None:
+    library = Library(tmp_path / "models")
+    with ExitStack() as other:
+        with pytest.raises(KeyError), library.session():
+            other.enter_context(library.session())
+            library.blobs.make_room(0)
+            raise KeyError
+        assert library.blobs.folder.is_dir()

@@ -160,6 +160,13 @@ def test_a_template_of_one_exchange_runs_for_each(messages: list[dict[str, Any]]
     assert render(LEGACY, *messages) == prompt
 
 
+def test_all_exchanges_together_are_bounded() -> None:
+    text = "{{ range 100000 }}{{ end }}{{ .Response }}"
+    assert render(text, USER, ANSWER, AGAIN) == "Hello!"
+    with pytest.raises(TemplateError, match="more than 1000000 steps"):
+        render(text, *[USER, ANSWER] * 20)
+
+
 @pytest.mark.parametrize(
     ("text", "cut"),
     [

@@ -170,6 +170,16 @@ def test_random_templates_come_out_as_in_go(oracle: Oracle, templates: list[str]
 
 @_SETTINGS
 @given(
+    st.lists(_action(_printf()), min_size=20, max_size=20), st.floats(allow_nan=False, allow_infinity=False)
+)
+def test_random_formats_come_out_as_in_go(oracle: Oracle, templates: list[str], number: float) -> None:
+    _compare(
+        oracle, ["{{ $x := 1 }}{{ $y := 2 }}{{ $i := 3 }}" + t for t in templates], {**DATA, "f": number}
+    )
+
+
+@settings(_SETTINGS, max_examples=300)
+@given(
     st.lists(
         st.text(st.sampled_from(list("{{}}--. \"$x:=|()\n`'ae01")), max_size=40), min_size=20, max_size=20
     )

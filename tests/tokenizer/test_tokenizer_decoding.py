@@ -118,6 +118,23 @@ def test_without_space_prefix_nothing_is_taken_off(spm_recipe: Recipe, tmp_path:
     assert tokenizer.decode(ids) == " the"
 
 
+@given(TEXT.filter(lambda text: "▁" not in text))
+def test_a_continuation_stands_for_its_text_alone(
+    spm_tokenizer: Tokenizer, byte_tokenizer: Tokenizer, text: str
+) -> None:
+    for tokenizer in (spm_tokenizer, byte_tokenizer):
+        ids = tokenizer.encode_continuation(text)
+        assert b"".join(tokenizer.pieces[id] for id in ids) == text.encode()
+
+
+def test_a_continuation_is_split_as_inside_a_text(spm_tokenizer: Tokenizer) -> None:
+    inside = spm_tokenizer.encode("\nthe model", add_special=False)
+    assert inside[
+        -len(spm_tokenizer.encode_continuation("the model")) :
+    ] == spm_tokenizer.encode_continuation("the model")
+    assert spm_tokenizer.encode_continuation("the") != spm_tokenizer.encode("the", add_special=False)
+
+
 def test_special_tokens_are_shown_on_demand(byte_tokenizer: Tokenizer) -> None:
     ids = byte_tokenizer.encode("a<|im_end|>b", parse_special=True, add_special=False)
     assert byte_tokenizer.decode(ids) == "ab"

@@ -6,8 +6,8 @@ The rules and the order are Ollama's; a file that cannot be read counts as able 
 import re
 from collections.abc import Iterable, Iterator
 from enum import StrEnum
-from typing import Protocol
 
+from puna.chat.parsers.registry import Support
 from puna.errors import MissingCapability
 from puna.gguf import Metadata
 from puna.template.go import Template
@@ -34,18 +34,6 @@ class Capability(StrEnum):
     IMAGE = "image"
 
 
-class ParserSupport(Protocol):
-    """What a parser of a model's answers reads."""
-
-    @property
-    def tools(self) -> bool:
-        """Tool calls."""
-
-    @property
-    def thinking(self) -> bool:
-        """Thinking."""
-
-
 def capabilities(
     metadata: Metadata | None,
     *,
@@ -53,7 +41,7 @@ def capabilities(
     chat_template: str | None = None,
     stated: Iterable[str] = (),
     projector: Metadata | None = None,
-    parser: ParserSupport | None = None,
+    parser: Support | None = None,
 ) -> tuple[Capability, ...]:
     """What a model can do: first what is stated, then what file, projector, template and parser tell.
 
@@ -63,7 +51,7 @@ def capabilities(
         chat_template: its template in Jinja, None if there is none or another is used.
         stated: the capabilities that the config names; unknown ones are passed over.
         projector: the metadata of its projector, None if there is none or it cannot be read.
-        parser: what the parser that the config names can do, None if it names none.
+        parser: what the parser that the config names can do, None if it names none that exists.
 
     Raises:
         GGUFError: the metadata names no architecture.
@@ -118,7 +106,7 @@ def _of_chat_template(chat_template: str) -> Iterator[Capability]:
         yield Capability.THINKING
 
 
-def _of_parser(parser: ParserSupport) -> Iterator[Capability]:
+def _of_parser(parser: Support) -> Iterator[Capability]:
     if parser.tools:
         yield Capability.TOOLS
     if parser.thinking:

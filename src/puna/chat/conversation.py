@@ -63,9 +63,7 @@ class Message:
             }
             for call in self.tool_calls
         ]
-        # Families call thinking by either name.
         optional = {
-            "thinking": self.thinking,
             "reasoning_content": self.thinking,
             "images": list(self.images),
             "tool_calls": calls,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from puna.chat.conversation import Message, Think
 from puna.gguf import Metadata
 from puna.template.conversation import render_go
+from puna.template.fields import text_of as text_field
 from puna.template.go import Template, parse
 from puna.template.images import with_image_tags
 from puna.template.jinja import render_chat
@@ -63,13 +64,36 @@ class Prompter:
         return self.encode(cut(covered, mark))
 
     def chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
-        """The tokens of a conversation of bare messages, the assistant's turn opened.
+        """The tokens of a conversation, the assistant's turn opened. Messages cannot spell control tokens.
 
         Raises:
             ModelError, TemplateError: the template fails or refuses the conversation.
         """
-        plain = [Message(message["role"], message["content"]) for message in messages]
-        return self.encode(self.pieces(plain))
+        return self.encode(self._pieces(messages, (), None, ""))
+
+    def text_of(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] = (),
+        think: Think = None,
+    ) -> str:
+        """The prompt of a conversation as text, with BOS where the model wants it.
+
+        Without a template it is the last message's content.
+
+        Args:
+            messages: in the form of Ollama's API, or in another that the template knows.
+            tools: those that the model is told of.
+            think: whether it is to think, or how hard; None says nothing of it.
+
+        Raises:
+            ModelError, TemplateError: the template fails or refuses the conversation.
+            InvalidOption: the messages or tools are not of the form that the template needs.
+        """
+        pieces = self._pieces(messages, tools, think, "")
+        bos = self._token_text(self.tokenizer.bos_id if self.tokenizer.add_bos else None)
+        return ("" if pieces[0].startswith(bos) else bos) + "".join(pieces)
 
     def pieces(
         self,
@@ -93,16 +117,14 @@ class Prompter:
             InvalidOption: the caller's values are nested too deeply, or a tool is malformed.
         """
         go = isinstance(self.template, Template)
-        forms = with_image_tags([message.for_go() if go else message.for_jinja() for message in messages])
-        values: dict[str, Any] = {"messages": forms, "tools": list(tools), "suffix": suffix}
-        covered, mark = self._shield.cover(values)
-        return cut(self._render(covered["messages"], covered["tools"], think, covered["suffix"]), mark)
+        forms = [message.for_go() if go else message.for_jinja() for message in messages]
+        return self._pieces(forms, tools, think, suffix)
 
     def encode(self, pieces: Sequence[str]) -> list[int]:
         """The tokens of a prompt's pieces, with BOS where the model wants it."""
         ids: list[int] = []
         for index, piece in enumerate(pieces):
-            parse = piece not in self._shield.singles or len(pieces) == 1
+            parse = piece not in self._shield.singles or index in (0, len(pieces) - 1)
             if index:
                 ids += self.tokenizer.encode_continuation(piece, parse_special=parse)
             else:
@@ -111,13 +133,28 @@ class Prompter:
         bos = self.tokenizer.bos_id
         return [bos, *ids] if self.tokenizer.add_bos and bos is not None and ids[:1] != [bos] else ids
 
+    def _pieces(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]],
+        think: Think,
+        suffix: str,
+    ) -> list[str]:
+        values: dict[str, Any] = {
+            "messages": with_image_tags(messages),
+            "tools": list(tools),
+            "suffix": suffix,
+        }
+        covered, mark = self._shield.cover(values)
+        return cut(self._render(covered["messages"], covered["tools"], think, covered["suffix"]), mark)
+
     def _render(
         self, messages: list[dict[str, Any]], tools: list[dict[str, Any]], think: Think, suffix: str
     ) -> str:
         if isinstance(self.template, Template):
             return render_go(self.template, messages, tools=tools, suffix=suffix, think=think)
         if self.template is None:
-            return str(messages[-1]["content"])
+            return text_field(messages[-1], "content") if messages else ""
         return render_chat(
             self.template,
             messages,

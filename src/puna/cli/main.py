@@ -75,6 +75,7 @@ def cli(context: click.Context) -> None:
 
 def main() -> None:
     """The entry point: run the command line and exit with its status."""
+    terminal.prepare()
     sys.exit(run(sys.argv[1:]))
 
 

@@ -1,5 +1,6 @@
 """From what a user calls a model to the GGUF file on disk."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,7 +42,7 @@ def find_model(model: str, store: Path | None = None, *, insecure: bool = False)
         FetchError: the model cannot be fetched.
         InvalidOption: this is neither a path nor a name.
     """
-    path = Path(model).expanduser()
+    path = Path(os.path.expanduser(model))
     named = model.lower().startswith(PYPI_SCHEME)
     if not named and (model.startswith(_PATH_STARTS) or model.lower().endswith(".gguf") or path.is_file()):
         return FoundModel(_regular_file(path))

@@ -6,11 +6,12 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TextIO
 
 import click
 
-from puna.cli.terminal import is_terminal
+from puna.cli.terminal import harmless, is_terminal
 from puna.humanize import bytes_text, seconds_left_text
 from puna.progress import Progress, Report, document
 
@@ -31,6 +32,7 @@ class ProgressDisplay:
 
     def update(self, step: Progress) -> None:
         """Show a step: its status, and how far it is if bytes are counted."""
+        step = replace(step, status=harmless(step.status))  # it may have a stranger's file name in it
         now = time.monotonic()
         changed = step.status != self._step.status
         if changed:

@@ -1,5 +1,6 @@
 """What the command line needs to know of, and do to, the terminal."""
 
+import io
 import os
 import sys
 from typing import TextIO
@@ -8,6 +9,16 @@ _SHOW_CURSOR_AND_RESET_COLOUR = "\x1b[?25h\x1b[0m"
 _GREY, _PLAIN = "\x1b[90m", "\x1b[0m"
 # Control characters, but tab and newline: a model's text must not steer the terminal.
 _UNSAFE = dict.fromkeys([*range(9), *range(11, 32), *range(127, 160)])
+
+
+def prepare() -> None:
+    """Give the program those of its three streams that it was started without, so that no file takes their
+    places, and let no character stop it from writing."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - open to the end
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
 
 
 def is_terminal(stream: TextIO | None) -> bool:
@@ -27,9 +38,14 @@ def abandon_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
+def harmless(text: str) -> str:
+    """The text without characters that steer a terminal."""
+    return text.translate(_UNSAFE)
+
+
 def complain(kind: str, message: str) -> None:
     """Write an error or a warning to standard error, in one line."""
-    line = " ".join(f"{kind}: {message}".split()).translate(_UNSAFE)
+    line = harmless(" ".join(f"{kind}: {message}".split()))
     sys.stderr.write(line + "\n")
     sys.stderr.flush()
 
@@ -44,7 +60,7 @@ def piped_input() -> str | None:
 def show(text: str, *, grey: bool = False) -> None:
     """Write a model's text to standard output at once, in grey if that is wanted and it is a terminal."""
     if is_terminal(sys.stdout):
-        text = text.translate(_UNSAFE)
+        text = harmless(text)
         text = f"{_GREY}{text}{_PLAIN}" if grey else text
     sys.stdout.write(text)
     sys.stdout.flush()

@@ -16,7 +16,7 @@ from puna.progress import Progress, Report
 from puna.store.config import encode_config
 from puna.store.library import Library, Session
 from puna.store.manifests import CONFIG_TYPE, MODEL_LAYER, Layer, image_manifest
-from puna.store.model import Model, read_model
+from puna.store.model import Model, stored_model
 from puna.store.name import ModelName
 
 Pull = Callable[[ModelName, Report], None]
@@ -89,13 +89,12 @@ def _parent(
     if name is None:
         return None
     try:
-        model = read_model(library, name)
+        stored = session.keep(name)
     except ModelNotFound:
         # The end of the fetch is not the end of the creation.
         pull(name, lambda progress: report(progress) if progress.status != _SUCCESS else None)
-        model = read_model(library, name)
-    session.pin(*(layer.content for layer in model.manifest.blobs))
-    return model
+        stored = session.keep(name)
+    return stored_model(library, stored)
 
 
 def _base(library: Library, parent: Model | None, brought: Sequence[Weights]) -> Base:

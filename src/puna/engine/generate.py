@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 
+from puna.engine.choose import Chooser
 from puna.engine.evaluator import Batch, Evaluator
 from puna.engine.events import Done, Event, TextChunk
 from puna.engine.text import TextStream
@@ -131,39 +132,27 @@ def generate(
     room = num_ctx - len(prompt)
     limit = room if num_predict < 0 else min(num_predict, room)
     count, reason = 0, "length"
-    while count < limit:
-        tokens = next_tokens(sampler, constraint, logits, limit - count)
-        if tokens[0] in tokenizer.end_ids:
-            reason = "stop"
-            break
-        for token in tokens:
-            count += 1
-            if piece := text.feed(token):
-                yield TextChunk(piece)
-            if text.stopped or halted():
+    with Chooser(sampler, constraint) as chooser:
+        while count < limit:
+            tokens = chooser.choose(logits, limit - count)
+            if tokens[0] in tokenizer.end_ids:
+                reason = "stop"
                 break
-        if text.stopped or halted() or (constraint is not None and constraint.complete):
-            reason = "stop"
-            break
-        if count < limit:
-            logits = append(evaluator, conversation, tokens, num_batch)
+            for token in tokens:
+                count += 1
+                if piece := text.feed(token):
+                    yield TextChunk(piece)
+                if text.stopped or halted():
+                    break
+            if text.stopped or halted() or chooser.complete:
+                reason = "stop"
+                break
+            if count < limit:
+                chooser.prepare()
+                logits = append(evaluator, conversation, tokens, num_batch)
     if piece := text.flush():
         yield TextChunk(piece)
     yield _done(reason, len(prompt), cached, count, clock)
-
-
-def next_tokens(sampler: Sampler, constraint: Constraint | None, logits: Floats, room: int) -> list[int]:
-    """The sampled token, and those that the constraint makes follow it; at most `room`, which is at least 1.
-
-    With log-probabilities none follows: each needs the logits before it.
-    """
-    if constraint is None:
-        return [sampler.sample(logits).token]
-    choice = sampler.sample(logits, constraint.mask())
-    forced = constraint.advance(choice.token, room - 1 if choice.logprob is None else 0)
-    for token in forced:
-        sampler.accept(token)
-    return [choice.token, *forced]
 
 
 def _done(reason: str, prompt_tokens: int, cached: int, count: int, clock: _Clock) -> Done:

@@ -85,7 +85,7 @@ class Repository:
             with self.send("GET", self.url("manifests", self._tag), headers=headers) as response:
                 return response.read(MANIFEST_LIMIT)
 
-        return self._patience.insist(ask)
+        return self._patience.insist(ask, contact=True)
 
     def put_manifest(self, content: bytes, media_type: str) -> None:
         """Make the name's tag mean a manifest whose blobs are all there. Raises: FetchError."""
@@ -97,7 +97,7 @@ class Repository:
         """Whether the repository has the blob. Raises: FetchError."""
         url = self.url("blobs", str(digest))
         try:
-            self._patience.insist(lambda: self.send("HEAD", url, push=True)).close()
+            self._patience.insist(lambda: self.send("HEAD", url, push=True), contact=True).close()
         except ModelNotFound:
             return False
         return True
@@ -111,7 +111,11 @@ class Repository:
         """
         whole = span == Span(0, size)
         headers = {} if whole else {"Range": f"bytes={span.start}-{span.end - 1}"}
-        response = self.send("GET", self.url("blobs", str(digest)), headers=headers)
+        try:
+            response = self.send("GET", self.url("blobs", str(digest)), headers=headers)
+        except ModelNotFound as error:
+            message = f"{self.registry.host} lacks the blob {digest} that the model needs"
+            raise StatusError(message, HTTPStatus.NOT_FOUND) from error
         try:
             self._check_span(response, span, size, whole=whole)
         except FetchError:

@@ -102,11 +102,19 @@ def download_blob(
             file.truncate(max((record.span.end for record in journal.records), default=0))
         blobs.make_room(size - sum(record.span.size for record in journal.records))
         blob = _Blob(digest, size, Path(file.name), journal)
-        _fill(blob, sources, received, transfer, patience)
+        try:
+            _fill(blob, sources, received, transfer, patience)
+        except BaseException:
+            if not journal.records:
+                blob.discard()
+            raise
         with store_errors(Path(file.name)):
             os.fsync(file.fileno())
         session.place(Path(file.name), digest)
-        journal.remove()
+        with store_errors(Path(file.name)):
+            # It is still there where another has brought the same blob meanwhile.
+            Path(file.name).unlink(missing_ok=True)
+            journal.remove()
         return True
 
 
@@ -119,6 +127,11 @@ class _Blob:
     path: Path
     journal: Journal
 
+    def discard(self) -> None:
+        """Delete what has come of it."""
+        self.path.unlink(missing_ok=True)
+        self.journal.remove()
+
 
 def _claim(
     digest: Digest, size: int, blobs: BlobStore, received: Received, stack: ExitStack
@@ -126,18 +139,26 @@ def _claim(
     """The partial file, locked, when the blob is still to be fetched; None when the store has it."""
     path = blobs.partial_path(digest)
     while True:
-        if blobs.size(digest) == size and blobs.verified(digest):
+        if _has(blobs, digest, size):
             received(size)
             return None
         with store_errors(path), suppress(FileNotFoundError), ExitStack() as opened:
             make_folders(blobs.folder)
             file = opened.enter_context(path.open("ab"))
             if try_lock(file) and os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                stack.push(opened.pop_all())
-                return file
+                # Whoever held the lock may have finished since the look, and this file be a new one.
+                if not _has(blobs, digest, size):
+                    stack.push(opened.pop_all())
+                    return file
+                path.unlink()
+                continue
         # Another does the work; the journal tells how far it is.
         received(min(size, Journal(path, size).received()))
         time.sleep(_WAIT_SECONDS)
+
+
+def _has(blobs: BlobStore, digest: Digest, size: int) -> bool:
+    return blobs.size(digest) == size and blobs.verified(digest)
 
 
 def _fill(
@@ -147,46 +168,47 @@ def _fill(
     transfer: Transfer,
     patience: Patience,
 ) -> None:
-    """Fetch what the journal lacks, until the whole has the right digest.
-
-    After a mismatch, what a machine that stopped has not brought to the disk is fetched again. Then
-    everything, in one stream: there are proxies that spoil parts and let wholes through.
+    """Fetch what the journal lacks, from the first source that has the right content.
 
     Raises:
-        DigestMismatch: that was in vain; nothing is kept.
-        FetchError: no source has it; what has come is kept.
+        DigestMismatch: the last one sends other content; nothing is kept.
+        FetchError: it cannot be fetched from the last one; what has come is kept.
     """
-    if _fetched(blob, sources, received, transfer, patience):
-        return
-    with store_errors(blob.path), blob.path.open("rb") as file:
-        kept = intact(blob.journal.records, file)
-        lost = len(kept) < len(blob.journal.records)
-        blob.journal.rewrite(kept if lost else [])
-    if lost and _fetched(blob, sources, received, transfer, patience):
-        return
-    with store_errors(blob.path):
-        blob.journal.rewrite([])
-    single = replace(transfer, streams=1, part=blob.size, largest_part=blob.size)
-    if not _fetched(blob, sources, received, single, patience):
-        blob.journal.remove()
-        blob.path.unlink(missing_ok=True)
+    for source in sources[:-1]:
+        with suppress(FetchError):
+            if _filled(blob, source, received, transfer, patience):
+                return
+    if not _filled(blob, sources[-1], received, transfer, patience):
+        blob.discard()
         raise DigestMismatch(
             f"digest mismatch, file must be downloaded again: what is sent for {blob.digest} is other content"
         )
 
 
-def _fetched(
-    blob: _Blob,
-    sources: Sequence[BlobSource],
-    received: Received,
-    transfer: Transfer,
-    patience: Patience,
+def _filled(
+    blob: _Blob, source: BlobSource, received: Received, transfer: Transfer, patience: Patience
 ) -> bool:
-    """Fetch what is missing from the first source that can; whether the whole has the right digest."""
-    for source in sources[:-1]:
-        with suppress(FetchError):
-            return _Fetch(blob, source, transfer, patience).run(received)
-    return _Fetch(blob, sources[-1], transfer, patience).run(received)
+    """Fetch what is missing from one source; whether the whole has the right digest.
+
+    After a mismatch, what a machine that stopped has not brought to the disk is fetched again. Then
+    everything, in one stream: there are proxies that spoil parts and let wholes through.
+    """
+    if _Fetch(blob, source, transfer, patience).run(received):
+        return True
+    with store_errors(blob.path), blob.path.open("rb") as file:
+        kept = intact(blob.journal.records, file)
+        lost = len(kept) < len(blob.journal.records)
+        blob.journal.rewrite(kept if lost else [])
+    if lost and _Fetch(blob, source, transfer, patience).run(received):
+        return True
+    with store_errors(blob.path):
+        blob.journal.rewrite([])
+    single = replace(transfer, streams=1, part=blob.size, largest_part=blob.size)
+    if _Fetch(blob, source, single, patience).run(received):
+        return True
+    with store_errors(blob.path):
+        blob.journal.rewrite([])
+    return False
 
 
 class _Fetch:

@@ -94,6 +94,10 @@ def connect(address: str, port: int, timeout: float) -> socket.socket:
     return connection
 
 
+class Unreachable(FetchError):
+    """A host that has no address, or none that answers."""
+
+
 class Network:
     """The way out.
 
@@ -116,7 +120,7 @@ class Network:
 
         Raises:
             AddressRefused: the host has no address that is allowed.
-            FetchError: it has no address, or none that answers.
+            Unreachable: it has no address, or none that answers.
         """
         addresses = self._allowed(host, port, private=private)
         end = time.monotonic() + timeout
@@ -129,7 +133,7 @@ class Network:
                 return self._connect(address, port, remaining)
             except OSError as error:
                 last = error
-        raise FetchError(f"cannot connect to {host} port {port}: {last.strerror or last}") from last
+        raise Unreachable(f"cannot connect to {host} port {port}: {last.strerror or last}") from last
 
     def dial(self, host: str, port: int, *, private: bool, timeout: float) -> "Future[socket.socket]":
         """`open` in a thread of its own, for it may hang in the system's resolver: give it up by `cancel`."""
@@ -162,9 +166,9 @@ class Network:
         try:
             found = self._resolve(host, port)
         except (OSError, UnicodeError) as error:
-            raise FetchError(f"cannot find {host}: its name does not resolve") from error
+            raise Unreachable(f"cannot find {host}: its name does not resolve") from error
         if not found:
-            raise FetchError(f"cannot find {host}: its name does not resolve")
+            raise Unreachable(f"cannot find {host}: its name does not resolve")
         return found
 
 

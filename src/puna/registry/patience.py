@@ -8,6 +8,8 @@ from typing import TypeVar
 
 from puna.errors import AddressRefused, FetchError, ModelNotFound, Unauthorized
 from puna.registry.http import DEADLINE, IDLE_TIMEOUT
+from puna.registry.network import Unreachable
+from puna.registry.wire import Untrusted
 
 _LONGEST_PAUSE = 32.0
 # Request timeout, too early, too many requests: the only client errors that pass by themselves.
@@ -48,12 +50,14 @@ class Patience:
         deadline: seconds for the head of an answer, and for small answers as a whole.
         idle: seconds between two bytes of a blob.
         tries: failures in a row, with nothing gained between them, after which it is given up.
+        contacts: tries to reach a registry at all, where nothing has been gained that could be lost.
         delay: seconds of the first pause after a failure; each next one is twice as long.
     """
 
     deadline: float = DEADLINE
     idle: float = IDLE_TIMEOUT
     tries: int = 6
+    contacts: int = 2
     delay: float = 1.0
 
     def pause(self, failures: int, error: FetchError) -> float:
@@ -70,14 +74,24 @@ class Patience:
             return error.seconds
         return float(min(self.delay * 2 ** (failures - 1), _LONGEST_PAUSE) * random.uniform(0.5, 1.5))
 
-    def insist(self, ask: Callable[[], T]) -> T:
-        """What `ask` returns, which is called again after failures that may pass. Raises: FetchError."""
+    def insist(self, ask: Callable[[], T], *, contact: bool = False) -> T:
+        """What `ask` returns, which is called again after failures that may pass.
+
+        Args:
+            contact: this is how the registry is got in touch with. Without a network, or with a mistake in
+                its name, nobody should wait long to be told.
+
+        Raises:
+            FetchError: the last failure.
+        """
         failures = 0
         while True:
             try:
                 return ask()
             except FetchError as error:
                 failures += 1
+                if contact and isinstance(error, Unreachable) and failures >= self.contacts:
+                    raise
                 time.sleep(self.pause(failures, error))
 
 
@@ -85,4 +99,4 @@ def is_permanent(error: FetchError) -> bool:
     """Whether trying again would give the same answer."""
     if isinstance(error, StatusError):
         return 400 <= error.status < 500 and error.status not in _PASSING
-    return isinstance(error, AddressRefused | ModelNotFound | Unauthorized)
+    return isinstance(error, AddressRefused | ModelNotFound | Unauthorized | Untrusted)

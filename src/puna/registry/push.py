@@ -11,7 +11,7 @@ from puna.registry.registries import Registry
 from puna.registry.upload import Blob, upload_blob
 from puna.store.digest import Digest
 from puna.store.library import Library
-from puna.store.manifests import Layer, decode_manifest
+from puna.store.manifests import Layer
 from puna.store.name import ModelName, parse_name
 
 
@@ -31,7 +31,7 @@ def push_model(name: ModelName, registry: Registry, library: Library, report: Re
     report(Progress("retrieving manifest"))
     try:
         stored = library.manifests.stored(name)
-        manifest = decode_manifest(stored.content)
+        manifest = stored.manifest()
         layers = list({layer.digest: layer for layer in manifest.blobs}.values())
         for layer in layers:
             _check(layer, library)

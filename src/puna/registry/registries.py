@@ -5,6 +5,7 @@ public registries. A host that comes from a model's name alone gets no leave at 
 the system's certificates, and no one else may ask for its credentials.
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -139,7 +140,7 @@ def _configured(host: str, table: Any, path: Path) -> Registry:
     values = msgspec.convert(table, _Table)
     if values.ca is not None:
         # A path in the file is meant from the file's folder.
-        values.ca = str(path.parent / Path(values.ca).expanduser())
+        values.ca = str(path.parent / os.path.expanduser(values.ca))
     return _built(host, values)
 
 

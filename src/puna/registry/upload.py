@@ -54,13 +54,11 @@ class _Session:
         url: where the next part goes.
         offset: bytes that the registry has.
         etags: MD5 of each part that was kept elsewhere; Ollama's registry wants them at the end.
-        advanced: whether a part has come through.
     """
 
     url: str
     offset: int = 0
     etags: list[bytes] = field(default_factory=list)
-    advanced: bool = False
 
 
 def upload_blob(repository: Repository, blob: Blob, sent: Sent, chunk: int, patience: Patience) -> bool:
@@ -78,7 +76,7 @@ def upload_blob(repository: Repository, blob: Blob, sent: Sent, chunk: int, pati
     """
     if repository.has_blob(blob.digest):
         return False
-    failures = 0
+    failures = reached = 0
     while True:
         session = patience.insist(lambda: _resumed(repository, blob) or _begun(repository, blob))
         if session is None:
@@ -86,7 +84,10 @@ def upload_blob(repository: Repository, blob: Blob, sent: Sent, chunk: int, pati
         try:
             _send(repository, blob, session, sent, chunk)
         except FetchError as error:
-            failures = 1 if session.advanced else failures + 1
+            # What a session before this one had too is no gain, or a blob that is always refused at its end
+            # would be sent for ever.
+            failures = 1 if session.offset > reached else failures + 1
+            reached = max(reached, session.offset)
             time.sleep(patience.pause(failures, _lost(error)))
         else:
             blob.note.unlink(missing_ok=True)
@@ -134,7 +135,6 @@ def _send(repository: Repository, blob: Blob, session: _Session, sent: Sent, chu
             count = min(chunk, blob.size - session.offset)
             _send_part(repository, session, _Section(file, session.offset, count, sent))
             session.offset += count
-            session.advanced = True
             _note(blob, session)
     query = {"digest": str(blob.digest)}
     if session.etags:

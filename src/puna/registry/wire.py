@@ -24,6 +24,10 @@ class ConnectionLost(FetchError):
     """The other side has closed the connection, or the network has."""
 
 
+class Untrusted(FetchError):
+    """The other side's certificate is not trusted."""
+
+
 class Wire:
     """A connected socket with limits.
 
@@ -52,7 +56,7 @@ class Wire:
         try:
             self._socket = context.wrap_socket(self._socket, server_hostname=host)
         except ssl.SSLCertVerificationError as error:
-            raise FetchError(
+            raise Untrusted(
                 f"the certificate of {self.peer} is not trusted: {error.verify_message}; if an authority of"
                 " your own has signed it, name its file as ca for this registry in the configuration"
             ) from error

@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
 Mask = NDArray[np.bool_]
 
-CACHE_ENTRIES = 64
+CACHE_ENTRIES = 32
 CACHE_BYTES = 256 * 1024
-"""Bounds of the cache of compiled grammars, the second in bytes of source. Compiled, a grammar takes up to
-200 times its source: 50 MB at most.
+"""Bounds of the cache of compiled grammars, the second in bytes of source. Compiled, a grammar takes some 200
+times its source; one of nested repetitions up to 35 MB, where the compiler's own limit is.
 """
 
 
@@ -92,11 +92,12 @@ class Constraints:
 
         source = compiler_source(grammar, special=self._special, thinking=thinking, thinking_opened=opened)
         matcher = LLMatcher(self._tokenizer, source, log_level=0, limits=limits())
-        # The first step finds what construction does not: grammars without any text, and some too large.
         matcher.compute_ff_tokens()
         matcher.compute_bitmask()
-        if matcher.is_error():
-            raise refusal(grammar, _reason(matcher))
+        # Two steps find what construction does not: grammars without any text, and some too large.
+        for tried in (matcher, _a_step_on(matcher)):
+            if tried.is_error():
+                raise refusal(grammar, _reason(tried))
         return Constraint(matcher, len(self._table.pieces))
 
     @cached_property
@@ -214,6 +215,18 @@ class _Vocabulary:
     @cached_property
     def _width(self) -> int:
         return max(map(len, self._ids), default=0)
+
+
+def _a_step_on(matcher: "LLMatcher") -> "LLMatcher":
+    """A copy after one of the tokens that may come next, with the step after it tried as well."""
+    ahead = matcher.deep_copy()
+    bits = np.unpackbits(np.frombuffer(ahead.compute_bitmask(), np.uint8), bitorder="little")
+    allowed = np.flatnonzero(bits)
+    if allowed.size and not ahead.is_stopped():
+        ahead.consume_token(int(allowed[-1]))
+        if not ahead.is_stopped():
+            ahead.compute_bitmask()
+    return ahead
 
 
 def _reason(matcher: "LLMatcher") -> str:

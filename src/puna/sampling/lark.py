@@ -23,8 +23,8 @@ that may write more of it sometimes never stop."""
 JSON_OPTIONS = {"lenient": True, "whitespace_pattern": WHITE_SPACE}
 """Options of the schema compiler: keywords it does not know become warnings, as in llama.cpp."""
 
-# Half a second of compilation and 50 MB of automaton: what none of the sources that are let in needs.
-_LEXER_FUEL = 300_000
+# 35 MB of expressions, and a third of a second: more than any of the sources that are let in should need.
+_LEXER_FUEL = 200_000
 _LEXER_STATES = 50_000
 # Four for each property that may come next, of the most that a schema can have, and more for definitions.
 _ROW_ITEMS = 20_000

@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from puna.chat.capabilities import Capability, ParserSupport, capabilities, check_capabilities
+from puna.chat.capabilities import Capability, capabilities, check_capabilities
 from puna.chat.conversation import Conversation, Message, Think
 from puna.chat.events import Content, Event
 from puna.chat.fit import fit
@@ -186,7 +186,7 @@ class Chat:
             template=go,
             chat_template=jinja if go is None else None,
             stated=facts.capabilities,
-            parser=_stated_support(facts.parser),
+            parser=support(facts.parser) if facts.parser else None,
         )
         seen = tuple(one for one in able if vision or one is not Capability.VISION)
         return cls(prompter, style, seen, facts, num_ctx)
@@ -381,7 +381,3 @@ def without_spelled_thinking(message: Message, style: Style) -> Message:
     before = before.lstrip()
     opening = next((tag for tag in style.openings if before.startswith(tag)), "")
     return replace(message, content=after.lstrip(), thinking=before.removeprefix(opening).strip())
-
-
-def _stated_support(parser: str | None) -> ParserSupport | None:
-    return support(parser) if parser else None

@@ -146,10 +146,13 @@ class BlobStore:
             try:
                 if not (_clone(file.fileno(), temporary) or _link(source, temporary, before)):
                     return self._copy(file, before, pin)
-                digest = _hash_file(temporary)
-                _check_unchanged(file, before)
-                _sync_file(temporary)
-                self.place(temporary, digest, pin)
+                with temporary.open("rb") as held:
+                    # A second name is as old as the first; `prune` would take an old one for remains.
+                    try_lock(held)
+                    digest = _hash_file(temporary)
+                    _check_unchanged(file, before)
+                    _sync_file(temporary)
+                    self.place(temporary, digest, pin)
                 return digest
             finally:
                 temporary.unlink(missing_ok=True)
@@ -209,6 +212,16 @@ class BlobStore:
     def _temporary(self) -> Path:
         return self.folder / f"sha256-{random_digits()}{TEMPORARY_SUFFIX}"
 
+    def _locked_temporary(self) -> tuple[Path, BinaryIO]:
+        """A new temporary file, open and locked. Raises: OSError, StoreError."""
+        while True:
+            path = self._temporary()
+            file = open(path, "xb")  # noqa: SIM115 - closed by BlobWriter
+            # Before it was locked, `prune` may have taken it for remains.
+            if try_lock(file) and path.exists():
+                return path, file
+            file.close()
+
     def _record_path(self, digest: Digest) -> Path:
         return self.records / digest.hex
 
@@ -231,10 +244,8 @@ class BlobWriter:
         self._store = store
         self._pin = pin
         self._hash = hashlib.sha256()
-        self.path = store._temporary()
         self.size = 0
-        self._file = open(self.path, "xb")  # noqa: SIM115 - closed by __exit__
-        try_lock(self._file)
+        self.path, self._file = store._locked_temporary()
 
     def write(self, data: bytes) -> None:
         """Append `data`. Raises: StoreError when the disk refuses it."""

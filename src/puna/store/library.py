@@ -20,6 +20,7 @@ from puna.store.manifests import (
     Layer,
     Manifest,
     ManifestStore,
+    StoredManifest,
     decode_manifest,
     encode_manifest,
     model_digest,
@@ -164,7 +165,7 @@ class Library:
             StoreError: it is damaged, or the disk refuses.
         """
         with self.session() as session:
-            stored = self.manifests.stored(source)
+            stored = session.keep(source)
             if self.manifests.find(target) == self.manifests.find(source):
                 return Removal()
             return session.publish(target, stored.content)
@@ -287,9 +288,11 @@ class Library:
 
 
 def _remove_empty(*folders: Path) -> None:
-    for folder in folders:
-        with suppress(OSError):  # it is in use, or was never made
-            folder.rmdir()
+    """Remove these folders up to the first that is in use: whoever uses it may be about to use the others."""
+    with suppress(OSError):
+        for folder in folders:
+            with suppress(FileNotFoundError):  # it was never made
+                folder.rmdir()
 
 
 class Session:
@@ -307,6 +310,23 @@ class Session:
             with self._library._lock():
                 add_pins(self._pins, new)
             self._pinned |= new
+
+    def keep(self, name: ModelName) -> StoredManifest:
+        """The model `name` as it is now; its blobs are kept until the session ends.
+
+        Raises:
+            ModelNotFound: there is none, be it that another has just deleted it.
+            StoreError: its manifest is damaged.
+        """
+        manifests = self._library.manifests
+        stored = manifests.stored(name)
+        while True:
+            self.pin(*(layer.content for layer in stored.manifest().blobs))
+            # Before they were pinned, another may have replaced the model and deleted them.
+            now = manifests.stored(name)
+            if now.content == stored.content:
+                return now
+            stored = now
 
     @property
     def pinned(self) -> frozenset[Digest]:

@@ -148,6 +148,13 @@ class StoredManifest:
     content: bytes
     modified: float
 
+    def manifest(self) -> Manifest:
+        """What the file says. Raises: StoreError when it is damaged; names the model."""
+        try:
+            return decode_manifest(self.content)
+        except StoreError as error:
+            raise StoreError(f"model '{self.name}' is damaged: {error}") from error
+
 
 class ManifestStore:
     """The manifests of one store.

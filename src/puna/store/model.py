@@ -97,7 +97,11 @@ def read_model(library: Library, name: ModelName) -> Model:
         ModelNotFound: the store has no such model.
         StoreError: its manifest or one of its documents is missing or damaged.
     """
-    stored = library.manifests.stored(name)
+    return stored_model(library, library.manifests.stored(name))
+
+
+def stored_model(library: Library, stored: StoredManifest) -> Model:
+    """The model that a manifest of the store describes. Raises: StoreError, as `read_model`."""
     try:
         return _model(library.blobs, stored)
     except StoreError as error:

@@ -28,10 +28,11 @@ def pin_file(folder: Path) -> Iterator[BinaryIO]:
         folder.mkdir(parents=True, exist_ok=True)
         file = path.open("xb")
     try:
-        with file:
-            try_lock(file)
-            yield file
+        try_lock(file)
+        yield file
     finally:
+        with suppress(OSError):  # what a full disk has not taken, `add_pins` has told of
+            file.close()
         with suppress(FileNotFoundError):
             path.unlink()
 

@@ -55,9 +55,9 @@ def remove_remains(path: Path) -> int | None:
             size = sum(inner.lstat().st_size for inner in path.rglob("*"))
             shutil.rmtree(path)
             return size
-        # A journal belongs to the partial file beside it, and that is what a download locks.
+        # A journal, finished or not, belongs to the partial file beside it; that is what a download locks.
         partial = path.with_suffix("")
-        with (partial if path.suffix == ".journal" and partial.exists() else path).open("rb") as file:
+        with (partial if partial.suffix == ".partial" and partial.is_file() else path).open("rb") as file:
             # The lock is held until the name is gone, so that nobody begins to write to a file without one.
             if try_lock(file):
                 size = path.lstat().st_size

@@ -1,14 +1,14 @@
 """From a conversation to the data that Ollama's templates expect, and to the prompt.
 
-Messages and tools are those of Ollama's native API, as JSON gives them. Source:
-Ollama's template documentation.
+Messages and tools are those of Ollama's native API, as JSON gives them. Source: Ollama's
+template documentation.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from puna.template.fields import Json, in_order, list_field, object_field, object_of, text_of
-from puna.template.go import Stringer, Struct, Template, Value
+from puna.template.go import Budget, Stringer, Struct, Template, Value
 from puna.template.go.values import to_json
 from puna.template.tools import tools_value
 
@@ -150,16 +150,17 @@ def _call(call: Json) -> Struct:
 def _legacy(template: Template, turns: Sequence[_Turn], common: Mapping[str, Value]) -> str:
     """The prompt of a template that knows one exchange only: it runs once for each."""
     pieces: list[str] = []
+    budget = Budget()
     exchange: dict[str, Value] = {"System": "", "Prompt": "", "Response": ""}
     for turn in turns:
         if turn.role not in _EXCHANGE:
             continue
         name, later = _EXCHANGE[turn.role]
         if any(exchange[other] for other in later):
-            pieces.append(template.execute({**common, **exchange}))
+            pieces.append(template.execute({**common, **exchange}, budget))
             exchange = dict.fromkeys(exchange, "")
         exchange[name] = turn.content
-    pieces.append(template.until_response().execute({**common, **exchange}))
+    pieces.append(template.until_response().execute({**common, **exchange}, budget))
     return "".join(pieces)
 
 

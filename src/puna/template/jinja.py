@@ -5,7 +5,7 @@ The dialect is that of HF transformers' `apply_chat_template`: blocks are trimme
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, NoReturn
@@ -15,8 +15,10 @@ from jinja2 import nodes
 from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension
 from jinja2.parser import Parser
+from jinja2.utils import Namespace
 
 from puna.errors import ModelError
+from puna.template.jinja_input import plain_messages, plain_variables
 from puna.template.limits import BoundedEnvironment, budgeted
 
 _MAX_TEMPLATE = 1 << 20
@@ -30,14 +32,51 @@ class _Refused(jinja2.TemplateError):
 
 
 class _GenerationBlock(Extension):
-    """`{% generation %}…{% endgeneration %}`: marks text for training; here it is just its content."""
+    """`{% generation %}…{% endgeneration %}` marks text for training; here it is a scope."""
 
     tags = {"generation"}  # noqa: RUF012 - the type that Extension declares
 
-    def parse(self, parser: Parser) -> list[nodes.Node]:
+    def parse(self, parser: Parser) -> nodes.Node:
         """The block's content."""
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return nodes.Scope(body, lineno=line)
+
+
+class _Dict:
+    """What templates know as `dict`: makes dicts, without the methods of the class, which change them."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
+        return dict(*args, **kwargs)
+
+    def fromkeys(self, keys: Iterable[Any], value: Any = None) -> dict[Any, Any]:
+        """A dict with one value for all keys."""
+        return dict.fromkeys(keys, value)
+
+
+class _Namespace(Namespace):
+    """What templates know as `namespace`. It holds no name that Python or Jinja would take for its own.
+
+    Printed, it does not tell what it holds: namespaces may hold each other, and the text would have no end.
+    """
+
+    def __init__(self, /, *args: Any, **kwargs: Any) -> None:
+        values = dict(*args, **kwargs)
+        for name in values:
+            _check_name(name)
+        super().__init__(values)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        _check_name(name)
+        super().__setitem__(name, value)
+
+    def __repr__(self) -> str:
+        return "<Namespace>"
+
+
+def _check_name(name: Any) -> None:
+    if not isinstance(name, str) or name.startswith(("_", "jinja_")):
+        raise SecurityError("it gives a namespace a name that is not the template's to give")
 
 
 def render_chat(
@@ -53,7 +92,8 @@ def render_chat(
 
     Args:
         template: the Jinja source.
-        messages: each with `role` and `content`, and what else the template knows.
+        messages: one at least, each with `role` and `content`, and what else the template knows. Fields that
+            are None count as missing; thinking may be called `thinking`, `reasoning_content` or `reasoning`.
         add_generation_prompt: whether to open the assistant's turn at the end.
         bos_token: the text of the token that begins a sequence.
         eos_token: the text of the token that ends one.
@@ -61,12 +101,13 @@ def render_chat(
 
     Raises:
         ModelError: the template cannot be read, fails, or refuses the conversation.
+        InvalidOption: there are no messages, or one is no object.
     """
     variables = {
         "tools": None,
         "documents": None,
-        **extra,
-        "messages": [dict(message) for message in messages],
+        **plain_variables(extra),
+        "messages": plain_messages(messages),
         "add_generation_prompt": add_generation_prompt,
         "bos_token": bos_token,
         "eos_token": eos_token,
@@ -103,6 +144,8 @@ def _environment() -> BoundedEnvironment:
         extensions=[_GenerationBlock, "jinja2.ext.loopcontrols"],
     )
     environment.filters["tojson"] = _tojson
+    environment.globals["dict"] = _Dict()
+    environment.globals["namespace"] = _Namespace
     environment.globals["raise_exception"] = _raise_exception
     environment.globals["strftime_now"] = _strftime_now
     return environment

@@ -1,5 +1,6 @@
 """`puna create`: a model from a Modelfile."""
 
+import os
 from pathlib import Path
 
 import click
@@ -29,7 +30,7 @@ def command(model: str, path: str | None, quantize: str, insecure: bool, as_json
     from puna.services.creation import create
 
     name = parse_name(model)
-    file = Path(path or _DEFAULT_FILE).expanduser()
+    file = Path(os.path.expanduser(path or _DEFAULT_FILE))
     if path is not None and not file.exists():
         raise ModelNotFound(f"specified Modelfile wasn't found: {path}")
     library = user_library()

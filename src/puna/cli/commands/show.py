@@ -1,11 +1,14 @@
 """`puna show`: what there is to say of a model."""
 
 import json
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
 
-from puna.cli.models import user_library
+from puna.cli import terminal
+from puna.cli.models import find_model, user_library
 from puna.errors import InvalidOption
 from puna.humanize import count_text
 from puna.services.description import Description, describe_as_document, describe_model
@@ -19,25 +22,50 @@ Rows = list[tuple[str, ...]]
 
 @click.command("show", short_help="Show what there is to say of a model")
 @click.argument("model")
+@click.argument("file", required=False, type=click.Path(path_type=Path))
 @click.option("--license", "part", flag_value="license", help="Show the licences.")
 @click.option("--modelfile", "part", flag_value="modelfile", help="Show a Modelfile that makes it again.")
 @click.option("--parameters", "part", flag_value="parameters", help="Show the parameters.")
 @click.option("--system", "part", flag_value="system", help="Show the system message.")
 @click.option("--template", "part", flag_value="template", help="Show the template of its prompts.")
+@click.option(
+    "--rendered", "part", flag_value="rendered", help="Show the prompt that a conversation becomes."
+)
 @click.option("-v", "--verbose", is_flag=True, help="Show metadata and tensors too.")
 @click.option("--json", "as_json", is_flag=True, help="Show everything as JSON.")
-def command(model: str, part: str | None, verbose: bool, as_json: bool) -> None:
-    """Show what there is to say of MODEL."""
+def command(model: str, file: Path | None, part: str | None, verbose: bool, as_json: bool) -> None:
+    """Show what there is to say of MODEL.
+
+    With --rendered it may be a GGUF file or pypi://package[:version] too, and FILE a conversation in JSON:
+    {"messages": [...], "tools": [...], "think": true}; without FILE a short one is taken.
+    """
     if part and as_json:
         raise InvalidOption(f"--{part} and --json exclude each other")
+    if file and part != "rendered":
+        raise InvalidOption(f"{file}: a FILE goes with --rendered only")
+    if part == "rendered":
+        _show_rendered(model, file)
+        return
     description = describe_model(user_library(), parse_name(model))
     if as_json:
         document = describe_as_document(description, verbose=verbose)
-        click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+        text = json.dumps(document, indent=2, ensure_ascii=False)
     elif part:
-        click.echo(_part(description, part).removesuffix("\n"))
+        text = _part(description, part).removesuffix("\n")
     else:
-        click.echo("\n".join(_page(description, verbose=verbose)))
+        text = "\n".join(_page(description, verbose=verbose))
+    terminal.show(text + "\n")
+
+
+def _show_rendered(model: str, file: Path | None) -> None:
+    from puna.services.rendering import EXAMPLE, prompt_text, read_talk
+
+    talk = read_talk(file) if file else EXAMPLE
+    found = find_model(model)
+    text = prompt_text(found.path, found.model, talk)
+    # Exactly the prompt, but that a terminal's next line begins at its left.
+    at_end = text.endswith("\n") or not terminal.is_terminal(sys.stdout)
+    terminal.show(text if at_end else f"{text}\n")
 
 
 def _part(description: Description, part: str) -> str:

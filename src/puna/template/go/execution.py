@@ -77,11 +77,12 @@ class Execution:
     Attributes:
         source: for the places of errors.
         definitions: the trees by name, the main one under the empty name.
+        budget: what it may spend.
     """
 
     source: str
     definitions: Mapping[str, Nodes]
-    budget: Budget = field(default_factory=Budget)
+    budget: Budget
     output: list[str] = field(default_factory=list)
     frames: list[_Frame] = field(default_factory=list)
     position: int = 0

@@ -141,33 +141,38 @@ class _Arguments:
 
 
 def _directive(match: re.Match[str], arguments: _Arguments, spend: Spend) -> Iterator[str]:
+    """What a directive prints, complaints about it included."""
     good = arguments.select(match["first"])
-    format = _flags(match)
-    if match["width"] == "*":
-        width = arguments.whole_number()
-        if width is None:
-            yield "%!(BADWIDTH)"
-        elif width < 0:
-            format = replace(format, width=-width, minus=True, zero=False)
-        else:
-            format = replace(format, width=width)
-    elif match["width"]:
-        # An index before digits is an error of the format.
-        good = good and match["first"] is None
-        format = replace(format, width=_number(match["width"]))
+    # An index before digits or a point is an error of the format.
+    in_place = match["first"] is None or match["width"] == "*"
+    format, complaint = _with_width(_flags(match), match["width"], arguments)
+    yield complaint
     if match["point"] is not None:
-        good = (
-            good and (match["first"] is None or match["width"] == "*") and arguments.select(match["second"])
-        )
-        if match["precision"] == "*":
-            precision = arguments.whole_number()
-            if precision is None or precision < 0:
-                yield "%!(BADPREC)"
-            format = replace(format, precision=None if precision is None or precision < 0 else precision)
-        else:
-            format = replace(format, precision=_number(match["precision"] or "0"))
+        good = arguments.select(match["second"]) and good
+        format, complaint = _with_precision(format, match["precision"], arguments)
+        yield complaint
+    if match["width"] or match["point"] is not None:
+        good = good and in_place
     good = arguments.select(match["third"]) and good
     yield _argument(match["verb"], format, arguments, good, spend)
+
+
+def _with_width(format: Format, width: str | None, arguments: _Arguments) -> tuple[Format, str]:
+    if width is None:
+        return format, ""
+    number = arguments.whole_number() if width == "*" else _number(width)
+    if number is None:
+        return format, "%!(BADWIDTH)"
+    if number < 0:
+        return replace(format, width=-number, minus=True, zero=False), ""
+    return replace(format, width=number), ""
+
+
+def _with_precision(format: Format, precision: str | None, arguments: _Arguments) -> tuple[Format, str]:
+    number = arguments.whole_number() if precision == "*" else _number(precision or "0")
+    if number is None or number < 0:
+        return format, "%!(BADPREC)"
+    return replace(format, precision=number), ""
 
 
 def _number(digits: str) -> int:
@@ -229,7 +234,7 @@ def formatted(value: Value, format: Format, depth: int = 0) -> str:
     if is_nil(value):
         return _nil(format, depth)
     if format.verb == "T":
-        return format.pad(type_name(value))
+        return format.pad(type_name(value)[: format.precision])
     if format.verb in _STRING_VERBS and not format.go_syntax and (own := own_text(value)) is not None:
         return _string(own, format)
     match plain(value):
@@ -402,6 +407,8 @@ def _magnitude(value: float, format: Format) -> str:
         return f"{int(mantissa * (1 << 53))}p{exponent - 53 if value else -1074:+d}"
     if verb in "xX":
         digits = _hex_float(value, precision)
+        if format.sharp:
+            digits = _with_point(digits, (6 if precision is None else precision) if verb == "x" else 0)
         return digits if verb == "x" else digits.upper()
     if verb in "vgG":
         digits = _shortest(value, precision, sharp=format.sharp)
@@ -426,6 +433,13 @@ def _shortest(value: float, precision: int | None, *, sharp: bool) -> str:
     digits = digits.ljust(power + 1, "0")
     fraction = "." + digits[power + 1 :] if digits[power + 1 :] or sharp else ""
     return digits[: power + 1] + fraction
+
+
+def _with_point(digits: str, least: int) -> str:
+    """A hexadecimal float with its point, and so many characters after the 0, of which the x is one."""
+    head, _, power = digits.partition("p")
+    head = head if "." in head else head + "."
+    return f"{head.ljust(least + 2, '0')}p{power}"
 
 
 def _hex_float(value: float, precision: int | None) -> str:

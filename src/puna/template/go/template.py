@@ -6,6 +6,7 @@ from functools import cached_property
 from types import MappingProxyType
 
 from puna.template.go import literals
+from puna.template.go.budget import Budget
 from puna.template.go.execution import Execution
 from puna.template.go.functions import NAMES
 from puna.template.go.nodes import Action, Branch, Command, Field, Nodes, Pipe, every_list, field_names, pipes
@@ -30,16 +31,17 @@ class Template:
         """The main tree."""
         return self.definitions[""]
 
-    def execute(self, data: Value) -> str:
+    def execute(self, data: Value, budget: Budget | None = None) -> str:
         """The text it writes for some data.
 
         Args:
             data: what `.` is at first: dicts, lists, strings, numbers, booleans, None, Struct and Stringer.
+            budget: what it may spend, shared with other executions; one of its own if there is none.
 
         Raises:
             TemplateError: it fails, or would take too many steps or write too much.
         """
-        text = Execution(self.source, self.definitions).run(data)
+        text = Execution(self.source, self.definitions, budget or Budget()).run(data)
         # Cutting a text inside a character leaves bytes that are no UTF-8.
         return text if text.isascii() else literals.encode(text).decode("utf-8", "replace")
 
