@@ -13,7 +13,7 @@ VOCABULARY = BYTES + 256
 CONTEXT = 4096
 
 
-def _byte_tokens() -> list[str]:
+def byte_tokens() -> list[str]:
     """The bytes 0 … 255 as GPT-2 spells them in vocabularies."""
     visible = [*range(33, 127), *range(161, 173), *range(174, 256)]
     hidden = [byte for byte in range(256) if byte not in visible]
@@ -36,7 +36,7 @@ def write_tiny_llama(
     """
     random = np.random.default_rng(seed)
     head = hidden // HEADS
-    tokens, merges = vocabulary or (_byte_tokens(), ["a b"])
+    tokens, merges = vocabulary or (byte_tokens(), ["a b"])
     rows = BYTES + len(tokens)
     shapes = {"token_embd.weight": (rows, hidden), "output.weight": (rows, hidden)}
     for block in range(blocks):

@@ -92,11 +92,16 @@ class MissingCapability(ModelError):
         detail: the text as the API gives it, with a line for each.
     """
 
-    def __init__(self, missing: Sequence[str], advice: str = "") -> None:
-        end = f". {advice}" if advice else ""
-        super().__init__(f"does not support {', '.join(missing)}{end}")
+    def __init__(self, missing: Sequence[str], advice: str = "", subject: str = "") -> None:
+        """
+        Args:
+            advice: a sentence for the end, without its full stop.
+            subject: the model, as the text is to name it.
+        """
+        start, end = f"{subject} does".strip(), f". {advice}" if advice else ""
+        super().__init__(f"{start} not support {', '.join(missing)}{end}")
         self.missing = tuple(missing)
-        self.detail = "does not support " + "\n".join(missing) + end
+        self.detail = f"{start} not support " + "\n".join(missing) + end
 
 
 class ContextLengthExceeded(PunaError):

@@ -290,3 +290,15 @@ def test_as_many_tools_as_are_let_in(constraints: Constraints, accepts: Accepts)
     many = tool_grammar(_tools(256, properties={"a": {"type": "integer"}}), "auto", HERMES)
     assert many is not None
     assert accepts(many, '<tool_call>{"name": "f255", "arguments": {"a": 1}}</tool_call>')
+
+
+@every_form
+def test_calls_or_an_answer_to_a_schema(
+    accepts: Accepts, form: ToolFormat, weather: str, now: str, both: str | None
+) -> None:
+    either = grammar("auto", form, answer=Grammar.json_schema('{"const": {"sky": "blue"}}'))
+    for text in ('{"sky": "blue"}', weather, now):
+        assert accepts(either, text), text
+    for text in ("", "Hello", '{"sky": "red"}', '{"sky": "blue"}' + now, now + '{"sky": "blue"}', now[:-1]):
+        assert not accepts(either, text), text
+    assert both is None or accepts(either, both.format(weather, now))

@@ -119,7 +119,7 @@ def _of_family(metadata: Metadata) -> Iterator[Capability]:
 
 
 def check_capabilities(
-    present: Iterable[Capability], wanted: Iterable[Capability], *, model: str = ""
+    present: Iterable[Capability], wanted: Iterable[Capability], *, model: str = "", subject: str = ""
 ) -> None:
     """Check that a model can do what is asked for.
 
@@ -127,6 +127,7 @@ def check_capabilities(
         present: what it can do.
         wanted: what it has to be able to do.
         model: its name, for advice about models that have learnt it since.
+        subject: the model as the error is to name it.
 
     Raises:
         MissingCapability: it cannot do some of it.
@@ -137,4 +138,8 @@ def check_capabilities(
         return
     renewed = model.rpartition("/")[2].startswith(_RENEWED) and Capability.THINKING in missing
     advice = "Pull the model again to get the latest version with full thinking support" if renewed else ""
-    raise MissingCapability([str(capability) for capability in missing], advice)
+    raise MissingCapability([_WORDS.get(name, str(name)) for name in missing], advice, subject)
+
+
+# What the API calls it in errors.
+_WORDS = {Capability.COMPLETION: "chat"}

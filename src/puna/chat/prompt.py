@@ -1,19 +1,29 @@
 """From messages to the tokens a model is prompted with."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from puna.chat.conversation import Message, Think
 from puna.gguf import Metadata
 from puna.template.conversation import render_go
 from puna.template.fields import text_of as text_field
 from puna.template.go import Template, parse
+from puna.template.images import with_image_tags
 from puna.template.jinja import render_chat
-from puna.template.shield import shield
-from puna.tokenizer import Tokenizer
+from puna.template.shield import Shield, cut
+
+if TYPE_CHECKING:
+    from puna.tokenizer import Tokenizer
 
 CHAT_TEMPLATE_KEY = "tokenizer.chat_template"
+
+# User-defined tokens are words and runs of blanks as well; these are the ones that give a text its structure.
+_TAG = re.compile(r"<[^\s<>].*>|\[[^\s\[\]].*\]", re.DOTALL)
+# The levels of Ollama's API that transformers' templates do not know.
+_EFFORTS = {"max": "high"}
 
 
 @dataclass(frozen=True)
@@ -26,11 +36,11 @@ class Prompter:
             only continues text.
     """
 
-    tokenizer: Tokenizer
+    tokenizer: "Tokenizer"
     template: Template | str | None
 
     @classmethod
-    def of(cls, metadata: Metadata, tokenizer: Tokenizer, own: str | None = None) -> "Prompter":
+    def of(cls, metadata: Metadata, tokenizer: "Tokenizer", own: str | None = None) -> "Prompter":
         """The prompter for a model with this metadata.
 
         Args:
@@ -48,7 +58,10 @@ class Prompter:
         Args:
             raw: read control tokens that the text spells as such, for a caller that writes the whole prompt.
         """
-        return self.tokenizer.encode(text, add_special=True, parse_special=raw)
+        if raw:
+            return self.tokenizer.encode(text, add_special=True, parse_special=True)
+        covered, mark = self._shield.cover(text)
+        return self.encode(cut(covered, mark))
 
     def chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
         """The tokens of a conversation, the assistant's turn opened. Messages cannot spell control tokens.
@@ -56,20 +69,14 @@ class Prompter:
         Raises:
             ModelError, TemplateError: the template fails or refuses the conversation.
         """
-        shielded, break_ = shield(messages, self._control_texts)
-        prompt = self._render(shielded, (), None)
-        first, *rest = prompt.split(break_)
-        ids = self.tokenizer.encode(first, add_special=not self._begins(prompt), parse_special=True)
-        for piece in rest:
-            ids += self.tokenizer.encode(piece, add_special=False, parse_special=True)
-        return ids
+        return self.encode(self._pieces(messages, (), None, ""))
 
     def text_of(
         self,
         messages: Sequence[Mapping[str, Any]],
         *,
         tools: Sequence[Mapping[str, Any]] = (),
-        think: bool | str | None = None,
+        think: Think = None,
     ) -> str:
         """The prompt of a conversation as text, with BOS where the model wants it.
 
@@ -84,16 +91,68 @@ class Prompter:
             ModelError, TemplateError: the template fails or refuses the conversation.
             InvalidOption: the messages or tools are not of the form that the template needs.
         """
-        shielded, break_ = shield(messages, self._control_texts)
-        prompt = self._render(shielded, tools, think)
-        wanted = self.tokenizer.add_bos and not self._begins(prompt)
-        return self._token_text(self.tokenizer.bos_id if wanted else None) + prompt.replace(break_, "")
+        pieces = self._pieces(messages, tools, think, "")
+        bos = self._token_text(self.tokenizer.bos_id if self.tokenizer.add_bos else None)
+        return ("" if pieces[0].startswith(bos) else bos) + "".join(pieces)
+
+    def pieces(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Mapping[str, Any]] = (),
+        think: Think = None,
+        suffix: str = "",
+    ) -> list[str]:
+        """The prompt of a conversation, cut where a text of the caller's spells a control token.
+
+        Without a template it is the last message's content.
+
+        Args:
+            tools: those that the model is told of.
+            think: whether it is to think, or how hard; None says nothing of it.
+            suffix: the text after the gap that the model fills.
+
+        Raises:
+            ModelError, TemplateError: the template fails or refuses the conversation.
+            InvalidOption: the caller's values are nested too deeply, or a tool is malformed.
+        """
+        go = isinstance(self.template, Template)
+        forms = [message.for_go() if go else message.for_jinja() for message in messages]
+        return self._pieces(forms, tools, think, suffix)
+
+    def encode(self, pieces: Sequence[str]) -> list[int]:
+        """The tokens of a prompt's pieces, with BOS where the model wants it."""
+        ids: list[int] = []
+        for index, piece in enumerate(pieces):
+            parse = piece not in self._shield.singles or index in (0, len(pieces) - 1)
+            if index:
+                ids += self.tokenizer.encode_continuation(piece, parse_special=parse)
+            else:
+                ids += self.tokenizer.encode(piece, add_special=False, parse_special=parse)
+        # Most templates write BOS themselves; a second one would harm the answer.
+        bos = self.tokenizer.bos_id
+        return [bos, *ids] if self.tokenizer.add_bos and bos is not None and ids[:1] != [bos] else ids
+
+    def _pieces(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]],
+        think: Think,
+        suffix: str,
+    ) -> list[str]:
+        values: dict[str, Any] = {
+            "messages": with_image_tags(messages),
+            "tools": list(tools),
+            "suffix": suffix,
+        }
+        covered, mark = self._shield.cover(values)
+        return cut(self._render(covered["messages"], covered["tools"], think, covered["suffix"]), mark)
 
     def _render(
-        self, messages: list[dict[str, Any]], tools: Sequence[Mapping[str, Any]], think: bool | str | None
+        self, messages: list[dict[str, Any]], tools: list[dict[str, Any]], think: Think, suffix: str
     ) -> str:
         if isinstance(self.template, Template):
-            return render_go(self.template, messages, tools=tools, think=think)
+            return render_go(self.template, messages, tools=tools, suffix=suffix, think=think)
         if self.template is None:
             return text_field(messages[-1], "content") if messages else ""
         return render_chat(
@@ -101,27 +160,27 @@ class Prompter:
             messages,
             bos_token=self._token_text(self.tokenizer.bos_id),
             eos_token=self._token_text(self.tokenizer.eos_id),
-            tools=list(tools) or None,
+            tools=tools or None,
             **_thinking_variables(think),
         )
 
-    def _begins(self, prompt: str) -> bool:
-        """Whether the template wrote BOS, as most do; a second one would harm the answer."""
-        bos = self._token_text(self.tokenizer.bos_id)
-        return bool(bos) and prompt.startswith(bos)
-
     @cached_property
-    def _control_texts(self) -> list[str]:
-        tokenizer = self.tokenizer
-        return [tokenizer.token_text(id) for id in range(tokenizer.vocab_size) if tokenizer.is_special(id)]
+    def _shield(self) -> Shield:
+        """The shield against control tokens, and against the user-defined ones that the template writes."""
+        source = self.template.source if isinstance(self.template, Template) else self.template or ""
+        return Shield(
+            text
+            for text, id in self.tokenizer.special_ids.items()
+            if self.tokenizer.is_special(id) or (_TAG.fullmatch(text) and text in source)
+        )
 
     def _token_text(self, id: int | None) -> str:
         return "" if id is None else self.tokenizer.token_text(id)
 
 
-def _thinking_variables(think: bool | str | None) -> dict[str, Any]:
+def _thinking_variables(think: Think) -> dict[str, Any]:
     """What templates for transformers call it: most the first, some families the second, gpt-oss the last."""
     if think is None:
         return {}
-    level = {"reasoning_effort": think} if isinstance(think, str) else {}
+    level = {"reasoning_effort": _EFFORTS.get(think, think)} if isinstance(think, str) else {}
     return {"enable_thinking": bool(think), "thinking": bool(think), **level}

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from puna.chat.conversation import Think, check_think
 from puna.engine.options import LoadOptions
 from puna.errors import InvalidOption
 from puna.sampling.grammar import Grammar
@@ -79,6 +80,13 @@ def run_options(pairs: Iterable[tuple[str, str]]) -> RunOptions:
     num_predict = values.get("num_predict", -1)
     stop = tuple(value for name, value in given if name == "stop")
     return RunOptions(_load_options(values, texts), sampling, int(num_predict), stop)
+
+
+def think_option(text: str | None) -> Think:
+    """What `--think` says; None where it is not given. Raises: InvalidOption."""
+    think: Think = {"true": True, "false": False}.get(text, text) if text is not None else None
+    check_think(think)
+    return think
 
 
 def answer_grammar(

@@ -6,6 +6,7 @@ import sys
 from typing import TextIO
 
 _SHOW_CURSOR_AND_RESET_COLOUR = "\x1b[?25h\x1b[0m"
+_GREY, _PLAIN = "\x1b[90m", "\x1b[0m"
 # Control characters, but tab and newline: a model's text must not steer the terminal.
 _UNSAFE = dict.fromkeys([*range(9), *range(11, 32), *range(127, 160)])
 
@@ -56,9 +57,10 @@ def piped_input() -> str | None:
     return sys.stdin.buffer.read().decode("utf-8", errors="replace")
 
 
-def show(text: str) -> None:
-    """Write a model's text to standard output at once."""
+def show(text: str, *, grey: bool = False) -> None:
+    """Write a model's text to standard output at once, in grey if that is wanted and it is a terminal."""
     if is_terminal(sys.stdout):
         text = harmless(text)
+        text = f"{_GREY}{text}{_PLAIN}" if grey else text
     sys.stdout.write(text)
     sys.stdout.flush()

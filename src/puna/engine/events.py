@@ -21,6 +21,7 @@ class Done:
         prompt_seconds: time to evaluate them.
         generated_tokens: tokens generated, the end token not counted.
         generation_seconds: time to generate them.
+        cached_tokens: tokens of the prompt that were in the cache already, so were not evaluated.
     """
 
     reason: Literal["stop", "length"]
@@ -28,6 +29,7 @@ class Done:
     prompt_seconds: float
     generated_tokens: int
     generation_seconds: float
+    cached_tokens: int = 0
 
 
 Event = TextChunk | Done

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -31,10 +31,14 @@ class Conversation:
 
 def evaluate_prompt(
     evaluator: Evaluator, conversation: Conversation, prompt: Sequence[int], num_batch: int
-) -> Floats:
-    """Brings the cache to hold exactly `prompt`; returns the last token's logits, F32 (vocabulary,)."""
+) -> tuple[Floats, int]:
+    """Brings the cache to hold exactly `prompt`.
+
+    Returns:
+        The last token's logits, F32 (vocabulary,), and how many tokens the cache held already.
+    """
     kept = _reuse(evaluator, conversation, prompt)
-    return append(evaluator, conversation, prompt[kept:], num_batch)
+    return append(evaluator, conversation, prompt[kept:], num_batch), kept
 
 
 def append(evaluator: Evaluator, conversation: Conversation, tokens: Sequence[int], num_batch: int) -> Floats:
@@ -86,6 +90,10 @@ class _Clock:
     prompt_done: float = 0.0
 
 
+def _never() -> bool:
+    return False
+
+
 def generate(
     evaluator: Evaluator,
     conversation: Conversation,
@@ -98,12 +106,16 @@ def generate(
     num_batch: int,
     num_predict: int,
     stop: Sequence[str],
+    shown: Collection[int] = (),
+    halted: Callable[[], bool] = _never,
 ) -> Iterator[Event]:
     """Yields the answer to `prompt` piece by piece, and at last `Done`.
 
     Args:
         constraint: what the answer is kept to; it ends where that is complete.
         num_predict: most tokens to generate; below 0 until the context is full.
+        shown: ids of control tokens that the text shows; others are left out.
+        halted: asked after each piece whether it was the last that is wanted; then the answer has stopped.
 
     Raises:
         InvalidOption: the prompt is empty, or the constraint cannot go on.
@@ -114,9 +126,9 @@ def generate(
     if len(prompt) > num_ctx:
         raise ContextLengthExceeded(len(prompt), num_ctx)
     clock = _Clock(time.perf_counter())
-    logits = evaluate_prompt(evaluator, conversation, prompt, num_batch)
+    logits, cached = evaluate_prompt(evaluator, conversation, prompt, num_batch)
     clock.prompt_done = time.perf_counter()
-    text = TextStream(tokenizer.decoder(), stop)
+    text = TextStream(tokenizer.decoder(shown=shown), stop)
     room = num_ctx - len(prompt)
     limit = room if num_predict < 0 else min(num_predict, room)
     count, reason = 0, "length"
@@ -130,9 +142,9 @@ def generate(
                 count += 1
                 if piece := text.feed(token):
                     yield TextChunk(piece)
-                if text.stopped:
+                if text.stopped or halted():
                     break
-            if text.stopped or chooser.complete:
+            if text.stopped or halted() or chooser.complete:
                 reason = "stop"
                 break
             if count < limit:
@@ -140,10 +152,11 @@ def generate(
                 logits = append(evaluator, conversation, tokens, num_batch)
     if piece := text.flush():
         yield TextChunk(piece)
-    yield _done(reason, len(prompt), count, clock)
+    yield _done(reason, len(prompt), cached, count, clock)
 
 
-def _done(reason: str, prompt_tokens: int, count: int, clock: _Clock) -> Done:
+def _done(reason: str, prompt_tokens: int, cached: int, count: int, clock: _Clock) -> Done:
     kind: Literal["stop", "length"] = "stop" if reason == "stop" else "length"
     prompt_seconds = clock.prompt_done - clock.start
-    return Done(kind, prompt_tokens, prompt_seconds, count, time.perf_counter() - clock.prompt_done)
+    generation_seconds = time.perf_counter() - clock.prompt_done
+    return Done(kind, prompt_tokens, prompt_seconds, count, generation_seconds, cached)

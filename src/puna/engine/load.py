@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cached_property
@@ -72,6 +72,8 @@ class LoadedModel:
         stop: Sequence[str] = (),
         grammar: Grammar | None = None,
         thinking: Thinking | None = None,
+        shown: Collection[int] = (),
+        halted: Callable[[], bool] = lambda: False,
     ) -> Iterator[Event]:
         """Yields the answer to the prompt's tokens; see `puna.engine.generate.generate`.
 
@@ -80,6 +82,8 @@ class LoadedModel:
         Args:
             grammar: what the answer is kept to.
             thinking: tags of thoughts before the answer, which the grammar leaves alone.
+            shown: ids of control tokens that the text shows.
+            halted: asked after each piece of text whether it was the last that is wanted.
 
         Raises:
             InvalidOption: the grammar is refused.
@@ -97,6 +101,8 @@ class LoadedModel:
             num_batch=self.num_batch,
             num_predict=num_predict,
             stop=stop,
+            shown=shown,
+            halted=halted,
         )
 
     def constraint(self, grammar: Grammar, thinking: Thinking | None, prompt: Sequence[int]) -> Constraint:

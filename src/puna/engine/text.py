@@ -14,32 +14,22 @@ class Decoder(Protocol):
         """What is left of an incomplete character."""
 
 
-class TextStream:
-    """Decodes one answer's tokens and holds text back while it could still become a stop string.
+class StopFilter:
+    """Lets text through up to the first stop string, and holds back what could still become one.
 
     Attributes:
         stopped: a stop string has appeared; the text ends before it.
     """
 
-    def __init__(self, decoder: Decoder, stop: Sequence[str] = ()) -> None:
-        self._decoder = decoder
+    def __init__(self, stop: Sequence[str] = ()) -> None:
         self._stop = [text for text in stop if text]
         self._held = ""
         self.stopped = False
 
-    def feed(self, token: int) -> str:
-        """Text that the token completes, possibly empty."""
-        return self._release(self._decoder.feed(token))
-
-    def flush(self) -> str:
-        """What is still held back, at the end of the answer."""
+    def feed(self, text: str) -> str:
+        """What of the text so far may be shown and was not yet, possibly empty."""
         if self.stopped:
             return ""
-        text = self._release(self._decoder.flush())
-        text, self._held = text + self._held, ""
-        return text
-
-    def _release(self, text: str) -> str:
         self._held += text
         ends = [found for stop in self._stop if (found := self._held.find(stop)) >= 0]
         if ends:
@@ -49,6 +39,32 @@ class TextStream:
         keep = max((_overlap(self._held, stop) for stop in self._stop), default=0)
         text, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
         return text
+
+    def flush(self) -> str:
+        """What is still held back, at the end of the text."""
+        text, self._held = self._held, ""
+        return text
+
+
+class TextStream:
+    """Decodes one answer's tokens and holds text back while it could still become a stop string."""
+
+    def __init__(self, decoder: Decoder, stop: Sequence[str] = ()) -> None:
+        self._decoder = decoder
+        self._filter = StopFilter(stop)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop string has appeared; the text ends before it."""
+        return self._filter.stopped
+
+    def feed(self, token: int) -> str:
+        """Text that the token completes, possibly empty."""
+        return self._filter.feed(self._decoder.feed(token))
+
+    def flush(self) -> str:
+        """What is still held back, at the end of the answer."""
+        return self._filter.feed(self._decoder.flush()) + self._filter.flush()
 
 
 def _overlap(text: str, stop: str) -> int:

@@ -12,7 +12,7 @@ from typing import Any, Self
 from puna.errors import InvalidOption
 from puna.sampling.grammar import Grammar
 from puna.sampling.lark import literal, with_options
-from puna.sampling.schema import MAX_BYTES, check_schema
+from puna.sampling.schema import MAX_BYTES, check_schema, parse_schema
 
 MAX_TOOLS = 256
 MAX_NAME = 128
@@ -119,7 +119,12 @@ LLAMA3_TAGGED = ToolFormat("<function=", "</function>", NamedBody(">"))
 
 
 def tool_grammar(
-    tools: Sequence[ToolDeclaration], choice: str, format: ToolFormat, *, parallel: bool = True
+    tools: Sequence[ToolDeclaration],
+    choice: str,
+    format: ToolFormat,
+    *,
+    parallel: bool = True,
+    answer: Grammar | None = None,
 ) -> Grammar | None:
     """The grammar of an answer to a request with tools.
 
@@ -127,6 +132,7 @@ def tool_grammar(
         choice: "auto": text, and valid calls wherever a call begins; "required": at least one call and
             nothing else; "none": text in which no call begins; else the name of the function to call.
         parallel: more than one call may be made.
+        answer: a JSON Schema; with "auto", an answer is calls and nothing else, or this.
 
     Returns:
         None where nothing is to be constrained.
@@ -134,7 +140,7 @@ def tool_grammar(
     Raises:
         InvalidOption: no tool has the chosen name, two have the same, or they are too many or too large.
     """
-    _check_tools(tools)
+    check_tools(tools)
     if choice == "none":
         return _no_call(format)
     if not tools:
@@ -142,14 +148,14 @@ def tool_grammar(
             return None
         raise InvalidOption(f"tool_choice is {choice[:60]!r}, but there are no tools")
     if choice in ("auto", "required"):
-        return _calls(tools, format, required=choice == "required", parallel=parallel)
+        return _calls(tools, format, required=choice == "required", parallel=parallel, answer=answer)
     named = [tool for tool in tools if tool.name == choice]
     if not named:
         raise InvalidOption(f"tool_choice names {choice[:60]!r}, which is none of the tools")
     return _calls(named, format, required=True, parallel=False)
 
 
-def _check_tools(tools: Sequence[ToolDeclaration]) -> None:
+def check_tools(tools: Sequence[ToolDeclaration]) -> None:
     if len(tools) > MAX_TOOLS:
         raise InvalidOption(f"there are {len(tools)} tools; at most {MAX_TOOLS} are supported")
     names = [tool.name for tool in tools]
@@ -190,18 +196,26 @@ _WHITE = "white: WHITE?\nWHITE: / |\\n( {0,4})/\n"
 
 
 def _calls(
-    tools: Sequence[ToolDeclaration], format: ToolFormat, *, required: bool, parallel: bool
+    tools: Sequence[ToolDeclaration],
+    format: ToolFormat,
+    *,
+    required: bool,
+    parallel: bool,
+    answer: Grammar | None = None,
 ) -> Grammar:
     several = parallel and format.begin and not format.listed
-    if required:
-        rules = f"start: call{' (white call)*' if several else ''}\n"
+    only = required or answer is not None
+    if only:
+        rules = f"start: call{' (white call)*' if several else ''}{'' if required else ' | answer'}\n"
+        if answer is not None and not required:
+            rules += f"answer: %json {_json(with_options(parse_schema(answer.source)))}\n"
     elif format.begin:
         # The shortest text up to a call's beginning is taken first, so no text goes past one.
         text = r"/(.|\n)*/" if several else _without(format.begin)
         rules = f"start: (to_begin rest){'*' if several else '?'} TEXT\nTEXT: {text}\n"
     else:
         rules = "start: call | PLAIN?\n" + _PLAIN
-    if required or not format.begin:
+    if only or not format.begin:
         rules += f"call: {'begin ' if format.begin else ''}rest\n"
     content = _listed(parallel) if format.listed else "body"
     rules += f"rest: white {content}{' white finish' if format.end else ''}\n" + _WHITE

@@ -1,8 +1,9 @@
 """The tokenizer all kinds share: special tokens, BOS and EOS, decoding. Kinds differ in `segment`."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from puna.errors import InvalidOption
 from puna.tokenizer.chunks import Segment
@@ -44,6 +45,11 @@ class Tokenizer:
         """Number of tokens."""
         return len(self.pieces)
 
+    @property
+    def special_ids(self) -> Mapping[str, int]:
+        """Ids of the control, unknown and user-defined tokens by their texts."""
+        return MappingProxyType(self._special.ids)
+
     def encode(self, text: str, *, add_special: bool = True, parse_special: bool = False) -> list[int]:
         """Token ids of a text.
 
@@ -62,17 +68,20 @@ class Tokenizer:
                 ids += self._segment(fragment)
         return self._with_ends(ids) if add_special else ids
 
-    def encode_continuation(self, text: str) -> list[int]:
+    def encode_continuation(self, text: str, *, parse_special: bool = False) -> list[int]:
         """Token ids of a text that goes on right after other text: without the space that `encode` puts
         before a text, without BOS and EOS.
 
         The ids may stand for less than the text where the vocabulary lacks characters.
+
+        Args:
+            parse_special: as in `encode`.
         """
         if not self._starts_with_space:
-            return self.encode(text, add_special=False)
+            return self.encode(text, add_special=False, parse_special=parse_special)
         # A byte that no token holds beside others takes the space.
         before = self.encode("\x02", add_special=False)
-        ids = self.encode("\x02" + text, add_special=False)
+        ids = self.encode("\x02" + text, add_special=False, parse_special=parse_special)
         return ids[len(before) :] if ids[: len(before)] == before else []
 
     def _with_ends(self, ids: list[int]) -> list[int]:
@@ -100,15 +109,22 @@ class Tokenizer:
             data = data.removeprefix(b" ")
         return data.decode("utf-8", "replace")
 
-    def decoder(self, *, render_special: bool = False, at_start: bool = False) -> IncrementalDecoder:
+    def decoder(
+        self, *, render_special: bool = False, at_start: bool = False, shown: Collection[int] = ()
+    ) -> IncrementalDecoder:
         """A decoder for tokens one at a time.
 
         Args:
             render_special: let special tokens come out as their text.
+            shown: the ids of special tokens that come out as their text in any case.
             at_start: the tokens begin a text, so that the space `encode` puts there is taken off, as
                 `decode` does. Off for a generation, which goes on after a prompt.
         """
         pieces = self.pieces if render_special else self._visible
+        if shown and not render_special:
+            pieces = pieces.copy()
+            for id in shown:
+                pieces[checked(id, self.vocab_size)] = self.pieces[id]
         return IncrementalDecoder(pieces, strip_leading_space=at_start and self._starts_with_space)
 
     def token_text(self, id: int) -> str:

@@ -20,11 +20,15 @@ class Support:
         tools: it reads calls.
         thinking: it reads thinking, and the model is said to think.
         tokens: the tags it reads; where they are control tokens, the decoder has to leave them in the text.
+        thinking_tags: the tags that open thinking, and the one that closes it; None where it reads no tags.
+        final: of answers that are messages, the header of the one for the user; else empty.
     """
 
     tools: bool
     thinking: bool
     tokens: tuple[str, ...]
+    thinking_tags: tuple[tuple[str, ...], str] | None = None
+    final: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +103,11 @@ def support(name: str) -> Support | None:
     entry = _PARSERS.get(name)
     if entry is None:
         return None
-    tokens = _format(entry).tokens() if entry.format else _module(entry).TOKENS
-    return Support(entry.tools, entry.thinking, tokens)
+    if not entry.format:
+        module = _module(entry)
+        return Support(entry.tools, entry.thinking, module.TOKENS, final=module.FINAL)
+    format = _format(entry)
+    return Support(entry.tools, entry.thinking, format.tokens(), format.thinking)
 
 
 def parser_for(name: str, *, tools: Mapping[str, Schema], thinking_open: bool) -> Parser | None:

@@ -2,25 +2,27 @@
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import click
 
+from puna.chat.events import Content, Event, Thinking
 from puna.cli import terminal
 from puna.cli.models import FoundModel, find_model
 from puna.cli.progress import ProgressDisplay
-from puna.engine.events import Done, TextChunk
+from puna.engine.events import Done
 from puna.errors import Interrupted, InvalidOption
 from puna.humanize import duration_text
 
 if TYPE_CHECKING:
-    from puna.chat.prompt import Prompter
+    from puna.chat.conversation import Message, Think
     from puna.cli.options import RunOptions
     from puna.engine import LoadedModel
     from puna.sampling.grammar import Grammar
+    from puna.services.conversation import Chat, Finished
     from puna.store.model import Model
 
 _LOADING_SHOWN_AFTER = 0.3
@@ -28,8 +30,8 @@ _HELP = """Available commands:
   /clear   Forget the conversation
   /bye     Exit
   /?       Help for a command"""
-
-Message = dict[str, Any]
+_BEGIN_THINKING = "Thinking...\n"
+_END_THINKING = "...done thinking.\n\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +41,17 @@ class Request:
     Attributes:
         grammar: what answers are kept to.
         opening: the messages a conversation begins with.
+        think: whether the model thinks first, or how hard; None lets it if it can.
+        hides_thinking: what it thinks is not shown.
         raw: the prompt is sent as it is, without the model's template.
         verbose: timings are shown.
     """
 
     options: "RunOptions"
     grammar: "Grammar | None"
-    opening: list[Message]
+    opening: "list[Message]"
+    think: "Think"
+    hides_thinking: bool
     raw: bool
     verbose: bool
 
@@ -59,22 +65,42 @@ class Session:
     """
 
     model: "LoadedModel"
-    prompter: "Prompter"
+    chat: "Chat"
     request: Request
     load_seconds: float
 
-    def prompt(self, messages: list[Message]) -> list[int]:
-        """The tokens of the conversation, or of the last text alone where there is no template."""
-        if self.request.raw or self.prompter.template is None:
-            return self.prompter.text(messages[-1]["content"], raw=self.request.raw)
-        return self.prompter.chat(messages)
+    def answer(self, messages: "list[Message]") -> "Iterator[Event | Finished]":
+        """The answer to a conversation, in raw mode to its last text alone."""
+        from puna.chat.conversation import Conversation
+
+        request, options = self.request, self.request.options
+        if request.raw:
+            prepared = self.chat.prepare_raw(messages[-1].content, request.grammar)
+        else:
+            conversation = Conversation(tuple(messages), think=request.think, format=request.grammar)
+            prepared = self.chat.prepare(conversation)
+        return self.chat.answer(
+            prepared, self.model, options.sampling, num_predict=options.num_predict, stop=options.stop
+        )
 
 
-@click.command("run", short_help="Run a model")
+class _Command(click.Command):
+    """The command; `--think` takes its value after a `=` only, for a prompt may follow it."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the arguments, with the value that `--think` has alone."""
+        end = args.index("--") if "--" in args else len(args)
+        given = ["--think=true" if arg == "--think" else arg for arg in args[:end]]
+        return super().parse_args(ctx, [*given, *args[end:]])
+
+
+@click.command("run", cls=_Command, short_help="Run a model")
 @click.argument("model")
 @click.argument("prompt", nargs=-1)
 @click.option("--verbose", is_flag=True, help="Show timings for each answer.")
 @click.option("--system", metavar="TEXT", help="The system message.")
+@click.option("--think", metavar="[=LEVEL]", help="Think first: true, false, high, medium, low or max.")
+@click.option("--hidethinking", is_flag=True, help="Do not show what the model thinks.")
 @click.option("--raw", is_flag=True, help="Send the prompt as it is, without the model's chat template.")
 @click.option("--num-ctx", metavar="N", help="Tokens of context.")
 @click.option("--num-predict", metavar="N", help="Most tokens to generate; -1 for no limit.")
@@ -96,6 +122,8 @@ def command(
     prompt: tuple[str, ...],
     verbose: bool,
     system: str | None,
+    think: str | None,
+    hidethinking: bool,
     raw: bool,
     insecure: bool,
     format: str | None,
@@ -110,18 +138,20 @@ def command(
     With a PROMPT, or text on standard input, or both (the text comes first), the answer goes to standard
     output. Without, you converse.
     """
-    from puna.cli.options import answer_grammar, parse_assignments, run_options, with_defaults
+    from puna.cli.options import answer_grammar, parse_assignments, run_options, think_option, with_defaults
 
     flags = [(name, value) for name, value in named.items() if value is not None]
     given = [*flags, *parse_assignments(assignments)]
     run_options(given)
     kept_to = answer_grammar(format, grammar, regex, choices)
+    thinks = think_option(think)
     text = _prompt_text(prompt)
     began = time.perf_counter()
     found = find_model(model, insecure=insecure)
     options = run_options(with_defaults(given, found.model.parameters if found.model else {}))
-    request = Request(options, kept_to, _opening(found.model, system), raw, verbose)
-    with _session(found, request) as session:
+    opening = _opening(found.model, system)
+    request = Request(options, kept_to, opening, thinks, hidethinking, raw, verbose)
+    with _session(model, found, request) as session:
         if text is None:
             _converse(session)
         else:
@@ -139,20 +169,22 @@ def _prompt_text(words: tuple[str, ...]) -> str | None:
     return " ".join(parts)
 
 
-def _opening(model: "Model | None", system: str | None) -> list[Message]:
+def _opening(model: "Model | None", system: str | None) -> "list[Message]":
     """The system message, the user's or else the model's, and the model's own messages."""
+    from puna.chat.conversation import Message
+
     text = system if system is not None else model.system if model else ""
-    messages = [{"role": "system", "content": text}] if text else []
+    messages = [Message("system", text)] if text else []
     stored = model.messages if model else ()
-    return [*messages, *({"role": message.role, "content": message.content} for message in stored)]
+    return [*messages, *(Message(message.role, message.content) for message in stored)]
 
 
 @contextmanager
-def _session(found: FoundModel, request: Request) -> Iterator[Session]:
+def _session(name: str, found: FoundModel, request: Request) -> Iterator[Session]:
     began = time.perf_counter()
     # Only now, with the model at hand, is the compute half worth its start-up time.
-    from puna.chat.prompt import Prompter
     from puna.engine import load_model
+    from puna.services.conversation import Chat, facts_of
 
     display = ProgressDisplay()
 
@@ -165,10 +197,8 @@ def _session(found: FoundModel, request: Request) -> Iterator[Session]:
         display.clear()
         if request.grammar is not None:
             _show_warnings(loaded.constraints.start(request.grammar).warnings)
-        prompter = Prompter.of(
-            loaded.metadata, loaded.tokenizer, found.model.template if found.model else None
-        )
-        yield Session(loaded, prompter, request, time.perf_counter() - began)
+        chat = Chat.of(loaded.metadata, loaded.tokenizer, loaded.num_ctx, facts_of(name, found.model))
+        yield Session(loaded, chat, request, time.perf_counter() - began)
     finally:
         loaded.close()
 
@@ -179,25 +209,66 @@ def _show_warnings(warnings: tuple[str, ...]) -> None:
 
 
 def _answer_once(session: Session, text: str, began: float) -> None:
-    messages = [*session.request.opening, {"role": "user", "content": text}]
+    from puna.chat.conversation import Message
+
+    answer = Answer(session.request.hides_thinking)
     with session.model.interrupted_by_signals():
-        done = _show_answer(_events(session, messages), [])
+        answer.show(session.answer([*session.request.opening, Message("user", text)]))
     terminal.show("\n\n" if terminal.is_terminal(sys.stdout) else "\n")
-    if session.request.verbose and done is not None:
-        _show_timings(done, time.perf_counter() - began, session.load_seconds)
+    if session.request.verbose and answer.counts is not None:
+        _show_timings(answer.counts, time.perf_counter() - began, session.load_seconds)
 
 
-def _show_answer(events: Iterator[TextChunk | Done], answer: list[str]) -> Done | None:
-    """Show the answer as it comes, and gather its pieces in `answer`."""
-    for event in events:
-        if isinstance(event, Done):
-            return event
-        answer.append(event.text)
-        terminal.show(event.text)
-    return None
+@dataclass(slots=True)
+class Answer:
+    """An answer on its way to the terminal.
+
+    Attributes:
+        hides_thinking: what the model thinks is not shown.
+        content: what it has answered so far.
+        thinking: what it has thought so far.
+        counts: tokens and times, once it is complete.
+    """
+
+    hides_thinking: bool
+    content: list[str] = field(default_factory=list)
+    thinking: list[str] = field(default_factory=list)
+    counts: Done | None = None
+    _thinks: bool = False
+
+    def show(self, events: "Iterable[Event | Finished]") -> None:
+        """Show it as it comes."""
+        from puna.services.conversation import Finished
+
+        for event in events:
+            if isinstance(event, Thinking):
+                self._show_thinking(event.text)
+            elif isinstance(event, Content):
+                self.end_thinking()
+                self.content.append(event.text)
+                terminal.show(event.text)
+            elif isinstance(event, Finished):
+                self.counts = event.counts
+        self.end_thinking()
+
+    def end_thinking(self) -> None:
+        """Close the thinking on the screen, if it is open."""
+        if self._thinks:
+            self._thinks = False
+            line_end = "" if self.thinking[-1].endswith("\n") else "\n"
+            terminal.show(line_end + _END_THINKING, grey=True)
+
+    def _show_thinking(self, text: str) -> None:
+        self.thinking.append(text)
+        if self.hides_thinking:
+            return
+        terminal.show(text if self._thinks else _BEGIN_THINKING + text, grey=True)
+        self._thinks = True
 
 
 def _converse(session: Session) -> None:
+    from puna.chat.conversation import Message
+
     messages = [*session.request.opening]
     while (text := _read_prompt()) is not None:
         if text == "/clear":
@@ -208,35 +279,25 @@ def _converse(session: Session) -> None:
         elif text.startswith("/"):
             click.echo(f"Unknown command '{text.split()[0]}'. Type /? for help")
         elif text:
-            messages.append({"role": "user", "content": text})
-            messages.append({"role": "assistant", "content": _turn(session, messages)})
+            messages.append(Message("user", text))
+            answer = _turn(session, messages)
+            # What of the thinking the model sees again is for its template to say.
+            messages.append(Message("assistant", "".join(answer.content), "".join(answer.thinking)))
 
 
-def _turn(session: Session, messages: list[Message]) -> str:
+def _turn(session: Session, messages: "list[Message]") -> Answer:
     """The answer to the conversation, shown as it comes; Ctrl-C ends it and keeps what there is."""
     began = time.perf_counter()
-    answer: list[str] = []
-    done = None
+    answer = Answer(session.request.hides_thinking)
     try:
         with session.model.interrupted_by_signals():
-            done = _show_answer(_events(session, messages), answer)
+            answer.show(session.answer(messages))
     except (KeyboardInterrupt, Interrupted):
         terminal.restore()
     click.echo("\n")
-    if session.request.verbose and done is not None:
-        _show_timings(done, time.perf_counter() - began, 0.0)
-    return "".join(answer)
-
-
-def _events(session: Session, messages: list[Message]) -> Iterator[TextChunk | Done]:
-    options = session.request.options
-    return session.model.generate(
-        session.prompt(messages),
-        options.sampling,
-        num_predict=options.num_predict,
-        stop=options.stop,
-        grammar=session.request.grammar,
-    )
+    if session.request.verbose and answer.counts is not None:
+        _show_timings(answer.counts, time.perf_counter() - began, 0.0)
+    return answer
 
 
 def _read_prompt() -> str | None:

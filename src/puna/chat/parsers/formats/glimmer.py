@@ -85,3 +85,4 @@ _MESSAGES = Messages(
     shows_headers=False,
 )
 TOKENS = _MESSAGES.tokens()
+FINAL = " to=user<|message|>"

@@ -73,3 +73,4 @@ _MESSAGES = Messages(
     shows_headers=True,
 )
 TOKENS = (*_MESSAGES.tokens(), _CONSTRAIN)
+FINAL = f"{_CHANNEL}final<|message|>"

@@ -1,0 +1,383 @@
+"""Conversations with a loaded model: from what a caller asks to tokens, and from its text to events."""
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from puna.chat.capabilities import Capability, capabilities, check_capabilities
+from puna.chat.conversation import Conversation, Message, Think
+from puna.chat.events import Content, Event
+from puna.chat.fit import fit
+from puna.chat.parsers.answer import Parser
+from puna.chat.parsers.formats.generic import TemplateTags
+from puna.chat.parsers.registry import support
+from puna.chat.prompt import CHAT_TEMPLATE_KEY, Prompter
+from puna.chat.style import BARE, Style, style_of
+from puna.engine.events import Done, TextChunk
+from puna.engine.events import Event as EngineEvent
+from puna.engine.text import StopFilter
+from puna.gguf import Metadata
+from puna.sampling.grammar import Grammar
+from puna.sampling.grammar import Thinking as ThinkingTags
+from puna.sampling.parameters import MAX_BIAS, SamplingParameters
+from puna.sampling.toolcalls import tool_grammar
+from puna.store.model import Model
+from puna.template.go import Template
+
+if TYPE_CHECKING:
+    from puna.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The end of an answer.
+
+    Attributes:
+        counts: tokens and times, as the engine counted them.
+        dropped_tokens: by how many tokens the prompt was shortened.
+        dropped_messages: how many of the oldest messages were left out.
+    """
+
+    counts: Done
+    dropped_tokens: int = 0
+    dropped_messages: int = 0
+
+    @property
+    def reason(self) -> Literal["stop", "length"]:
+        """Why it ended; see `Done`."""
+        return self.counts.reason
+
+
+class Generator(Protocol):
+    """What generates, such as `puna.engine.load.LoadedModel`."""
+
+    def generate(
+        self,
+        prompt: Sequence[int],
+        sampling: SamplingParameters,
+        *,
+        num_predict: int,
+        stop: Sequence[str],
+        grammar: Grammar | None,
+        thinking: ThinkingTags | None,
+        shown: Collection[int],
+        halted: Callable[[], bool],
+    ) -> Iterator[EngineEvent]:
+        """The answer to the prompt, piece by piece."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """What a store says of a model, besides its file.
+
+    Attributes:
+        name: as the caller wrote it.
+        full_name: with its registry and everything, as the API names it in some errors.
+        template: its template in Go's language; None leaves it to the file.
+        parser: the name of the parser of its answers; None leaves it to its templates.
+        capabilities: what it is said to be able to do.
+    """
+
+    name: str = ""
+    full_name: str = ""
+    template: str | None = None
+    parser: str | None = None
+    capabilities: tuple[str, ...] = ()
+
+
+def facts_of(name: str, model: Model | None) -> ModelFacts:
+    """What the store says of the model that the caller calls `name`; of a file it says nothing."""
+    if model is None:
+        return ModelFacts(name)
+    config = model.config
+    *path, tag = model.name.parts
+    full_name = f"{'/'.join(path)}:{tag}"
+    return ModelFacts(
+        name, full_name, model.template, config.parser or None, tuple(config.capabilities or ())
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A conversation, ready for the engine.
+
+    Attributes:
+        prompt: its tokens.
+        parser: reads the answer, once.
+        images: the pictures for `[img-0]`, `[img-1]` … in the prompt.
+        grammar: what the answer is kept to.
+        thinking: the tags of thinking that comes before, and that the grammar leaves alone.
+        banned: tokens that must not be generated.
+        shown: control tokens that the parser has to see.
+        dropped_tokens: see `Finished`.
+        dropped_messages: see `Finished`.
+    """
+
+    prompt: list[int]
+    parser: Parser
+    images: tuple[bytes, ...] = ()
+    grammar: Grammar | None = None
+    thinking: ThinkingTags | None = None
+    banned: frozenset[int] = frozenset()
+    shown: frozenset[int] = frozenset()
+    dropped_tokens: int = 0
+    dropped_messages: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Prompt:
+    """A rendered conversation.
+
+    Attributes:
+        open_tag: the tag with which it opens thinking; empty where it does not.
+    """
+
+    tokens: list[int]
+    open_tag: str
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+@dataclass(frozen=True)
+class Chat:
+    """Conversations with one loaded model.
+
+    Attributes:
+        prompter: makes its prompts.
+        style: how it writes its answers.
+        capabilities: what it can do here.
+        facts: what the store says of it.
+        num_ctx: tokens of context.
+    """
+
+    prompter: Prompter
+    style: Style
+    capabilities: tuple[Capability, ...]
+    facts: ModelFacts
+    num_ctx: int
+
+    @classmethod
+    def of(
+        cls,
+        metadata: Metadata,
+        tokenizer: "Tokenizer",
+        num_ctx: int,
+        facts: ModelFacts | None = None,
+        *,
+        vision: bool = False,
+    ) -> "Chat":
+        """Conversations with the model of this metadata.
+
+        Args:
+            vision: the engine can be given pictures for it.
+
+        Raises:
+            GGUFError: the file's template is no text.
+            TemplateError: the store's is no template.
+        """
+        facts = facts or ModelFacts()
+        prompter = Prompter.of(metadata, tokenizer, facts.template)
+        go = prompter.template if isinstance(prompter.template, Template) else None
+        jinja = metadata.string(CHAT_TEMPLATE_KEY, None)
+        style = style_of(metadata.architecture, stated=facts.parser, template=go, chat_template=jinja)
+        able = capabilities(
+            metadata,
+            template=go,
+            chat_template=jinja if go is None else None,
+            stated=facts.capabilities,
+            parser=support(facts.parser) if facts.parser else None,
+        )
+        seen = tuple(one for one in able if vision or one is not Capability.VISION)
+        return cls(prompter, style, seen, facts, num_ctx)
+
+    def answer(
+        self,
+        prepared: Prepared,
+        generator: Generator,
+        sampling: SamplingParameters,
+        *,
+        num_predict: int = -1,
+        stop: Sequence[str] = (),
+    ) -> Iterator[Event | Finished]:
+        """Yields the answer to what was prepared, once, and at last `Finished`.
+
+        Args:
+            num_predict: most tokens to generate; below 0 until the context is full.
+            stop: texts that end the answer.
+
+        Raises:
+            PunaError: as the generator.
+        """
+        if prepared.banned:
+            bias = {**sampling.logit_bias, **dict.fromkeys(prepared.banned, -MAX_BIAS)}
+            sampling = replace(sampling, logit_bias=bias)
+        reading = Reading(prepared, stop)
+        events = generator.generate(
+            prepared.prompt,
+            sampling,
+            num_predict=num_predict,
+            stop=stop,
+            grammar=prepared.grammar,
+            thinking=prepared.thinking,
+            shown=prepared.shown,
+            halted=lambda: reading.stopped,
+        )
+        return reading.events(events)
+
+    def prepare_raw(self, text: str, format: Grammar | None = None) -> Prepared:
+        """What the engine needs for a prompt that its caller has written whole, control tokens and all."""
+        parser = Style("passthrough", TemplateTags()).reader({}, thinking_open=False)
+        return Prepared(self.prompter.text(text, raw=True), parser, grammar=format)
+
+    def prepare(self, conversation: Conversation) -> Prepared:
+        """What the engine needs for a conversation.
+
+        Raises:
+            MissingCapability: the model cannot do what is asked for.
+            ContextLengthExceeded: the conversation is too long, and may not or cannot be shortened.
+            ModelError, TemplateError: the template fails or refuses the conversation.
+            InvalidOption: a value is nested too deeply.
+        """
+        self._check(conversation)
+        think = self._think(conversation.think)
+        style = self.style
+        grammar, bare = self._grammar(conversation)
+        # What is kept to a grammar has no header: the prompt writes the one of the message for the user.
+        header = style.final if grammar else ""
+
+        def render(messages: Sequence[Message]) -> _Prompt:
+            pieces = self.prompter.pieces(
+                messages, tools=conversation.offered, think=think, suffix=conversation.suffix
+            )
+            pieces[-1] += header
+            return _Prompt(self.prompter.encode(pieces), style.open_tag(pieces[-1]))
+
+        turns = [without_spelled_thinking(message, style) for message in conversation.messages]
+        fitted = fit(turns, render, self.num_ctx, truncate=conversation.truncate)
+        open_tag = fitted.prompt.open_tag
+        tools = conversation.declarations if conversation.offered else []
+        parser = style.reader(
+            {tool.name: tool.parameters for tool in tools}, thinking_open=bool(open_tag), bare_calls=bare
+        )
+        if not bare:
+            # What the prompt writes of the answer; a header gives no events.
+            parser.feed(header)
+        thinks = bool(style.closing) and bool(open_tag or think)
+        return Prepared(
+            prompt=fitted.prompt.tokens,
+            parser=parser,
+            images=tuple(image for message in fitted.messages for image in message.images),
+            grammar=grammar,
+            thinking=ThinkingTags(open_tag or style.openings[0], style.closing) if thinks else None,
+            banned=self._banned(conversation),
+            shown=self._shown,
+            dropped_tokens=fitted.dropped_tokens,
+            dropped_messages=fitted.dropped_messages,
+        )
+
+    def _check(self, conversation: Conversation) -> None:
+        """Check that the model can do it, with the texts of Ollama's errors."""
+        short, full = f'"{self.facts.name}"', self.facts.full_name or f'"{self.facts.name}"'
+        wanted = [(Capability.COMPLETION, short, True)]
+        wanted.append((Capability.TOOLS, full, bool(conversation.tools)))
+        wanted.append((Capability.INSERT, full, bool(conversation.suffix)))
+        wanted.append((Capability.VISION, short, any(m.images for m in conversation.messages)))
+        wanted.append((Capability.THINKING, short, bool(conversation.think)))
+        for capability, subject, asked in wanted:
+            if asked:
+                check_capabilities(
+                    self.capabilities,
+                    [capability],
+                    model=self.facts.name,
+                    subject=subject if self.facts.name else "the model",
+                )
+
+    def _think(self, think: Think) -> Think:
+        """Whether to think: models that can do so unless they are told not to."""
+        return True if think is None and Capability.THINKING in self.capabilities else think
+
+    def _grammar(self, conversation: Conversation) -> tuple[Grammar | None, bool]:
+        """What the answer is kept to, and whether that is calls in the form that any model can write."""
+        if tools := conversation.must_call:
+            calls = None if self.style.final else self.style.calls
+            parallel = conversation.tool_choice == "required"
+            return tool_grammar(tools, "required", calls or BARE, parallel=parallel), calls is None
+        calls, format = self.style.calls, conversation.format
+        if not conversation.tools or calls is None:
+            return format, False
+        if conversation.tool_choice == "none":
+            needed = format is None and self._trigger is None
+            return tool_grammar([], "none", calls) if needed else format, False
+        if format is not None and format.kind == "json_schema":
+            return tool_grammar(conversation.declarations, "auto", calls, answer=format), False
+        return format, False
+
+    def _banned(self, conversation: Conversation) -> frozenset[int]:
+        forbids = conversation.tool_choice == "none" and conversation.tools
+        return frozenset({self._trigger} if forbids and self._trigger is not None else ())
+
+    @property
+    def _trigger(self) -> int | None:
+        """The token that begins a call, where it is one."""
+        begin = self.style.calls.begin if self.style.calls else ""
+        return self.prompter.tokenizer.special_ids.get(begin)
+
+    @property
+    def _shown(self) -> frozenset[int]:
+        ids = self.prompter.tokenizer.special_ids
+        return frozenset(ids[text] for text in self.style.tokens if text in ids)
+
+
+class Reading:
+    """One answer, as it is read: the engine's pieces of text become events.
+
+    The engine has cut the text at the first stop text. One that comes about only in the content, because
+    calls and tags are taken out of the text, does not get through either.
+    """
+
+    def __init__(self, prepared: Prepared, stop: Sequence[str] = ()) -> None:
+        self._prepared = prepared
+        self._content = StopFilter(stop)
+
+    @property
+    def stopped(self) -> bool:
+        """A stop text has come about, so nothing more is wanted."""
+        return self._content.stopped
+
+    def events(self, events: Iterable[EngineEvent]) -> Iterator[Event | Finished]:
+        """The answer's events, and at last `Finished`."""
+        parser = self._prepared.parser
+        for event in events:
+            if isinstance(event, TextChunk):
+                yield from self._let_through(parser.feed(event.text))
+                continue
+            yield from self._let_through(parser.finish())
+            if text := self._content.flush():
+                yield Content(text)
+            yield Finished(event, self._prepared.dropped_tokens, self._prepared.dropped_messages)
+
+    def _let_through(self, events: Iterable[Event]) -> Iterator[Event]:
+        for event in events:
+            if self.stopped:
+                return
+            if not isinstance(event, Content):
+                yield event
+            elif text := self._content.feed(event.text):
+                yield Content(text)
+
+
+def without_spelled_thinking(message: Message, style: Style) -> Message:
+    """An earlier answer whose thinking is where it belongs.
+
+    Some callers send back the whole text of an answer, tags and all. The template decides what of earlier
+    thinking the model gets to see.
+    """
+    if message.role != "assistant" or message.thinking or not style.closing:
+        return message
+    before, closing, after = message.content.partition(style.closing)
+    if not closing:
+        return message
+    before = before.lstrip()
+    opening = next((tag for tag in style.openings if before.startswith(tag)), "")
+    return replace(message, content=after.lstrip(), thinking=before.removeprefix(opening).strip())
