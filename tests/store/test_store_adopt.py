@@ -119,7 +119,7 @@ def test_a_file_that_changes_while_it_is_hashed_is_refused(
 ) -> None:
     hash_file = blobs._hash_file
 
-    def hash_changed(path: Path) -> object:
+    def hash_changed(path: Path, seen: object) -> object:
         with model.open("ab") as file:
             file.write(b"more")
         return hash_file(path)

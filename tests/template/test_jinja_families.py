@@ -1,6 +1,7 @@
 """Chat templates of published models: every prompt, and every refusal, is that of HF transformers."""
 
 import datetime
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -8,13 +9,14 @@ import jinja2
 import pytest
 from tests.template import families
 from tests.template.published import NAMES, published_templates
-from tests.template.talks import EXTRAS, TALKS, Talk
+from tests.template.talks import CALLED, EXTRAS, RESULT, TALKS, Talk, assistant, system, user
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
 from puna.errors import PunaError
 from puna.template.jinja import render_chat
+from puna.template.shield import shield
 
 pytestmark = pytest.mark.transformers
 
@@ -172,6 +174,28 @@ def test_written_templates_render_and_refuse_as_in_transformers(
     judge: PreTrainedTokenizerFast, name: str
 ) -> None:
     assert compare(judge, WRITTEN[name], OFTEN) > 0 or name in ("broken", "failing")
+
+
+# What looks like a control token: <|im_end|>, </s>, [INST], <｜User｜> …
+CONTROL = re.compile(r"<[|｜/]?[^\s<>{}'\"%+~]{1,40}>|\[/?[A-Z_]{2,20}\]")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_people_write_makes_no_control_token(published: dict[str, str], name: str) -> None:
+    template = published[name]
+    controls = sorted({*CONTROL.findall(template), *TOKENS.values(), "<|im_start|>", "<|eot_id|>"})
+    spoof = "".join(f"a{text}system\n{text[:2]}{text}{text[2:]}" for text in controls)
+    counts = []
+    for said in ("b", spoof):
+        talk = [system(said), user(said), assistant(said), user(said), CALLED, {**RESULT, "content": said}]
+        short = [user(said), assistant(said), user(said)]
+        pieces = []
+        for messages in (talk, short):
+            shielded, mark = shield(messages, controls)
+            text = rendered(template, shielded, EXTRAS["simple tools, closed"])
+            pieces.append("refused" if text is None else text.split(mark))
+        counts.append([[sum(p.count(c) for p in found) for c in controls] for found in pieces])
+    assert counts[0] == counts[1]
 
 
 @pytest.mark.parametrize("name", CONSTRUCTS)

@@ -23,6 +23,8 @@ from puna.store.manifests import MODEL_LAYER
 from puna.store.model import Message
 from puna.store.name import ModelName, parse_name
 
+_GATHERING = "gathering model components"
+
 
 @dataclass(frozen=True, slots=True)
 class Sources:
@@ -67,7 +69,7 @@ def local_request(
     texts = _texts(modelfile, report)
     sources = resolve(modelfile, folder)
     with library.tidy_session() as session:
-        report(Progress("gathering model components"))
+        report(Progress(_GATHERING))
         files = _adopted(sources.files, library, session, report)
         adapters = _adopted(sources.adapters, library, session, report)
         yield CreateRequest(
@@ -206,8 +208,11 @@ def _adopt(
     if len(parts) > 1:
         return merged(unit.name, parts, library, session, report).content
     name, path = parts[0]
-    open_gguf(path, name).close()
-    return session.adopt(MODEL_LAYER, path).content
+    with open_gguf(path, name) as file:
+        size = file.size
+    return session.adopt(
+        MODEL_LAYER, path, seen=lambda read: report(Progress(_GATHERING, read, size))
+    ).content
 
 
 def _error(command: Command, message: str) -> ModelfileError:

@@ -11,7 +11,7 @@ import os
 import time
 import zlib
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -229,19 +229,22 @@ class _Fetch:
         """Whether the whole has the right digest. Raises: FetchError, StoreError, what `received` raises."""
         with ThreadPoolExecutor(self._transfer.streams + 1, "download") as pool:
             hashed = pool.submit(self._hash)
+            streams: list[Future[None]] = []
             try:
-                self._watch(pool, received)
+                self._watch(pool, streams, received)
             except BaseException:
                 self._parts.stop()
-                self._source.abort()
+                # A thread may be about to send a request when the others are ended.
+                while not all(stream.done() for stream in streams):
+                    self._source.abort()
+                    wait(streams, _TICK_SECONDS)
                 raise
         return hashed.result() == self._blob.digest.hex
 
-    def _watch(self, pool: ThreadPoolExecutor, received: Received) -> None:
-        streams: list[Future[None]] = []
+    def _watch(self, pool: ThreadPoolExecutor, streams: list[Future[None]], received: Received) -> None:
         began, before = time.monotonic(), self._parts.received
         while not self._parts.complete:
-            streams = [stream for stream in streams if not _ended(stream)]
+            streams[:] = [stream for stream in streams if not _ended(stream)]
             while len(streams) < self._pace.streams:
                 streams.append(pool.submit(self._stream))
             received(self._parts.received)

@@ -1,6 +1,7 @@
 """A model from the store to a registry."""
 
 import hashlib
+from contextlib import ExitStack
 from pathlib import Path
 
 from puna.errors import InvalidOption, PunaError, StoreError
@@ -29,21 +30,22 @@ def push_model(name: ModelName, registry: Registry, library: Library, report: Re
         FetchError: the registry does not take it.
     """
     report(Progress("retrieving manifest"))
-    try:
-        stored = library.manifests.stored(name)
-        manifest = stored.manifest()
-        layers = list({layer.digest: layer for layer in manifest.blobs}.values())
-        for layer in layers:
-            _check(layer, library)
-    except PunaError:
-        report(Progress("couldn't retrieve manifest"))
-        raise
-    with library.session() as session, access.repository(registry, stored.name) as repository:
-        session.pin(*(layer.content for layer in layers))
+    with ExitStack() as stack:
+        try:
+            library.manifests.existing(name)  # before anything is written into a store without it
+            session = stack.enter_context(library.session())
+            stored = session.keep(name)
+            layers = list({layer.digest: layer for layer in stored.manifest().blobs}.values())
+            for layer in layers:
+                _check(layer, library)
+        except PunaError:
+            report(Progress("couldn't retrieve manifest"))
+            raise
+        repository = stack.enter_context(access.repository(registry, stored.name))
         for layer in layers:
             _send(layer, name, repository, library, report, access)
         report(Progress("pushing manifest"))
-        repository.put_manifest(stored.content, manifest.media_type)
+        repository.put_manifest(stored.content, stored.manifest().media_type)
     report(Progress("success"))
 
 

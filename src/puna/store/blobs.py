@@ -31,6 +31,9 @@ PARTIAL_SUFFIX = ".partial"
 Pin = Callable[[Digest], None]
 """Told of a digest before the blob of that name appears, so that it can be protected."""
 
+Seen = Callable[[int], None]
+"""Told how many bytes of a file have been read."""
+
 
 class BlobStore:
     """The blobs of one store.
@@ -60,7 +63,7 @@ class BlobStore:
             return info.st_size if stat.S_ISREG(info.st_mode) else None
         return None
 
-    def verify(self, digest: Digest, seen: Callable[[int], None] | None = None) -> bool:
+    def verify(self, digest: Digest, seen: Seen | None = None) -> bool:
         """Whether the blob is there and its content, read now, hashes to its name.
 
         Args:
@@ -130,11 +133,14 @@ class BlobStore:
         with store_errors(self.folder):
             return BlobWriter(self, pin)
 
-    def adopt(self, source: Path, pin: Pin) -> Digest:
+    def adopt(self, source: Path, pin: Pin, seen: Seen | None = None) -> Digest:
         """Make a blob of a file that is on this disk: sharing its blocks, else as a second name, else a copy.
 
         A second name (a hard link) means that whoever changes the file in place damages the blob; that is
         noticed, since the file's time changes.
+
+        Args:
+            seen: told the number of bytes after each piece that was hashed.
 
         Raises:
             StoreError: the file is no regular file, cannot be read, or changes while it is read.
@@ -145,11 +151,11 @@ class BlobStore:
             temporary = self._temporary()
             try:
                 if not (_clone(file.fileno(), temporary) or _link(source, temporary, before)):
-                    return self._copy(file, before, pin)
+                    return self._copy(file, before, pin, seen)
                 with temporary.open("rb") as held:
                     # A second name is as old as the first; `prune` would take an old one for remains.
                     try_lock(held)
-                    digest = _hash_file(temporary)
+                    digest = _hash_file(temporary, seen)
                     _check_unchanged(file, before)
                     _sync_file(temporary)
                     self.place(temporary, digest, pin)
@@ -200,10 +206,12 @@ class BlobStore:
             if not (self.folder / f"sha256-{note.name}").exists():
                 yield note
 
-    def _copy(self, source: BinaryIO, before: os.stat_result, pin: Pin) -> Digest:
+    def _copy(self, source: BinaryIO, before: os.stat_result, pin: Pin, seen: Seen | None) -> Digest:
         with self.create(before.st_size, pin) as writer:
             for chunk in read_chunks(source):
                 writer.write(chunk)
+                if seen is not None:
+                    seen(writer.size)
                 if writer.size > before.st_size:
                     break
             _check_unchanged(source, before)
@@ -298,7 +306,7 @@ def write_all(writer: BlobWriter, chunks: Iterable[bytes]) -> Digest:
     return writer.commit()
 
 
-def _hash_file(path: Path, seen: Callable[[int], None] | None = None) -> Digest:
+def _hash_file(path: Path, seen: Seen | None = None) -> Digest:
     content = hashlib.sha256()
     done = 0
     buffer = memoryview(bytearray(_READ_SIZE))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from puna.errors import PunaError, StoreError
-from puna.store.blobs import BlobStore, BlobWriter, write_all
+from puna.store.blobs import BlobStore, BlobWriter, Seen, write_all
 from puna.store.digest import Digest
 from puna.store.files import store_errors
 from puna.store.locks import locked, try_lock
@@ -343,14 +343,17 @@ class Session:
             digest = write_all(writer, chunks)
             return Layer(media_type, str(digest), writer.size, from_=from_)
 
-    def adopt(self, media_type: str, path: Path, *, from_: str = "") -> Layer:
+    def adopt(self, media_type: str, path: Path, *, from_: str = "", seen: Seen | None = None) -> Layer:
         """Store a file of this disk, if it can be without copying it; the layer that names it.
+
+        Args:
+            seen: told the number of bytes after each piece that was hashed.
 
         Raises:
             OutOfSpace: it had to be copied, and there is no room.
             StoreError: it is no regular file, cannot be read, or changes while it is read.
         """
-        digest = self._library.blobs.adopt(path, self.pin)
+        digest = self._library.blobs.adopt(path, self.pin, seen)
         return Layer(media_type, str(digest), self._library.blobs.size(digest) or 0, from_=from_)
 
     def place(self, temporary: Path, digest: Digest) -> None:

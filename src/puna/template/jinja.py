@@ -5,26 +5,32 @@ The dialect is that of HF transformers' `apply_chat_template`: blocks are trimme
 """
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, NoReturn
 
 import jinja2
-from jinja2 import nodes
+from jinja2 import nodes, pass_context
 from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension
 from jinja2.parser import Parser
+from jinja2.runtime import Context
 from jinja2.utils import Namespace
 
 from puna.errors import ModelError
 from puna.template.jinja_input import plain_messages, plain_variables
-from puna.template.limits import BoundedEnvironment, budgeted
+from puna.template.limits import BoundedEnvironment, budget_of, budgeted
 
-_MAX_TEMPLATE = 1 << 20
+_MAX_TEMPLATE = 128 << 10
+_MAX_INDENT = 16
 _MAX_OUTPUT = 32 << 20
 # What running a template's code may raise besides Jinja's own errors.
-_PYTHON_ERRORS = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+_PYTHON_ERRORS = (
+    *(ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError, TypeError, ValueError),
+)
+_WIDTH = re.compile(r"%[-_^#+]*[0-9]")
 
 
 class _Refused(jinja2.TemplateError):
@@ -132,7 +138,7 @@ def _compile(template: str) -> jinja2.Template:
     except jinja2.TemplateSyntaxError as error:
         message = f"the model's chat template cannot be read: line {error.lineno}: {_one_line(error)}"
         raise ModelError(message) from error
-    except (jinja2.TemplateError, SyntaxError, *_PYTHON_ERRORS) as error:
+    except (jinja2.TemplateError, SyntaxError, MemoryError, *_PYTHON_ERRORS) as error:
         raise ModelError(f"the model's chat template cannot be read: {_one_line(error)}") from error
 
 
@@ -143,7 +149,7 @@ def _environment() -> BoundedEnvironment:
         lstrip_blocks=True,
         extensions=[_GenerationBlock, "jinja2.ext.loopcontrols"],
     )
-    environment.filters["tojson"] = _tojson
+    environment.add_filter("tojson", _tojson)
     environment.globals["dict"] = _Dict()
     environment.globals["namespace"] = _Namespace
     environment.globals["raise_exception"] = _raise_exception
@@ -162,18 +168,28 @@ def _bounded(pieces: Any) -> str:
     return "".join(kept)
 
 
+@pass_context
 def _tojson(
+    context: Context,
     value: Any,
     ensure_ascii: bool = False,
     indent: int | None = None,
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    if indent is not None and not 0 <= indent <= 16:
+    if indent is not None and not 0 <= indent <= _MAX_INDENT:
         raise SecurityError("it indents JSON too far")
-    return json.dumps(
-        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+    if separators is not None and sum(map(len, separators)) > _MAX_INDENT:
+        raise SecurityError("it separates JSON too far")
+    budget = budget_of(context)
+    budget.charge(budget.weigh(value))
+    encoder = json.JSONEncoder(
+        ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
     )
+    if indent is None:
+        return encoder.encode(value)
+    # Each line of what is nested deeply is long.
+    return "".join(budget.charged(encoder.iterencode(value)))
 
 
 def _raise_exception(message: str) -> NoReturn:
@@ -182,7 +198,7 @@ def _raise_exception(message: str) -> NoReturn:
 
 def _strftime_now(pattern: str) -> str:
     # The C library takes a width in a directive and would allocate it.
-    if len(pattern) > 200 or any(f"%{digit}" in pattern for digit in "0123456789"):
+    if len(pattern) > 200 or _WIDTH.search(pattern):
         raise SecurityError("it formats a date with a width")
     return datetime.now().strftime(pattern)
 

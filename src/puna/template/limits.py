@@ -1,34 +1,71 @@
 """A Jinja sandbox whose templates, which come from downloaded models, cannot run for ever or fill the memory.
 
 Jinja's own sandbox keeps a template from reaching Python's internals. This one also counts: every loop turn
-and call is a step, every string made or printed is charged by its length, and the clock is watched.
+and call is a step; texts and lists are charged by their length as they are made, and what is printed too; and
+the clock is looked at before each operation. What a list holds, written out, is bounded too, since a list
+that holds another twice, which holds a third twice, is small until it is printed.
 """
 
-import re
 import time
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, cast
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from string import Formatter
+from typing import Any, TypeAlias, cast
 
 from jinja2 import nodes, pass_context
 from jinja2.exceptions import SecurityError
-from jinja2.filters import do_indent, do_replace
+from jinja2.filters import do_indent, do_replace, do_round
+from jinja2.nodes import EvalContext
 from jinja2.runtime import Context
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedEscapeFormatter, SandboxedFormatter
+from jinja2.utils import _PassArg
 from jinja2.visitor import NodeTransformer
+from markupsafe import Markup
+
+from puna.template.sizes import (
+    CONTAINERS,
+    ELEMENT,
+    MAX_VALUE,
+    binary_size,
+    elements,
+    format_size,
+    joined_size,
+    method_size,
+    replaced_size,
+    split_size,
+)
 
 MAX_STEPS = 1_000_000
 MAX_SECONDS = 10.0
-MAX_VALUE = 32 << 20
 MAX_TOTAL = 256 << 20
 
 _BUDGET = " budget"  # no template can name a variable with a blank
 _STEPS = "steps"
 _CONCAT = "concat"
+_MADE = "made"
+_TICK = "tick"
 # Their cost is a number that the template chooses, and chat templates do not use them.
-_REFUSED_FILTERS = ("batch", "center", "pprint", "random", "slice", "urlize", "wordwrap", "xmlattr")
+_REFUSED_FILTERS = (
+    "batch",
+    "center",
+    "pprint",
+    "random",
+    "slice",
+    "striptags",
+    "urlize",
+    "wordwrap",
+    "xmlattr",
+)
 _REFUSED_GLOBALS = ("cycler", "joiner", "lipsum")
-_MAX_POWER_BITS = 1 << 16
-_PADDING_METHODS = ("center", "expandtabs", "ljust", "rjust", "zfill")
+# They take a text apart.
+_SPLITTING_FILTERS = frozenset(
+    {
+        *("groupby", "list", "map", "max", "min", "reject", "rejectattr", "select", "selectattr", "sort"),
+        *("title", "unique", "urlencode", "wordcount"),
+    }
+)
+_MOST_DIGITS = 400
+
+Function: TypeAlias = Callable[..., Any]
 
 
 class Budget:
@@ -38,20 +75,64 @@ class Budget:
         self._steps = 0
         self._characters = 0
         self._deadline = time.monotonic() + MAX_SECONDS
+        # By identity, with the value itself, so that no other gets its identity.
+        self._weights: dict[int, tuple[Any, int]] = {}
+
+    def tick(self) -> None:
+        """Look at the clock."""
+        if time.monotonic() > self._deadline:
+            raise SecurityError(f"it takes more than {MAX_SECONDS:.0f} seconds")
 
     def step(self) -> None:
         """Count one loop turn or call."""
         self._steps += 1
         if self._steps > MAX_STEPS:
             raise SecurityError(f"it takes more than {MAX_STEPS} steps")
-        if self._steps % 64 == 0 and time.monotonic() > self._deadline:
-            raise SecurityError(f"it takes more than {MAX_SECONDS:.0f} seconds")
+        self.tick()
 
     def charge(self, characters: int) -> None:
-        """Count a string or list of that length, before it is made."""
+        """Count a text or list of that length, before it is made."""
         self._characters += characters
         if characters > MAX_VALUE or self._characters > MAX_TOTAL:
             raise SecurityError("it makes too much text")
+
+    def charged(self, texts: Iterable[str]) -> Iterator[str]:
+        """The texts, which together make one."""
+        length = 0
+        for text in texts:
+            self.tick()
+            self.charge(len(text))
+            length += len(text)
+            if length > MAX_VALUE:
+                raise SecurityError("it makes too much text")
+            yield text
+
+    def made(self, value: Any) -> None:
+        """Count a value that the template has made."""
+        if isinstance(value, str):
+            self.charge(len(value))
+        elif isinstance(value, CONTAINERS):
+            self.charge(ELEMENT * (len(value) + 4))
+            self.weigh(value)
+
+    def weigh(self, value: Any) -> int:
+        """About how long a value is when it is written out."""
+        if isinstance(value, str):
+            return len(value)
+        if not isinstance(value, CONTAINERS):
+            return value.bit_length() // 3 + 1 if isinstance(value, int) else 20
+        known = self._weights.get(id(value))
+        if known is None:
+            known = self._weights[id(value)] = (value, self._weight(value))
+        return known[1]
+
+    def _weight(self, value: Any) -> int:
+        weight = 2
+        for element in elements(value):
+            weight += (len(element) if type(element) is str else self.weigh(element)) + 2
+            if weight > MAX_VALUE:
+                raise SecurityError("it makes too much text")
+        return weight
 
 
 def budgeted(variables: dict[str, Any]) -> dict[str, Any]:
@@ -70,10 +151,14 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
             del self.filters[name]
         for name in _REFUSED_GLOBALS:
             del self.globals[name]
-        self.filters.update(
-            {_STEPS: _counted, _CONCAT: _concat, "join": _join, "replace": _replace, "indent": _indent}
-        )
-        self.filters["format"] = _format
+        self.filters["round"] = _round
+        self.filters = {name: _watched(name, function) for name, function in self.filters.items()}
+        self.filters |= {_STEPS: _counted, _CONCAT: _concat, _MADE: _made, _TICK: _ticked, "join": _join}
+        self.filters |= {"replace": _replace, "indent": _indent, "format": _format, "sum": _sum}
+
+    def add_filter(self, name: str, function: Function) -> None:
+        """Add a filter; it is watched as all others are."""
+        self.filters[name] = _watched(name, function)
 
     def _generate(
         self, source: nodes.Template, name: str | None, filename: str | None, defer_init: bool = False
@@ -82,28 +167,71 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         """Do `left operator right` if its result is of a decent size."""
-        _budget(context).charge(_result_size(operator, left, right))
+        budget = budget_of(context)
+        budget.tick()
+        budget.charge(binary_size(operator, left, right, budget.weigh(left) + budget.weigh(right)))
         return super().call_binop(context, operator, left, right)
 
     def call(self, context: Context, callee: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Call `callee` if that is safe, as one step."""
-        budget = _budget(context)
+        budget = budget_of(context)
         budget.step()
         owner, name = getattr(callee, "__self__", None), getattr(callee, "__name__", "")
-        if isinstance(owner, str):
-            budget.charge(_method_size(owner, name, args, kwargs))
-        return super().call(context, callee, *args, **kwargs)
+        if isinstance(owner, str) and name == "join" and len(args) == 1 and isinstance(args[0], Iterator):
+            args = ([*args[0]],)
+        budget.charge(method_size(owner, name, args, kwargs))
+        result = super().call(context, callee, *args, **kwargs)
+        budget.made(result)
+        return result
+
+    def call_test(
+        self,
+        name: str,
+        value: Any,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        context: Context | None = None,
+        eval_ctx: EvalContext | None = None,
+    ) -> Any:
+        """Do a test for a filter such as `select`."""
+        if context is None:
+            raise SecurityError("it tests without a context")
+        budget_of(context).tick()
+        return super().call_test(name, value, args, kwargs, context, eval_ctx)
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
         """Allow `str.format` without format specifications, whose widths cannot be bounded simply."""
-        wrapped = super().wrap_str_format(value)
-        if wrapped is not None and ":" in value.__self__:
-            raise SecurityError("it formats with a width")
-        return wrapped
+        if super().wrap_str_format(value) is None:
+            return None
+        return _counting_format(self, value.__self__, mapped=value.__name__ == "format_map")
+
+
+def _watched(name: str, function: Function) -> Function:
+    """The filter, with its result charged."""
+    leading = _PassArg.from_obj(function)
+
+    @pass_context
+    def watched(context: Context, value: Any, *args: Any, **kwargs: Any) -> Any:
+        budget = budget_of(context)
+        budget.tick()
+        if isinstance(value, str) and name in _SPLITTING_FILTERS:
+            budget.charge(split_size(value))
+        first = {
+            _PassArg.context: (context,),
+            _PassArg.eval_context: (context.eval_ctx,),
+            _PassArg.environment: (context.environment,),
+            None: (),
+        }[leading]
+        result = function(*first, value, *args, **kwargs)
+        if result is not value:
+            budget.made(result)
+        return result
+
+    return watched
 
 
 class _Instrument(NodeTransformer):
-    """Passes what a loop runs over, and what `~` joins, through a counting filter."""
+    """Passes what is to be counted through a counting filter."""
 
     def visit_For(self, node: nodes.For) -> nodes.Node:
         """Count the turns."""
@@ -116,13 +244,48 @@ class _Instrument(NodeTransformer):
         self.generic_visit(node)
         return _filtered(nodes.List(node.nodes, lineno=node.lineno), _CONCAT)
 
+    def visit_List(self, node: nodes.List) -> nodes.Node:
+        """Charge the list."""
+        self.generic_visit(node)
+        return _filtered(node, _MADE) if node.items else node
+
+    def visit_Dict(self, node: nodes.Dict) -> nodes.Node:
+        """Charge the dict."""
+        self.generic_visit(node)
+        return _filtered(node, _MADE) if node.items else node
+
+    def visit_Tuple(self, node: nodes.Tuple) -> nodes.Node:
+        """Charge the tuple, if it is none of names to be set."""
+        self.generic_visit(node)
+        return _filtered(node, _MADE) if node.items and node.ctx == "load" else node
+
+    def visit_Getitem(self, node: nodes.Getitem) -> nodes.Node:
+        """Charge the slice."""
+        self.generic_visit(node)
+        return _filtered(node, _MADE) if isinstance(node.arg, nodes.Slice) else node
+
+    def visit_Compare(self, node: nodes.Compare) -> nodes.Node:
+        """Look at the clock."""
+        self.generic_visit(node)
+        return _filtered(node, _TICK)
+
+    def visit_Test(self, node: nodes.Test) -> nodes.Node:
+        """Look at the clock."""
+        self.generic_visit(node)
+        return _filtered(node, _TICK)
+
+    def visit_TemplateData(self, node: nodes.TemplateData) -> nodes.Node:
+        """Make it an expression, so that it is charged as the others are, each time it is printed."""
+        return nodes.MarkSafeIfAutoescape(nodes.Const(node.data, lineno=node.lineno), lineno=node.lineno)
+
 
 def _filtered(node: nodes.Node, name: str) -> nodes.Filter:
     # For.iter is declared a Node, but is an expression as Filter wants it.
     return nodes.Filter(cast(nodes.Expr, node), name, [], [], None, None, lineno=node.lineno)
 
 
-def _budget(context: Context) -> Budget:
+def budget_of(context: Context) -> Budget:
+    """The budget of a rendering."""
     # `parent` holds the variables of the rendering; what the template sets itself lies elsewhere.
     budget = context.parent[_BUDGET]
     if not isinstance(budget, Budget):
@@ -132,17 +295,32 @@ def _budget(context: Context) -> Budget:
 
 @pass_context
 def _charge_output(context: Context, value: Any) -> Any:
-    if isinstance(value, str):
-        _budget(context).charge(len(value))
+    budget = budget_of(context)
+    budget.tick()
+    budget.charge(budget.weigh(value))
     return value
 
 
 @pass_context
 def _counted(context: Context, values: Iterable[Any]) -> Iterator[Any]:
-    budget = _budget(context)
+    budget = budget_of(context)
     for value in values:
         budget.step()
         yield value
+
+
+@pass_context
+def _made(context: Context, value: Any) -> Any:
+    budget = budget_of(context)
+    budget.tick()
+    budget.made(value)
+    return value
+
+
+@pass_context
+def _ticked(context: Context, value: Any) -> Any:
+    budget_of(context).tick()
+    return value
 
 
 @pass_context
@@ -152,17 +330,29 @@ def _concat(context: Context, values: list[Any]) -> str:
 
 @pass_context
 def _join(context: Context, values: Iterable[Any], d: str = "", attribute: str | int | None = None) -> str:
+    budget = budget_of(context)
+    budget.tick()
+    if isinstance(values, str):
+        budget.charge(split_size(values))
     if attribute is not None:
         values = [context.environment.getitem(value, attribute) for value in values]
-    texts = [str(value) for value in values]
-    _budget(context).charge(sum(map(len, texts)) + len(d) * len(texts))
-    return d.join(texts)
+    texts = [_text(budget, value) for value in values]
+    budget.charge(joined_size(str(d), texts))
+    return str(d).join(texts)
+
+
+def _text(budget: Budget, value: Any) -> str:
+    if isinstance(value, CONTAINERS):
+        budget.charge(budget.weigh(value))
+    return str(value)
 
 
 @pass_context
 def _replace(context: Context, text: Any, old: str, new: str, count: int | None = None) -> str:
-    text = str(text)
-    _budget(context).charge(_replaced_size(text, str(old), str(new)))
+    budget = budget_of(context)
+    budget.tick()
+    text = _text(budget, text)
+    budget.charge(replaced_size(text, str(old), str(new)))
     return do_replace(context.eval_ctx, text, str(old), str(new), count)
 
 
@@ -170,51 +360,78 @@ def _replace(context: Context, text: Any, old: str, new: str, count: int | None 
 def _indent(
     context: Context, text: str, width: int | str = 4, first: bool = False, blank: bool = False
 ) -> str:
-    margin = len(width) if isinstance(width, str) else width
-    _budget(context).charge(len(text) + margin * (text.count("\n") + 1))
+    budget = budget_of(context)
+    budget.tick()
+    margin = len(width) if isinstance(width, str) else max(width, 0)
+    budget.charge(len(text) + split_size(text) + margin * (text.count("\n") + 1))
     return do_indent(text, width, first, blank)
 
 
 @pass_context
-def _format(context: Context, text: Any, *args: Any) -> str:
-    text = str(text)
-    _budget(context).charge(_result_size("%", text, args))
-    return str(text % args)
+def _format(context: Context, text: Any, *args: Any, **kwargs: Any) -> str:
+    budget = budget_of(context)
+    budget.tick()
+    text, values = _text(budget, text), kwargs or args
+    budget.charge(format_size(text, values, budget.weigh(values)))
+    return str(text % values)
 
 
-def _result_size(operator: str, left: Any, right: Any) -> int:
-    """About how long the result of a binary operation is; 0 for what needs no watching."""
-    if operator == "+" and isinstance(left, str | list) and isinstance(right, str | list):
-        return len(left) + len(right)
-    if operator == "*":
-        return _repeated_size(left, right) + _repeated_size(right, left)
-    if operator == "**" and isinstance(left, int) and isinstance(right, int):
-        # Powers take long before they take room.
-        return left.bit_length() * max(right, 0) * (MAX_VALUE // _MAX_POWER_BITS)
-    if operator == "%" and isinstance(left, str):
-        if "*" in left:
+@pass_context
+def _sum(context: Context, values: Iterable[Any], attribute: str | int | None = None, start: Any = 0) -> Any:
+    environment = cast(BoundedEnvironment, context.environment)
+    for value in values:
+        if attribute is not None:
+            value = environment.getitem(value, attribute)
+        start = environment.call_binop(context, "+", start, value)
+    return start
+
+
+def _round(value: float, precision: int = 0, method: Any = "common") -> float:
+    if abs(precision) > _MOST_DIGITS:
+        raise SecurityError("it rounds too finely")
+    return do_round(value, precision, method)
+
+
+# str.format
+
+
+class _Counting(Formatter):
+    """Charges each text that is filled in."""
+
+    budget: Budget
+
+    def convert_field(self, value: Any, conversion: Any) -> Any:
+        """Make a text as `!r` and `!s` want it."""
+        self.budget.charge(self.budget.weigh(value))
+        return super().convert_field(value, conversion)
+
+    def format_field(self, value: Any, format_spec: str) -> Any:
+        """The text of a value."""
+        if format_spec:
             raise SecurityError("it formats with a width")
-        return len(left) + sum(int(width) for width in re.findall(r"[0-9]{1,12}", left))
-    return 0
+        self.budget.tick()
+        self.budget.charge(self.budget.weigh(value))
+        return super().format_field(value, format_spec)
 
 
-def _repeated_size(value: Any, times: Any) -> int:
-    if isinstance(value, str | list | tuple) and isinstance(times, int):
-        return len(value) * max(times, 0)
-    return value.bit_length() // 8 if isinstance(value, int) else 0
+class _CountingFormatter(_Counting, SandboxedFormatter):
+    pass
 
 
-def _method_size(owner: str, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
-    """About how long the result of a string method is; 0 for those that make nothing longer."""
-    if name in _PADDING_METHODS:
-        width = next((value for value in (*args, *kwargs.values()) if isinstance(value, int)), 8)
-        return len(owner) + max(width, 0) * (owner.count("\t") if name == "expandtabs" else 1)
-    if name == "replace" and len(args) >= 2:
-        return _replaced_size(owner, str(args[0]), str(args[1]))
-    if name == "join" and args and isinstance(args[0], list | tuple):
-        return sum(len(str(value)) + len(owner) for value in args[0])
-    return 0
+class _CountingEscapeFormatter(_Counting, SandboxedEscapeFormatter):
+    pass
 
 
-def _replaced_size(text: str, old: str, new: str) -> int:
-    return len(text) + text.count(old) * len(new)
+def _counting_format(environment: BoundedEnvironment, text: str, *, mapped: bool) -> Callable[..., str]:
+    @pass_context
+    def format(context: Context, *args: Any, **kwargs: Any) -> str:
+        if isinstance(text, Markup):
+            formatter: _Counting = _CountingEscapeFormatter(environment, escape=text.escape)
+        else:
+            formatter = _CountingFormatter(environment)
+        formatter.budget = budget_of(context)
+        if mapped:
+            (kwargs,), args = args, ()
+        return type(text)(formatter.vformat(text, args, kwargs))
+
+    return format
