@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.tokenizer.texts import sample
 from tests.tokenizer.vocabularies import (
+    CONTROL,
     Recipe,
     byte_level,
     load,
@@ -161,3 +163,27 @@ def test_surrogates_become_characters_or_replacements(byte_tokenizer: Tokenizer,
     broken = text + "\ud83d\ude00" + "\ud800"
     expected = broken.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     assert byte_tokenizer.decode(byte_tokenizer.encode(broken)) == expected
+
+
+def test_chosen_special_tokens_are_shown_and_others_are_not(tmp_path: Path) -> None:
+    recipe = byte_level("gpt-2").with_token("<a>", CONTROL).with_token("<b>", CONTROL)
+    tokenizer = load(write(recipe, tmp_path / "tiny.gguf"))
+    ids = tokenizer.encode("x<a>y<b>", add_special=False, parse_special=True)
+
+    def decoded(**options: Any) -> str:
+        decoder = tokenizer.decoder(**options)
+        return "".join(map(decoder.feed, ids))
+
+    assert decoded(shown=[tokenizer.special_ids["<a>"]]) == "x<a>y"
+    # The choice was for one decoder.
+    assert decoded() == tokenizer.decode(ids) == "xy"
+    with pytest.raises(InvalidOption):
+        tokenizer.decoder(shown=[tokenizer.vocab_size])
+
+
+def test_text_goes_on_with_control_tokens(spm_tokenizer: Tokenizer) -> None:
+    ids = spm_tokenizer.encode_continuation("s>a", parse_special=True)
+    assert spm_tokenizer.decode(ids) == "s>a"
+    ids = spm_tokenizer.encode_continuation("a</s>b", parse_special=True)
+    assert spm_tokenizer.special_ids["</s>"] in ids
+    assert spm_tokenizer.special_ids["</s>"] not in spm_tokenizer.encode_continuation("a</s>b")

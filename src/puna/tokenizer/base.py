@@ -119,12 +119,15 @@ class Tokenizer:
             shown: the ids of special tokens that come out as their text in any case.
             at_start: the tokens begin a text, so that the space `encode` puts there is taken off, as
                 `decode` does. Off for a generation, which goes on after a prompt.
+
+        Raises:
+            InvalidOption: a shown id is outside the vocabulary.
         """
         pieces = self.pieces if render_special else self._visible
         if shown and not render_special:
             pieces = pieces.copy()
             for id in shown:
-                pieces[checked(id, self.vocab_size)] = self.pieces[id]
+                pieces[id] = self.pieces[checked(id, self.vocab_size)]
         return IncrementalDecoder(pieces, strip_leading_space=at_start and self._starts_with_space)
 
     def token_text(self, id: int) -> str:
