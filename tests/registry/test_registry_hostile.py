@@ -539,6 +539,7 @@ def measured_pull(registry: RogueRegistry, folder: Path) -> Any:
 
 
 CHUNKED = b"HTTP/1.1 200 x\r\nTransfer-Encoding: chunked\r\n\r\n"
+CONTINUE = b"HTTP/1.1 100 x\r\n\r\n"
 
 
 def drip() -> Iterator[bytes]:
@@ -546,26 +547,32 @@ def drip() -> Iterator[bytes]:
         yield b" "
 
 
-@pytest.mark.parametrize(
-    "reply",
-    [
-        Reply(body=drip, pause=0.2),
-        Reply(head=b"HTTP/1.1 200 x\r\n", body=lambda: repeat(b"A: b\r\n"), pause=0.2),
-        Reply(head=b"HTTP/1.1 200 x\r\n", body=lambda: repeat(b"A: b\r\n")),
-        Reply(head=b"HTTP/1.1 ", stall=True),
-        Reply(body=b"{", length="1000", stall=True),
-        Reply(head=CHUNKED, body=lambda: repeat(b"1\r\nx\r\n"), pause=0.2),
-        Reply(head=b"HTTP/1.1 100 x\r\n\r\n", body=lambda: repeat(b"HTTP/1.1 100 x\r\n\r\n"), pause=0.1),
-    ],
-    ids=["body", "headers", "headers at once", "status line", "a length not kept", "chunks", "100 for ever"],
-)
-@pytest.mark.parametrize("place", ["manifest", pytest.param("token", marks=pytest.mark.slow)])
-def test_what_never_ends_is_ended(world: World, registry: RogueRegistry, place: str, reply: Reply) -> None:
-    if place == "token":
-        challenge = f'Bearer realm="{registry.url}/token",service="s",scope="x"'
-        registry.answer(MANIFEST, Reply(401, headers=[("WWW-Authenticate", challenge)]))
-    registry.answer("/token" if place == "token" else MANIFEST, reply)
+UNENDING = {
+    "body": Reply(body=drip, pause=0.2),
+    "headers": Reply(head=b"HTTP/1.1 200 x\r\n", body=lambda: repeat(b"A: b\r\n"), pause=0.2),
+    "headers at once": Reply(head=b"HTTP/1.1 200 x\r\n", body=lambda: repeat(b"A: b\r\n")),
+    "status line": Reply(head=b"HTTP/1.1 ", stall=True),
+    "a length not kept": Reply(body=b"{", length="1000", stall=True),
+    "chunks": Reply(head=CHUNKED, body=lambda: repeat(b"1\r\nx\r\n"), pause=0.2),
+    "100 for ever": Reply(head=CONTINUE, body=lambda: repeat(CONTINUE), pause=0.1),
+}
+
+
+@pytest.mark.parametrize("kind", UNENDING)
+def test_a_manifest_that_never_ends_is_ended(world: World, registry: RogueRegistry, kind: str) -> None:
+    registry.answer(MANIFEST, UNENDING[kind])
     world.refused(registry, act=partial(pull, patience=replace(HASTY, deadline=1.0, idle=0.7)))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("kind", ["status line", "headers at once"])
+def test_a_token_that_never_ends_is_ended(world: World, registry: RogueRegistry, kind: str) -> None:
+    """Slow, since token servers are given the deadlines of the HTTP client and not those of the caller."""
+    challenge = f'Bearer realm="{registry.url}/token",service="s",scope="x"'
+    registry.answer(MANIFEST, Reply(401, headers=[("WWW-Authenticate", challenge)]))
+    registry.answer("/token", UNENDING[kind])
+    world.refused(registry)
 
 
 @pytest.mark.parametrize("secure", [False, True], ids=["http", "https"])
