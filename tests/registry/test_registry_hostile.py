@@ -564,15 +564,12 @@ def test_a_manifest_that_never_ends_is_ended(world: World, registry: RogueRegist
     world.refused(registry, act=partial(pull, patience=replace(HASTY, deadline=1.0, idle=0.7)))
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(300)
-@pytest.mark.parametrize("kind", ["status line", "headers at once"])
+@pytest.mark.parametrize("kind", UNENDING)
 def test_a_token_that_never_ends_is_ended(world: World, registry: RogueRegistry, kind: str) -> None:
-    """Slow, since token servers are given the deadlines of the HTTP client and not those of the caller."""
     challenge = f'Bearer realm="{registry.url}/token",service="s",scope="x"'
     registry.answer(MANIFEST, Reply(401, headers=[("WWW-Authenticate", challenge)]))
     registry.answer("/token", UNENDING[kind])
-    world.refused(registry)
+    world.refused(registry, act=partial(pull, patience=replace(HASTY, deadline=1.0, idle=0.7)))
 
 
 @pytest.mark.parametrize("secure", [False, True], ids=["http", "https"])

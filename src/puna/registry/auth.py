@@ -81,6 +81,7 @@ class Authorizer:
         find_credentials: gives the user's credentials for a host, None when there are none.
         key_folder: where the user's Ollama key is, or will be made when a registry wants one.
         clock: seconds, for the lifetimes of tokens.
+        deadline: seconds that a token server may take.
     """
 
     def __init__(
@@ -90,7 +91,9 @@ class Authorizer:
         find_credentials: Callable[[str], Credentials | None],
         key_folder: Path,
         clock: Callable[[], float] = time.monotonic,
+        deadline: float = DEADLINE,
     ) -> None:
+        self._deadline = deadline
         self._client = client
         self._registry = registry
         self._find_credentials = find_credentials
@@ -233,7 +236,9 @@ class Authorizer:
         elif way is Way.CREDENTIALS and credentials is not None:
             headers["Authorization"] = credentials.basic()
         host = request.realm.origin.host
-        with self._client.send(method, url, registry=self._registry, headers=headers, body=body) as response:
+        with self._client.send(
+            method, url, registry=self._registry, headers=headers, body=body, deadline=self._deadline
+        ) as response:
             if response.status in _REFUSALS:
                 return None
             if response.status != 200:

@@ -189,7 +189,11 @@ class Repository:
         identity = self._identity
         self._http = HttpClient(self._network)
         self._authorizer = Authorizer(
-            self._http, self.registry, identity.find_credentials, identity.key_folder
+            self._http,
+            self.registry,
+            identity.find_credentials,
+            identity.key_folder,
+            deadline=self._patience.deadline,
         )
 
     def url(self, kind: str, reference: str) -> str:
