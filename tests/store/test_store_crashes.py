@@ -10,12 +10,16 @@ from pathlib import Path
 
 import pytest
 from tests.killing import KillPoint, kill_points, killed
+from tests.registry.conftest import tiny_gguf
 from tests.registry.images import image
 from tests.registry.rogue_registry import rogue
 from tests.registry.transfers import QUICK, pull
 
+from puna.create.local import local_request
 from puna.errors import ModelNotFound
+from puna.modelfile.parser import parse
 from puna.progress import Progress
+from puna.services.creation import create as make
 from puna.store.library import Library, Session
 from puna.store.manifests import CONFIG_TYPE, LICENSE_LAYER, MODEL_LAYER, image_manifest
 from puna.store.name import parse_name
@@ -24,6 +28,7 @@ from puna.store.verify import verify_library
 SHORT_FORM = 6
 SHARED = b"a license that all share" * 100
 SMALL_PARTS = replace(QUICK, streams=3, part=64 << 10, largest_part=64 << 10, record=16 << 10)
+GGUF = tiny_gguf()
 OLD, NEW = b"the weights of old" * 5000, b"the weights of new" * 5000
 
 
@@ -64,6 +69,15 @@ def adopt(library: Library) -> None:
         session.publish(parse_name("adopted"), image_manifest(config, [layer]))
 
 
+def create_from_modelfile(library: Library) -> None:
+    folder = library.root.parent / "source"
+    folder.mkdir(exist_ok=True)
+    (folder / "m.gguf").write_bytes(GGUF)
+    modelfile = parse("FROM m.gguf\nSYSTEM Be brief.\nPARAMETER temperature 0\nMESSAGE user Hi\n")
+    with local_request(modelfile, parse_name("made"), folder, library, ignore) as request:
+        make(request, library, ignore)
+
+
 def delete(library: Library) -> None:
     try:
         library.delete(parse_name("first"))
@@ -75,6 +89,7 @@ OPERATIONS = {
     "create": Operation(create("new", NEW), {"new": NEW}),
     "create over another": Operation(create("first", NEW), {"first": NEW}),
     "create from a file": Operation(adopt, {"adopted": NEW}),
+    "create from a Modelfile": Operation(create_from_modelfile, {"made": GGUF}),
     "copy": Operation(lambda store: store.copy(parse_name("first"), parse_name("x/y:z")), {"x/y:z": OLD}),
     "copy over another": Operation(
         lambda store: store.copy(parse_name("first"), parse_name("second")), {"second": OLD}
