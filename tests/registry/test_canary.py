@@ -82,7 +82,8 @@ def test_memory_and_descriptors_are_seen() -> None:
 
 
 def test_busy_threads_are_seen() -> None:
-    assert busy_threads() == []
+    # What runs the tests may have threads of its own, which are idle but for moments.
+    assert any(busy_threads() == [] for _ in range(1000))
     done = threading.Event()
 
     def spin() -> None:
