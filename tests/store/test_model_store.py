@@ -20,7 +20,7 @@ from puna.store.manifests import (
     Manifest,
     image_manifest,
 )
-from puna.store.model import model_file
+from puna.store.model import read_model
 from puna.store.name import parse_name
 
 HEX = hashlib.sha256(b"content").hexdigest()
@@ -47,7 +47,7 @@ def publish(library: Library, name: str, manifest: Manifest) -> Removal:
 
 
 def weights(library: Library, name: str) -> Path:
-    return model_file(library, parse_name(name))
+    return read_model(library, parse_name(name)).weights(library.blobs)
 
 
 def model(library: Library, content: bytes = b"content") -> Manifest:

@@ -111,7 +111,7 @@ class Morning(datetime.datetime):
 def judge() -> PreTrainedTokenizerFast:
     model = WordLevel({"<s>": 0, "</s>": 1, "?": 2}, unk_token="?")
     # Has no annotations.
-    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]  # transformers has no types here
         tokenizer_object=Tokenizer(model), **TOKENS
     )
 

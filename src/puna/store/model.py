@@ -108,11 +108,6 @@ def stored_model(library: Library, stored: StoredManifest) -> Model:
         raise StoreError(f"model '{stored.name}' is damaged: {error}") from error
 
 
-def model_file(library: Library, name: ModelName) -> Path:
-    """The GGUF file of the model `name`. Raises: ModelNotFound, UnsupportedModel, StoreError."""
-    return read_model(library, name).weights(library.blobs)
-
-
 def _model(blobs: BlobStore, stored: StoredManifest) -> Model:
     manifest = decode_manifest(stored.content)
     weights = manifest.first(MODEL_LAYER)
