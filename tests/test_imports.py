@@ -41,6 +41,7 @@ ALLOWED: dict[str, set[str]] = {
         *("errors", "engine", "gguf", "modelfile", "progress", "sampling", "template", "tokenizer"),
         *("chat", "store", "registry", "create"),
     },
+    "runner": {"errors", "engine"},
     "benchmark": {"errors", "engine"},
     "cli": {
         *("errors", "humanize", "progress", "settings", "gguf", "ggml", "ml", "sampling"),
@@ -189,6 +190,7 @@ def test_the_environment_is_read_in_settings_only() -> None:
         "puna.engine.options",
         "puna.gguf",
         "puna.registry.auth",
+        "puna.runner.protocol",
         "puna.registry.pypi",
         "puna.sampling.grammar",
         "puna.sampling.lark",

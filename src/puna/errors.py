@@ -11,9 +11,12 @@ PunaError                      every error a user can cause or meet; its text is
 │   ├── WeightError            a tensor that is missing, unused or of the wrong shape
 │   └── MissingCapability      something that the model cannot do
 ├── ContextLengthExceeded      a prompt longer than the context
-├── InsufficientMemory         see puna.ml.memory: carries the allocations that were attempted
+├── OutOfMemory                a device has not the memory that is needed
+│   └── InsufficientMemory     see puna.ml.memory: carries the allocations that were attempted
 ├── BackendError               the compute library refused an operation
 ├── Interrupted                a computation was stopped on purpose
+├── RunnerDied                 the process that a model ran in has ended
+├── Overloaded                 too much was asked for at once
 ├── StoreError                 the model store cannot be read or written
 │   ├── OutOfSpace             the disk has not the room that a model needs
 │   └── DigestMismatch         content that is not what its digest says
@@ -126,6 +129,26 @@ class BackendError(PunaError):
 
 class Interrupted(PunaError):
     """A computation was stopped on purpose."""
+
+
+class OutOfMemory(PunaError):
+    """A device has not the memory that is needed."""
+
+
+class RunnerDied(PunaError):
+    """The process that a model ran in has ended."""
+
+
+class Overloaded(PunaError):
+    """Too much was asked for at once; later it may work.
+
+    Attributes:
+        retry_after: seconds after which to ask again.
+    """
+
+    def __init__(self, message: str, retry_after: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class StoreError(PunaError):

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from enum import IntEnum
 
-from puna.errors import PunaError
+from puna.errors import OutOfMemory
 
 
 class AllocationStatus(IntEnum):
@@ -92,7 +92,7 @@ class BackendMemory:
         return f"[{' '.join(groups)}]"
 
 
-class InsufficientMemory(PunaError):
+class InsufficientMemory(OutOfMemory):
     """A device has not the memory that a model needs there.
 
     Attributes:

@@ -43,7 +43,7 @@ class Finished:
     dropped_messages: int = 0
 
     @property
-    def reason(self) -> Literal["stop", "length"]:
+    def reason(self) -> Literal["stop", "length", "cancelled"]:
         """Why it ended; see `Done`."""
         return self.counts.reason
 

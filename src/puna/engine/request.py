@@ -1,0 +1,42 @@
+"""What the engine is asked for; plain data, shared with parts that never compute, and sent to runners."""
+
+from dataclasses import dataclass, field
+
+from puna.errors import InvalidOption
+from puna.sampling.grammar import Grammar, Thinking
+from puna.sampling.parameters import SamplingParameters
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateRequest:
+    """A prompt, and how to go on with it.
+
+    Attributes:
+        prompt: token ids, at least one.
+        num_predict: most tokens to generate; below 0 until the context is full.
+        stop: texts that end the answer.
+        grammar: what the answer is kept to.
+        thinking: tags of thoughts before the answer, which the grammar leaves alone.
+        shown: ids of control tokens that the text shows; others are left out.
+        shift: when the context is full, drop old tokens and go on, rather than end the answer.
+        num_keep: how many tokens from the beginning of the prompt a shift leaves alone; below 0 all of it.
+        scope: only prompts and answers of the same scope share what the cache holds of them.
+
+    Raises:
+        InvalidOption: there is no prompt.
+    """
+
+    prompt: list[int]
+    sampling: SamplingParameters = field(default_factory=SamplingParameters)
+    num_predict: int = -1
+    stop: tuple[str, ...] = ()
+    grammar: Grammar | None = None
+    thinking: Thinking | None = None
+    shown: frozenset[int] = frozenset()
+    shift: bool = False
+    num_keep: int = 4
+    scope: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.prompt:
+            raise InvalidOption("the prompt is empty: there is nothing to continue")

@@ -1,0 +1,212 @@
+"""What a server and a runner say to each other, over a pair of sockets.
+
+A message is its length, four bytes, least significant first, and a MessagePack array whose first element
+names the kind of message. Each side decodes into the types below, so nothing else than these gets through.
+"""
+
+import struct
+from typing import TypeAlias
+
+import msgspec
+
+from puna import errors
+from puna.engine.events import Done, TextChunk
+from puna.engine.options import LoadOptions
+from puna.engine.request import GenerateRequest
+from puna.errors import PunaError
+
+LENGTH = struct.Struct("<I")
+MAX_MESSAGE = 256 << 20
+"""The longest message, in bytes. A prompt of ten million tokens is a fifth of it."""
+
+
+class _Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Base of all messages."""
+
+
+class Load(_Message, frozen=True):
+    """The first message: open this file. With `plan`, only find out what it needs.
+
+    Attributes:
+        path: of the GGUF file.
+    """
+
+    path: str
+    options: LoadOptions
+    plan: bool = False
+
+
+class Resize(_Message, frozen=True):
+    """Make the cache anew for other options, the weights stay; only while no request runs."""
+
+    options: LoadOptions
+
+
+class Generate(_Message, frozen=True):
+    """Answer a prompt. `id` is the sender's, and was not used before."""
+
+    id: int
+    request: GenerateRequest
+
+
+class Embed(_Message, frozen=True):
+    """Make vectors of texts.
+
+    Attributes:
+        inputs: each text's token ids, at least one.
+    """
+
+    id: int
+    inputs: list[list[int]]
+
+
+class Cancel(_Message, frozen=True):
+    """Nothing more is wanted of this request; it ends within one step. Unknown ids are passed over."""
+
+    id: int
+
+
+class Stop(_Message, frozen=True):
+    """Free everything and end."""
+
+
+class Device(_Message, frozen=True):
+    """What a model takes of one device, in bytes.
+
+    Attributes:
+        name: as the compute library calls it.
+        gpu: it is not the machine's own memory.
+        weights, cache, graph: bytes.
+        layers: how many of the model's layers lie there.
+        free, total: bytes of the device when the model was loaded; 0 where unknown.
+    """
+
+    name: str
+    gpu: bool
+    weights: int
+    cache: int
+    graph: int
+    layers: int = 0
+    free: int = 0
+    total: int = 0
+
+    @property
+    def size(self) -> int:
+        """All of it."""
+        return self.weights + self.cache + self.graph
+
+
+class Loading(_Message, frozen=True):
+    """How much of a load is done, 0 to 1."""
+
+    done: float
+
+
+class Loaded(_Message, frozen=True):
+    """The answer to `Load` and `Resize`: the model is ready, or, after a plan, what it would take.
+
+    Attributes:
+        num_ctx: tokens of context that one request may have.
+        num_parallel: requests that are computed at once.
+        devices: what it takes.
+        layers: how many layers the model has.
+    """
+
+    num_ctx: int
+    num_parallel: int
+    devices: list[Device]
+    layers: int = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes on all devices."""
+        return sum(device.size for device in self.devices)
+
+    @property
+    def gpu_size(self) -> int:
+        """Bytes on other devices than the machine's own memory."""
+        return sum(device.size for device in self.devices if device.gpu)
+
+
+class Failure(_Message, frozen=True):
+    """Why something failed.
+
+    Attributes:
+        kind: the name of a class of `puna.errors`.
+        text: its text.
+        numbers: what else it carries, such as the two lengths of a context that was exceeded.
+    """
+
+    kind: str
+    text: str
+    numbers: tuple[int, ...] = ()
+
+
+class LoadFailed(_Message, frozen=True):
+    """The answer to `Load` and `Resize`: it is not possible; after `Load` the runner ends."""
+
+    failure: Failure
+
+
+class Stepped(_Message, frozen=True):
+    """What one step of the engine brought.
+
+    Attributes:
+        events: pieces and ends of answers, by request; a request that failed ends with a `Failure`.
+        tokens: how many the step evaluated.
+        sequences: how many requests took part in it.
+        waiting: how many wait for room.
+        cells: how many cells of the cache are taken.
+        seconds: how long the step took.
+    """
+
+    events: list[tuple[int, TextChunk | Done | Failure]]
+    tokens: int = 0
+    sequences: int = 0
+    waiting: int = 0
+    cells: int = 0
+    seconds: float = 0.0
+
+
+class Embedded(_Message, frozen=True):
+    """The answer to `Embed`.
+
+    Attributes:
+        vectors: F32 values of each text, least significant byte first; not normalised.
+    """
+
+    id: int
+    vectors: list[bytes]
+
+
+ToRunner: TypeAlias = Load | Resize | Generate | Embed | Cancel | Stop
+FromRunner: TypeAlias = Loading | Loaded | LoadFailed | Stepped | Embedded
+
+_encoder = msgspec.msgpack.Encoder()
+to_runner = msgspec.msgpack.Decoder(ToRunner)
+from_runner = msgspec.msgpack.Decoder(FromRunner)
+
+
+def encode(message: ToRunner | FromRunner) -> bytes:
+    """The message with its length before it."""
+    body = _encoder.encode(message)
+    return LENGTH.pack(len(body)) + body
+
+
+def failure_of(error: PunaError) -> Failure:
+    """The error as a message."""
+    numbers = (error.length, error.limit) if isinstance(error, errors.ContextLengthExceeded) else ()
+    # What only the compute half knows counts as the nearest kind that the other side knows too.
+    kind = next(cls.__name__ for cls in type(error).__mro__ if getattr(errors, cls.__name__, None) is cls)
+    return Failure(kind, str(error), numbers)
+
+
+def error_of(failure: Failure) -> PunaError:
+    """The error that a message tells of."""
+    if failure.kind == "ContextLengthExceeded" and len(failure.numbers) == 2:
+        return errors.ContextLengthExceeded(*failure.numbers)
+    cls = getattr(errors, failure.kind, PunaError)
+    known = cls if isinstance(cls, type) and issubclass(cls, PunaError) else PunaError
+    # Not through its constructor: some classes take more than a text.
+    error = known.__new__(known, failure.text)
+    return error

@@ -1,0 +1,125 @@
+"""What a server and a runner say to each other survives the way, and nothing else gets through."""
+
+import msgspec
+import pytest
+
+from puna import errors
+from puna.engine.events import Done, TextChunk, TokenLogprob
+from puna.engine.options import LoadOptions
+from puna.engine.request import GenerateRequest
+from puna.runner.protocol import (
+    LENGTH,
+    Cancel,
+    Device,
+    Embed,
+    Embedded,
+    Failure,
+    FromRunner,
+    Generate,
+    Load,
+    Loaded,
+    LoadFailed,
+    Loading,
+    Resize,
+    Stepped,
+    Stop,
+    ToRunner,
+    encode,
+    error_of,
+    failure_of,
+    from_runner,
+    to_runner,
+)
+from puna.sampling.grammar import Grammar, Thinking
+from puna.sampling.parameters import SamplingParameters
+
+REQUEST = GenerateRequest(
+    prompt=[1, 2, 3],
+    sampling=SamplingParameters(temperature=0.5, seed=7, logit_bias={5: -1000.0}, logprobs=True),
+    num_predict=9,
+    stop=("###",),
+    grammar=Grammar.choice(["red", "green"]),
+    thinking=Thinking("<think>", "</think>"),
+    shown=frozenset({4}),
+    shift=True,
+    scope="key",
+)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        Load("/models/a.gguf", LoadOptions(num_ctx=512, tensor_split=(1.0, 2.0)), plan=True),
+        Resize(LoadOptions()),
+        Generate(3, REQUEST),
+        Embed(4, [[1, 2], [3]]),
+        Cancel(3),
+        Stop(),
+    ],
+)
+def test_what_a_server_says(message: ToRunner) -> None:
+    framed = encode(message)
+    assert LENGTH.unpack(framed[:4]) == (len(framed) - 4,)
+    assert to_runner.decode(framed[4:]) == message
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        Loading(0.5),
+        Loaded(4096, 4, [Device("CPU", False, 100, 20, 3), Device("GPU", True, 1000, 200, 30, 12)], 13),
+        LoadFailed(Failure("UnsupportedModel", "no such architecture")),
+        Stepped(
+            [
+                (3, TextChunk("hel", (TokenLogprob(9, b"hel", -0.5, (TokenLogprob(8, b"\xff", -1.0),)),))),
+                (3, Done("length", 3, 0.1, 9, 0.2, 1, 2)),
+                (4, Failure("InvalidOption", "no")),
+            ],
+            tokens=12,
+        ),
+        Embedded(4, [b"\0\0\0\0"]),
+    ],
+)
+def test_what_a_runner_says(message: FromRunner) -> None:
+    assert from_runner.decode(encode(message)[4:]) == message
+
+
+def test_sizes_are_summed() -> None:
+    loaded = Loaded(4096, 1, [Device("CPU", False, 100, 20, 3), Device("GPU", True, 1000, 200, 30)])
+    assert (loaded.size, loaded.gpu_size) == (1353, 1230)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        msgspec.msgpack.encode(["Delete", "/"]),
+        msgspec.msgpack.encode(["Generate", 1, [[]]]),
+        msgspec.msgpack.encode(["Load", "/x", [-5]]),
+        b"",
+    ],
+)
+def test_nothing_else_gets_through(body: bytes) -> None:
+    with pytest.raises((msgspec.MsgspecError, ValueError)):
+        to_runner.decode(body)
+
+
+def test_errors_cross_over() -> None:
+    there = error_of(failure_of(errors.ContextLengthExceeded(5000, 4096)))
+    assert isinstance(there, errors.ContextLengthExceeded)
+    assert (there.length, there.limit) == (5000, 4096)
+    for error in (
+        errors.InvalidOption("no"),
+        errors.MissingCapability(["vision"]),
+        errors.Overloaded("full"),
+    ):
+        there = error_of(failure_of(error))
+        assert type(there) is type(error)
+        assert str(there) == str(error)
+
+
+def test_an_error_that_only_the_compute_half_knows_becomes_the_nearest_known() -> None:
+    class Special(errors.OutOfMemory):
+        pass
+
+    assert failure_of(Special("2 GB are missing")) == Failure("OutOfMemory", "2 GB are missing")
+    assert type(error_of(Failure("os", "x"))) is errors.PunaError
