@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from puna.engine.events import Done, Event, TextChunk
 from puna.engine import load
+from puna.engine.events import Done, Event, TextChunk
 from puna.engine.options import LoadOptions
 from puna.engine.request import GenerateRequest
 from puna.errors import ContextLengthExceeded, MissingCapability, PunaError
