@@ -5,6 +5,7 @@ and an empty value counts as unset. Callers read a setting once, at the edge of 
 """
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,6 +144,21 @@ def child_environment(temporary: Path) -> dict[str, str]:
     """The environment for a child process whose temporary files belong in `temporary`."""
     folder = str(temporary)
     return {**os.environ, "TMPDIR": folder, "TEMP": folder, "TMP": folder}
+
+
+# What a runner gets of the environment, and nothing else: neither keys nor tokens nor proxies, and not
+# GGML_BACKEND_PATH or the addresses of RPC servers, through which others could choose what it loads or asks.
+_RUNNER_VARIABLES = re.compile(
+    r"PATH|HOME|USER|LOGNAME|LANG|LC_[A-Z]+|TZ|TMPDIR|TEMP|TMP|XDG_CACHE_HOME|VIRTUAL_ENV"
+    r"|PYTHON(PATH|HOME|UTF8|DONTWRITEBYTECODE|PYCACHEPREFIX)|(LD|DYLD)_LIBRARY_PATH"
+    r"|(PUNA|OLLAMA)_GGML_PATH|GGML_(NO_BACKTRACE|(CUDA|HIP|VK|METAL|SYCL|CANN)_[A-Z0-9_]+)"
+    r"|(OMP|GOMP|KMP|MALLOC|CUDA|NVIDIA|HIP|HSA|ROCR|ROCM|VK|SYCL|ONEAPI|ZE)_[A-Z0-9_]+"
+)
+
+
+def runner_environment() -> dict[str, str]:
+    """The environment for a process that a model runs in: what finds programs, libraries and devices."""
+    return {name: value for name, value in os.environ.items() if _RUNNER_VARIABLES.fullmatch(name)}
 
 
 def ggml_path() -> Path | None:
