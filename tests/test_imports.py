@@ -42,6 +42,7 @@ ALLOWED: dict[str, set[str]] = {
         *("chat", "store", "registry", "create"),
     },
     "runner": {"errors", "engine"},
+    "server": {"errors", "settings", "store"},
     "benchmark": {"errors", "engine"},
     "cli": {
         *("errors", "humanize", "progress", "settings", "gguf", "ggml", "ml", "sampling"),
@@ -196,6 +197,7 @@ def test_the_environment_is_read_in_settings_only() -> None:
         "puna.sampling.lark",
         "puna.sampling.parameters",
         "puna.sampling.toolcalls",
+        "puna.server.http",
         "puna.services.conversation",
         "puna.store.archive",
         "puna.store.library",
