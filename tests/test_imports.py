@@ -42,6 +42,7 @@ ALLOWED: dict[str, set[str]] = {
         *("chat", "store", "registry", "create"),
     },
     "runner": {"errors", "engine"},
+    "scheduler": {"errors", "engine", "humanize", "runner"},
     "benchmark": {"errors", "engine"},
     "cli": {
         *("errors", "humanize", "progress", "settings", "gguf", "ggml", "ml", "sampling"),
@@ -192,6 +193,8 @@ def test_the_environment_is_read_in_settings_only() -> None:
         "puna.registry.auth",
         "puna.runner.protocol",
         "puna.registry.pypi",
+        "puna.scheduler.keep_alive",
+        "puna.scheduler.scheduler",
         "puna.sampling.grammar",
         "puna.sampling.lark",
         "puna.sampling.parameters",
