@@ -43,6 +43,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "runner": {"errors", "engine", "ml", "settings"},
     "server": {"errors", "settings", "store"},
+    "scheduler": {"errors", "engine", "humanize", "runner"},
     "benchmark": {"errors", "engine"},
     "cli": {
         *("errors", "humanize", "progress", "settings", "gguf", "ggml", "ml", "sampling"),
@@ -209,6 +210,8 @@ def test_the_environment_is_read_in_settings_only() -> None:
         "puna.runner.protocol",
         "puna.runner.process",
         "puna.registry.pypi",
+        "puna.scheduler.keep_alive",
+        "puna.scheduler.scheduler",
         "puna.sampling.grammar",
         "puna.sampling.lark",
         "puna.sampling.parameters",
