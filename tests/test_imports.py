@@ -39,11 +39,13 @@ ALLOWED: dict[str, set[str]] = {
     "create": {"errors", "gguf", "gojson", "modelfile", "progress", "sampling", "store"},
     "services": {
         *("errors", "engine", "gguf", "modelfile", "progress", "sampling", "template", "tokenizer"),
-        *("chat", "store", "registry", "create"),
+        *("chat", "store", "registry", "create", "scheduler"),
     },
     "runner": {"errors", "engine", "ml", "settings"},
-    "server": {"errors", "settings", "store"},
     "scheduler": {"errors", "engine", "humanize", "runner"},
+    "server": {
+        *("errors", "settings", "engine", "sampling", "chat", "store", "scheduler", "services"),
+    },
     "benchmark": {"errors", "engine"},
     "cli": {
         *("errors", "humanize", "progress", "settings", "gguf", "ggml", "ml", "sampling"),
@@ -217,7 +219,9 @@ def test_the_environment_is_read_in_settings_only() -> None:
         "puna.sampling.parameters",
         "puna.sampling.toolcalls",
         "puna.server.http",
+        "puna.server.native.inference",
         "puna.services.conversation",
+        "puna.services.inference",
         "puna.store.archive",
         "puna.store.library",
         "puna.chat.capabilities",

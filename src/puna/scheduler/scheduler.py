@@ -6,7 +6,7 @@ starts, ends or dies, a model's time is up) leads to one call of `Scheduler._dis
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -59,7 +59,7 @@ class RunningModel(Protocol):
     def died(self) -> "asyncio.Future[None]":
         """Done when the process has ended."""
 
-    def generate(self, request: GenerateRequest) -> AsyncIterator[TextChunk | Done]:
+    def generate(self, request: GenerateRequest) -> AsyncGenerator[TextChunk | Done, None]:
         """Answers a prompt."""
 
     async def embed(self, inputs: list[list[int]]) -> list[Any]:

@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 
 from puna.errors import PunaError
+from puna.scheduler.scheduler import Scheduler
 from puna.server.errors import ErrorAnswer, error_answer
 from puna.server.http import BodyLimits
 from puna.server.metrics import Metrics
+from puna.services.inference import Inference
 from puna.settings import ServerSettings
 from puna.store.library import Library
 
@@ -21,6 +23,8 @@ class AppState:
 
     settings: ServerSettings
     library: Library
+    inference: Inference
+    scheduler: Scheduler
     metrics: Metrics
     version: str
     hidden: tuple[str, ...] = ()

@@ -19,8 +19,7 @@ from puna.chat.events import Event
 from puna.engine.events import Done, TokenLogprob
 from puna.engine.request import GenerateRequest
 from puna.errors import MissingCapability
-from puna.runner.process import Runner
-from puna.scheduler.scheduler import Lease, Scheduler
+from puna.scheduler.scheduler import Lease, RunningModel, Scheduler
 from puna.services.asked import (
     Asked,
     AskedAnswer,
@@ -179,16 +178,18 @@ class Inference:
         prepared = await self._apart(job.prepare, replace(job.chat, num_ctx=_BOUNDLESS))
         return len(prepared.prompt)
 
-    async def load(self, request: Asked, act: str = "chat") -> float:
+    async def load(
+        self, request: Asked, act: str = "", not_found: Callable[[str], str] = _not_found
+    ) -> float:
         """Load a model; how many seconds that took.
 
         Args:
-            act: what the caller wants of it, for the error where it cannot; empty for anything.
+            act: what the caller wants of a model that generates, for the error where it does not.
 
         Raises:
             PunaError: as `open`, and as the model's loading.
         """
-        model = await self.open(request.model)
+        model = await self.open(request.model, not_found)
         if act:
             model.chat.check_completion(act)
         options = self._options(request, model)
@@ -400,7 +401,7 @@ def _for_engine(job: _Job, prepared: Prepared, lease: Lease) -> GenerateRequest:
     )
 
 
-async def _embedded(runner: Runner, encoded: Encoded) -> "list[array[float]]":
+async def _embedded(runner: RunningModel, encoded: Encoded) -> "list[array[float]]":
     """The vectors, asked for a few at a time, so that other requests come in between."""
     vectors: list[array[float]] = []
     for group in groups(encoded.inputs):

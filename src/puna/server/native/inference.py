@@ -17,12 +17,12 @@ from puna.chat.events import Content, Thinking, ToolCall
 from puna.errors import InvalidOption, ModelNotFound
 from puna.sampling.parameters import MAX_TOP_LOGPROBS
 from puna.scheduler.keep_alive import parse_keep_alive
+from puna.server.caller import caller_of
 from puna.server.errors import Refused
-from puna.server.http import json_response, read_json, stream_ndjson, while_connected
+from puna.server.http import JSON, json_response, read_json, stream_ndjson, while_connected
 from puna.server.native.inference_wire import (
     AnswerBody,
     Body,
-    CallOnWire,
     ChatBody,
     ChatReply,
     DebugOnWire,
@@ -145,9 +145,7 @@ class _Routes:
         }
         document = embedded(body.model, made.vectors, figures)
         # A thousand vectors take the encoder tens of milliseconds.
-        return Response(
-            await asyncio.to_thread(_encode, document), 200, _ignored(made.ignored), JSON_TYPE
-        )
+        return Response(await asyncio.to_thread(_encode, document), 200, _ignored(made.ignored), JSON)
 
     async def embeddings(self, request: Request) -> Response:
         """POST /api/embeddings."""
@@ -306,7 +304,9 @@ def _asked(request: Request, body: Body) -> dict[str, Any]:
 def _answered(body: AnswerBody) -> dict[str, Any]:
     """What every request for an answer says. Raises: InvalidOption."""
     if body.think is not None and not isinstance(body.think, bool | str):
-        raise InvalidOption('think must be a boolean or string ("high", "medium", "low", "max", true, or false)')
+        raise InvalidOption(
+            'think must be a boolean or string ("high", "medium", "low", "max", true, or false)'
+        )
     return {
         "format": body.format,
         "think": body.think,
