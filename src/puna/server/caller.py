@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from starlette.requests import Request
 
-_PLACE = "puna.caller"
+from puna.options import MANAGE, ApiKey
+from puna.server.middleware.requests import request_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,12 +18,14 @@ class Caller:
         may_manage: it may end requests of others.
     """
 
-    id: str = ""
-    key: str = ""
-    may_manage: bool = True
+    id: str
+    key: str
+    may_manage: bool
 
 
 def caller_of(request: Request) -> Caller:
     """Who the request comes from."""
-    found = request.scope.get(_PLACE)
-    return found if isinstance(found, Caller) else Caller()
+    key: ApiKey | None = request.scope["state"].get("key")
+    if key is None:
+        return Caller(request_id(request), "", True)
+    return Caller(request_id(request), key.name, MANAGE in key.scopes)

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import ParamSpec, TypeAlias, TypeVar
+from typing import ParamSpec, Protocol, TypeAlias, TypeVar
 
 from puna.chat.conversation import Conversation
 from puna.chat.events import Event
@@ -115,6 +115,19 @@ def _not_found(name: str) -> str:
     return f"model '{name}' not found"
 
 
+class Watcher(Protocol):
+    """Who is told of answers; every method is quick."""
+
+    def tokens(self, model: str, *, prompt: int = 0, cached: int = 0, generated: int = 0) -> None:
+        """A request has ended: tokens of its prompt, of these from the cache, and of its answer."""
+
+    def first_token(self, model: str, seconds: float) -> None:
+        """How long a request waited for its first token."""
+
+    def token_gap(self, model: str, seconds: float) -> None:
+        """The time between two pieces of an answer."""
+
+
 class Inference:
     """What models do for callers.
 
@@ -122,7 +135,14 @@ class Inference:
         requests: those that run.
     """
 
-    def __init__(self, library: Library, scheduler: Scheduler, limits: Limits = DEFAULT_LIMITS) -> None:
+    def __init__(
+        self,
+        library: Library,
+        scheduler: Scheduler,
+        limits: Limits = DEFAULT_LIMITS,
+        watcher: Watcher | None = None,
+    ) -> None:
+        self._watcher = watcher
         self.requests = RunningRequests()
         self._library = library
         self._scheduler = scheduler
@@ -322,7 +342,7 @@ class Inference:
         async with self._scheduler.lease(job.model.source, job.options.load, job.request.keep_alive) as lease:
             prepared = await self._prepared(job, lease)
             reading = Reading(prepared, job.options.stop)
-            clock = _Clock(time.perf_counter())
+            clock = _Clock(began, job.model.source.name, self._watcher)
             counts: Done | None = None
             texts: list[str] = []
             async with aclosing(lease.runner.generate(_for_engine(job, prepared, lease))) as pieces:
@@ -341,8 +361,10 @@ class Inference:
                         break
         for event in reading.finish():
             yield event
+        counts = counts or clock.stopped(len(prepared.prompt))
+        clock.finished(counts)
         yield Finished(
-            counts=counts or clock.stopped(len(prepared.prompt)),
+            counts=counts,
             dropped_tokens=prepared.dropped_tokens,
             dropped_messages=prepared.dropped_messages,
             load_seconds=lease.load_seconds,
@@ -360,20 +382,47 @@ class Inference:
 
 @dataclass(slots=True)
 class _Clock:
-    """The time of an answer that is ended from here, of which the runner sends no counts."""
+    """The times of an answer's pieces, for whoever watches.
+
+    Attributes:
+        began: when the request came.
+        model: the model's name.
+        first, last: when the first piece came, and the latest.
+        pieces: how many came.
+    """
 
     began: float
+    model: str
+    watcher: Watcher | None
     first: float = 0.0
+    last: float = 0.0
     pieces: int = 0
 
     def piece(self) -> None:
+        """A piece has come."""
+        now = time.perf_counter()
         self.pieces += 1
         if self.pieces == 1:
-            self.first = time.perf_counter()
+            self.first = now
+            if self.watcher:
+                self.watcher.first_token(self.model, now - self.began)
+        elif self.watcher:
+            self.watcher.token_gap(self.model, now - self.last)
+        self.last = now
 
     def stopped(self, prompt_tokens: int) -> Done:
-        now = time.perf_counter()
-        return Done("stop", prompt_tokens, self.first - self.began, self.pieces, now - self.first)
+        """The counts of an answer that was ended from here, of which the runner tells none."""
+        return Done("stop", prompt_tokens, self.first - self.began, self.pieces, self.last - self.first)
+
+    def finished(self, counts: Done) -> None:
+        """The answer is complete."""
+        if self.watcher:
+            self.watcher.tokens(
+                self.model,
+                prompt=counts.prompt_tokens,
+                cached=counts.cached_tokens,
+                generated=counts.generated_tokens,
+            )
 
 
 def _prepare_chat(conversation: Conversation, chat: Chat) -> Prepared:

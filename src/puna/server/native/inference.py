@@ -15,11 +15,13 @@ from starlette.routing import Route
 from puna.chat.conversation import read_tool_choice
 from puna.chat.events import Content, Thinking, ToolCall
 from puna.errors import InvalidOption, ModelNotFound
+from puna.options import INFERENCE
 from puna.sampling.parameters import MAX_TOP_LOGPROBS
 from puna.scheduler.keep_alive import parse_keep_alive
 from puna.server.caller import caller_of
 from puna.server.errors import Refused
 from puna.server.http import JSON, json_response, read_json, stream_ndjson, while_connected
+from puna.server.middleware.requests import note
 from puna.server.native.inference_wire import (
     AnswerBody,
     Body,
@@ -45,6 +47,8 @@ from puna.server.native.inference_wire import (
     message_from_wire,
     pictures,
 )
+from puna.server.native.names import local_name
+from puna.server.routing import route
 from puna.server.state import AppState
 from puna.services.asked import Asked, ChatRequest, CompletionRequest, EmbedRequest
 from puna.services.conversation import Finished
@@ -63,15 +67,15 @@ def routes(state: AppState) -> list[Route]:
     """The routes."""
     does = _Routes(state)
     return [
-        Route("/api/generate", does.generate, methods=["POST"]),
-        Route("/api/chat", does.chat, methods=["POST"]),
-        Route("/api/embed", does.embed, methods=["POST"]),
-        Route("/api/embeddings", does.embeddings, methods=["POST"]),
-        Route("/api/tokenize", does.tokenize, methods=["POST"]),
-        Route("/api/detokenize", does.detokenize, methods=["POST"]),
-        Route("/api/rerank", does.rerank, methods=["POST"]),
-        Route("/api/ps", does.ps, methods=["GET"]),
-        Route("/api/requests/{id}", does.cancel, methods=["DELETE"]),
+        route("/api/generate", does.generate, "POST", opens=INFERENCE),
+        route("/api/chat", does.chat, "POST", opens=INFERENCE),
+        route("/api/embed", does.embed, "POST", opens=INFERENCE),
+        route("/api/embeddings", does.embeddings, "POST", opens=INFERENCE),
+        route("/api/tokenize", does.tokenize, "POST", opens=INFERENCE),
+        route("/api/detokenize", does.detokenize, "POST", opens=INFERENCE),
+        route("/api/rerank", does.rerank, "POST", opens=INFERENCE),
+        route("/api/ps", does.ps, "GET", opens=INFERENCE),
+        route("/api/requests/{id}", does.cancel, "DELETE", opens=INFERENCE),
     ]
 
 
@@ -165,7 +169,7 @@ class _Routes:
         body = await self._body(request, TokenizeBody)
         _check_model(body.model)
         tokens = await self.state.inference.tokenize(
-            body.model,
+            _name(body.model),
             body.prompt or body.content,
             add_special=body.add_special,
             parse_special=body.parse_special,
@@ -177,7 +181,7 @@ class _Routes:
         body = await self._body(request, DetokenizeBody)
         _check_model(body.model)
         text = await self.state.inference.detokenize(
-            body.model, body.tokens, render_special=body.render_special
+            _name(body.model), body.tokens, render_special=body.render_special
         )
         return json_response({"model": body.model, "content": text, "text": text})
 
@@ -218,7 +222,7 @@ class _Routes:
         """What a request without a prompt means: that the model be loaded, or unloaded."""
         asked = Asked(**_asked(request, body))
         if asked.keep_alive == 0:
-            await self.state.inference.unload(body.model)
+            await self.state.inference.unload(asked.model)
             return json_response(reply(body.model, Part(), "unload"))
         await while_connected(request.receive, self.state.inference.load(asked, act))
         return json_response(reply(body.model, Part(), "load"))
@@ -292,8 +296,9 @@ def _debug(body: AnswerBody, rendered: Rendered, reply: Reply) -> Response:
 def _asked(request: Request, body: Body) -> dict[str, Any]:
     """What every request to a model says."""
     caller = caller_of(request)
+    note(request, model=body.model[:100])
     return {
-        "model": body.model,
+        "model": _name(body.model),
         "options": body.options,
         "keep_alive": None if body.keep_alive is None else parse_keep_alive(body.keep_alive),
         "id": caller.id,
@@ -325,6 +330,13 @@ def _inputs(value: object) -> list[str]:
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise InvalidOption("invalid input type")
     return texts
+
+
+def _name(text: str) -> str:
+    """The name that the service knows; empty for none. Raises: Refused."""
+    if text.strip():
+        local_name(text, cloud="remote inference is unavailable")
+    return text.removesuffix(":local")
 
 
 def _check_top_logprobs(body: AnswerBody) -> None:
