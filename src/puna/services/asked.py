@@ -161,6 +161,12 @@ def completion_conversation(request: CompletionRequest, model: Model, limits: Li
     )
 
 
+def check_raw(request: CompletionRequest) -> None:
+    """Raises InvalidOption where a prompt is whole, and yet something is to be put around it."""
+    if request.raw and (request.template or request.system or request.context):
+        raise InvalidOption("raw mode does not support template, system, or context")
+
+
 def with_template(chat: Chat, template: str) -> Chat:
     """The same model, prompted by another template. Raises: TemplateError."""
     return replace(chat, prompter=Prompter(chat.prompter.tokenizer, parse(template))) if template else chat

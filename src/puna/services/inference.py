@@ -18,7 +18,7 @@ from puna.chat.conversation import Conversation
 from puna.chat.events import Event
 from puna.engine.events import Done, TokenLogprob
 from puna.engine.request import GenerateRequest
-from puna.errors import MissingCapability
+from puna.errors import ContextLengthExceeded, MissingCapability
 from puna.scheduler.scheduler import Lease, RunningModel, Scheduler
 from puna.services.asked import (
     Asked,
@@ -27,6 +27,7 @@ from puna.services.asked import (
     CompletionRequest,
     EmbedRequest,
     chat_conversation,
+    check_raw,
     check_tokens,
     completion_conversation,
     prepare_completion,
@@ -312,24 +313,25 @@ class Inference:
 
     async def _chat_job(self, request: ChatRequest) -> _Job:
         model = await self.open(request.model)
-        options = self._options(request, model)
         model.chat.check_completion("chat")
         conversation = await self._apart(chat_conversation, request, model.model, self._limits)
         model.chat.check(conversation, "chat")
+        options = self._options(request, model)
         return _Job(request, model, options, model.chat, partial(_prepare_chat, conversation))
 
     async def _completion_job(self, request: CompletionRequest) -> _Job:
         model = await self.open(request.model)
-        options = self._options(request, model)
+        check_raw(request)
         model.chat.check_completion("generate")
-        check_tokens(request.context, model.tokenizer, "context")
 
         def made() -> tuple[Chat, Conversation]:
+            check_tokens(request.context, model.tokenizer, "context")
             conversation = completion_conversation(request, model.model, self._limits)
             return with_template(model.chat, request.template), conversation
 
         chat, conversation = await self._apart(made)
         chat.check(conversation, "generate")
+        options = self._options(request, model)
         prepare = partial(prepare_completion, request=request, conversation=conversation)
         return _Job(request, model, options, chat, prepare, keeps_context=not request.raw)
 
@@ -373,7 +375,13 @@ class Inference:
         )
 
     async def _prepared(self, job: _Job, lease: Lease) -> Prepared:
-        return await self._apart(job.prepare, replace(job.chat, num_ctx=lease.runner.loaded.num_ctx))
+        try:
+            return await self._apart(job.prepare, replace(job.chat, num_ctx=lease.runner.loaded.num_ctx))
+        except ContextLengthExceeded:
+            if not job.request.shift:
+                raise
+            # The engine drops what is too much.
+            return await self._apart(job.prepare, replace(job.chat, num_ctx=_BOUNDLESS))
 
     async def _apart(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """What the work returns, done in a thread, which ends by itself where nobody waits any more."""
