@@ -77,6 +77,20 @@ def push(
     push_model(name, _registry(name, access, scheme, insecure=insecure), library, report, access)
 
 
+def check_reachable(name: ModelName, *, scheme: str = "") -> None:
+    """Check what can be said of a name's registry without asking anybody.
+
+    Raises:
+        AddressRefused: it may not be reached, or not without encryption.
+        InvalidOption: the configuration is not as it should be.
+    """
+    from puna.registry.network import check_name
+
+    if not name.is_pypi:
+        registry = _registry(name, configured_access(), scheme, insecure=False)
+        check_name(registry.origin.host, private=registry.private)
+
+
 def configured_hosts() -> frozenset[str]:
     """The hosts of the registries that the user has configured. Raises: InvalidOption."""
     from puna.registry.registries import read_registries

@@ -74,19 +74,22 @@ def address_of(listener: socket.socket, settings: ServerSettings) -> str:
     return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-def serve(
-    app: ASGIApp,
-    settings: ServerSettings,
-    listener: socket.socket,
-    stopping: Callable[[], None],
-    ready: Callable[[], None],
-) -> None:
+def serve(server: "Server", listener: socket.socket) -> None:
     """Serve until SIGINT or SIGTERM comes and running requests have ended, or their time is over.
 
     A second signal ends the process at once.
+    """
+    _raise_open_files(server.connections)
+    asyncio.run(server.serve([listener]))
+
+
+def make_server(
+    app: ASGIApp, settings: ServerSettings, stopping: Callable[[], None], ready: Callable[[], None]
+) -> "Server":
+    """A server that is not running yet.
 
     Args:
-        stopping: called when the server is told to stop.
+        stopping: called when it is told to stop.
         ready: called when it answers.
 
     Raises:
@@ -110,7 +113,7 @@ def serve(
         backlog=_BACKLOG,
         timeout_graceful_shutdown=max(1, round(settings.shutdown_grace)),
         ssl_certfile=settings.tls_cert,
-        ssl_keyfile=str(settings.tls_key) if settings.tls_key else None,
+        ssl_keyfile=settings.tls_key,
     )
     try:
         config.load()
@@ -119,17 +122,17 @@ def serve(
             f"the TLS certificate {settings.tls_cert} and key {settings.tls_key} cannot be used:"
             f" {error.strerror or error}"
         ) from error
-    _raise_open_files(settings.max_connections)
-    asyncio.run(Server(config, stopping, ready).serve([listener]))
+    return Server(config, stopping, ready)
 
 
 class Server(uvicorn.Server):
     """uvicorn's server with Puna's manners at the end."""
 
     def __init__(
-        self, config: uvicorn.Config, stopping: Callable[[], None], ready: Callable[[], None]
+        self, config: LimitedConfig, stopping: Callable[[], None], ready: Callable[[], None]
     ) -> None:
         super().__init__(config)
+        self.connections = config.limits.connections
         self._stopping = stopping
         self._ready = ready
 
@@ -158,8 +161,12 @@ class Server(uvicorn.Server):
         if self.should_exit:
             sys.stderr.flush()
             os._exit(128 + sig)
-        self.should_exit = True
+        self.stop()
+
+    def stop(self) -> None:
+        """Answer nothing new, and end when what runs has ended."""
         self._stopping()
+        self.should_exit = True
 
 
 def _preferred(found: list[Any], *, every: bool) -> Any:

@@ -9,7 +9,7 @@ from puna.humanize import bytes_text
 from puna.options import ServerSettings
 from puna.server.app import build_app, build_state
 from puna.server.logs import configure, facts
-from puna.server.run import address_of, bind, check_exposure, serve
+from puna.server.run import address_of, bind, check_exposure, make_server, serve
 from puna.store.library import Library
 
 logger = logging.getLogger("puna.server")
@@ -43,7 +43,7 @@ def run(settings: ServerSettings, library: Library, say: Callable[[str], None]) 
     def stopping() -> None:
         state.lifecycle.stopping = True
 
-    serve(build_app(state), settings, listener, stopping, ready)
+    serve(make_server(build_app(state), settings, stopping, ready), listener)
 
 
 def _prune(library: Library) -> None:

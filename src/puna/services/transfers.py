@@ -34,6 +34,7 @@ def pull(
     """
     if insecure and not name.is_pypi:
         _check_configured(name, "insecure connections need")
+    sources.check_reachable(name, scheme=scheme)
     sources.pull(name, library, report, scheme=scheme, cancellation=cancellation)
 
 
@@ -54,6 +55,7 @@ def push(
     """
     if not name.is_pypi and (insecure or name.host.lower() != DEFAULT_HOST):
         _check_configured(name, "a push needs")
+    sources.check_reachable(name, scheme=scheme)
     sources.push(name, library, report, scheme=scheme, cancellation=cancellation)
 
 
