@@ -364,9 +364,12 @@ class Scheduler:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        ends = [view.expires for slot in self._slots.values() if (view := slot.view()).idle]
-        if ends:
-            delay = min(max(0.0, min(ends) - self._clock()), _LONGEST_TIMER)
+        now = self._clock()
+        # What is over already stays for a request that waits for something else, whose end is an event too.
+        left = [view.expires - now for slot in self._slots.values() if (view := slot.view()).idle]
+        delay = min((seconds for seconds in left if seconds > 0), default=None)
+        if delay is not None:
+            delay = min(delay, _LONGEST_TIMER)
             self._timer = asyncio.get_running_loop().call_later(delay, self._dispatch)
 
     def _serve(self, pending: _Pending) -> None:
