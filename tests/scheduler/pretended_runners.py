@@ -1,7 +1,7 @@
 """Runners that only pretend: they keep the contract of `RunningModel`, and complain when it is broken."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,7 +42,7 @@ class PretendedRunner:
     def alive(self) -> bool:
         return not self.died.done()
 
-    async def generate(self, request: GenerateRequest) -> AsyncIterator[TextChunk | Done]:
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[TextChunk | Done, None]:
         await asyncio.sleep(0)
         yield TextChunk("never asked for")
 
