@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from puna.engine import load
 from puna.engine.events import Done, Event, TextChunk
-from puna.engine.load import LoadedModel, load_model
 from puna.engine.options import LoadOptions
 from puna.engine.request import GenerateRequest
 from puna.errors import ContextLengthExceeded, MissingCapability, PunaError
@@ -27,12 +27,12 @@ class StepReport:
     cells: int = 0
 
 
-class Model:
+class LoadedModel:
     """A loaded model, and how to load it anew."""
 
     def __init__(self, path: Path, options: LoadOptions, progress: Callable[[float], None]) -> None:
         self._path = path
-        self._loaded = load_model(path, options, progress)
+        self._loaded = load.load_model(path, options, progress)
         self.engine = Engine(self._loaded)
 
     @property
@@ -46,7 +46,7 @@ class Model:
     def resize(self, options: LoadOptions) -> None:
         """Loads again, with other options."""
         self._loaded.close()
-        self._loaded = load_model(self._path, options)
+        self._loaded = load.load_model(self._path, options)
         self.engine.model = self._loaded
 
     def embed(self, inputs: list[list[int]]) -> list[NDArray[np.float32]]:
@@ -59,7 +59,7 @@ class Model:
 class Engine:
     """One request at a time, in the order they came."""
 
-    def __init__(self, model: LoadedModel) -> None:
+    def __init__(self, model: load.LoadedModel) -> None:
         self.model = model
         self._waiting: deque[tuple[int, GenerateRequest]] = deque()
         self._running: tuple[int, Iterator[Event]] | None = None
@@ -117,7 +117,12 @@ class Engine:
         )
 
 
+def load_model(path: Path, options: LoadOptions, progress: Callable[[float], None]) -> LoadedModel:
+    """Loads a model; see `puna.engine.load.load_model`."""
+    return LoadedModel(path, options, progress)
+
+
 def plan_model(path: Path, options: LoadOptions) -> tuple[BackendMemory, int, int]:
     """What a model takes, its context and its layers; found out by loading it."""
-    with load_model(path, options) as model:
+    with load.load_model(path, options) as model:
         return model.memory, model.num_ctx, len(model.memory.cpu.weights)
