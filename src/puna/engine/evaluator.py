@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from puna.kvcache import Cache
+from puna.kvcache import Cache, History
 from puna.ml import Backend, Context, DType, Tensor
 from puna.ml.array import Array, Floats
 from puna.models.base import Model, Step
@@ -58,7 +57,7 @@ class Batch:
         )
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Traced:
     """A graph with the arrays through which its inputs are written."""
 
@@ -66,7 +65,7 @@ class _Traced:
     tokens: Array
     positions: Array
     outputs: Array
-    history: Any
+    history: History
     logits: Tensor
 
 
@@ -116,8 +115,8 @@ class Evaluator:
         """
         tokens, outputs = graph_size(num_batch), graph_size(min(outputs, num_batch))
         with self.backend.new_context() as context:
-            traced = self._trace(context, tokens, outputs, self.cache.worst_case(tokens))
-            context.forward(traced.logits).reserve()
+            _, logits = self._trace(context, tokens, outputs, self.cache.worst_case(tokens))
+            context.forward(logits).reserve()
 
     def forget_graphs(self) -> None:
         """Drops all graphs; the next batches build theirs anew."""
@@ -140,22 +139,22 @@ class Evaluator:
             self._traced.popitem(last=False)[1].context.close()
         context = self.backend.new_context()
         try:
-            traced = self._trace(context, tokens, outputs, history)
-            context.forward(traced.logits)
-            for rows in (traced.tokens, traced.positions, traced.outputs):
+            step, logits = self._trace(context, tokens, outputs, history)
+            context.forward(logits)
+            ids, positions, rows = step.tokens.array(), step.positions.array(), step.outputs.array()
+            for numbers in (ids, positions, rows):
                 # Rows that a batch leaves over must make sense too.
-                rows[:] = 0
+                numbers[:] = 0
         except BaseException:
             context.close()
             raise
-        self._traced[key] = traced
+        self._traced[key] = traced = _Traced(context, ids, positions, rows, step.history, logits)
         return traced
 
-    def _trace(self, context: Context, tokens: int, outputs: int, history: Hashable) -> _Traced:
+    def _trace(self, context: Context, tokens: int, outputs: int, history: Hashable) -> tuple[Step, Tensor]:
         inputs = context.input()
         ids = inputs.empty(DType.I32, tokens)
         positions = inputs.empty(DType.I32, tokens)
         rows = inputs.empty(DType.I32, outputs)
-        view = self.cache.trace(context, tokens, history)
-        logits = self.model.forward(Step(ids, positions, rows, view))
-        return _Traced(context, ids.array(), positions.array(), rows.array(), view, logits)
+        step = Step(ids, positions, rows, self.cache.trace(context, tokens, history))
+        return step, self.model.forward(step)
