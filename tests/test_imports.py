@@ -42,6 +42,7 @@ ALLOWED: dict[str, set[str]] = {
         *("chat", "store", "registry", "create"),
     },
     "runner": {"errors", "engine"},
+    "client": {"errors", "settings"},
     "benchmark": {"errors", "engine"},
     "cli": {
         *("errors", "humanize", "progress", "settings", "gguf", "ggml", "ml", "sampling"),
@@ -185,6 +186,8 @@ def test_the_environment_is_read_in_settings_only() -> None:
         "puna.cli.commands.inspect",
         "puna.cli.commands.login",
         "puna.chat.parsers.detect",
+        "puna.client.asynchronous",
+        "puna.client.synchronous",
         "puna.chat.parsers.registry",
         "puna.chat.prompt",
         "puna.engine.options",

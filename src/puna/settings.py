@@ -60,6 +60,11 @@ def transfer_streams() -> int:
     return min(whole_number("MAX_TRANSFER_STREAMS", 8), 64)
 
 
+def api_key() -> str | None:
+    """What a client says to a server who it is: `PUNA_API_KEY`. Ollama's variable is for ollama.com only."""
+    return os.environ.get("PUNA_API_KEY", "").strip() or None
+
+
 def models_path() -> Path:
     """The folder of the model store: `PUNA_MODELS`, else `OLLAMA_MODELS`, else `~/.ollama/models`."""
     configured = variable("MODELS")
