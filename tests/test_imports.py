@@ -41,8 +41,9 @@ ALLOWED: dict[str, set[str]] = {
         *("errors", "engine", "gguf", "modelfile", "progress", "sampling", "template", "tokenizer"),
         *("chat", "store", "registry", "create"),
     },
-    "runner": {"errors", "engine"},
     "client": {"errors", "settings"},
+    "runner": {"errors", "engine", "ml", "settings"},
+    "server": {"errors", "settings", "store"},
     "benchmark": {"errors", "engine"},
     "cli": {
         *("errors", "humanize", "progress", "settings", "gguf", "ggml", "ml", "sampling"),
@@ -158,6 +159,21 @@ def test_parsers_of_answers_import_only_events_and_errors() -> None:
     assert wrong == []
 
 
+def test_of_a_runner_only_what_runs_in_its_process_imports_what_computes() -> None:
+    plain = ("puna.engine.events.", "puna.engine.options.", "puna.engine.request.")
+    wrong = [
+        str(found)
+        for found in imports()
+        if found.importer == "runner"
+        and found.file.name not in ("worker.py", "serial.py", "__main__.py")
+        and (
+            (inner(found.module) in ("engine", "ml") and not found.module.startswith(plain))
+            or found.module.startswith(("puna.runner.worker", "puna.runner.serial"))
+        )
+    ]
+    assert wrong == []
+
+
 def test_ctypes_stays_with_ggml() -> None:
     wrong = [str(f) for f in imports() if f.module.split(".")[0] == "ctypes" and f.importer != "ggml"]
     assert wrong == []
@@ -194,11 +210,13 @@ def test_the_environment_is_read_in_settings_only() -> None:
         "puna.gguf",
         "puna.registry.auth",
         "puna.runner.protocol",
+        "puna.runner.process",
         "puna.registry.pypi",
         "puna.sampling.grammar",
         "puna.sampling.lark",
         "puna.sampling.parameters",
         "puna.sampling.toolcalls",
+        "puna.server.http",
         "puna.services.conversation",
         "puna.store.archive",
         "puna.store.library",

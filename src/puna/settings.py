@@ -5,16 +5,98 @@ and an empty value counts as unset. Callers read a setting once, at the edge of 
 """
 
 import os
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from puna.errors import InvalidOption
 
+OLLAMA_VERSION = "0.35.0"
+"""The release of Ollama whose API this is; its clients ask for one and compare."""
+
 _CONFIGURATION_LIMIT = 1 << 20
 # The tables a configuration file may have. What is in one is checked by the part that it is for.
 _TABLES = ("registries",)
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """A key that clients show.
+
+    Attributes:
+        name: for logs; no secret.
+        secret: what is shown.
+        scopes: what it opens, of `inference` and `manage`.
+        max_concurrent: requests that may run with it at once; 0 for any number.
+    """
+
+    name: str
+    secret: str = field(repr=False)
+    scopes: frozenset[str] = frozenset({"inference", "manage"})
+    max_concurrent: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    """How the server is to run. `docs/server.md` says what each means to a user.
+
+    Attributes:
+        host, port: where it listens; an empty host is every address.
+        hosts: names besides its own under which it may be asked for.
+        origins: of web pages that may use it, besides those of this machine.
+        api_keys: whoever has one of these may use it; none leaves it open to all that reach it.
+        insecure_no_keys: it may listen on a network without keys.
+        keep_alive: seconds that a model stays loaded after its last use; infinite for ever.
+        load_timeout: seconds without progress after which a load is given up; infinite for never.
+        context_length: tokens of a model's context where nobody says; 0 lets the model decide.
+        num_parallel: requests that a model computes at once.
+        max_loaded_models: 0 lets the number of devices decide.
+        max_queue: requests that may wait for a model.
+        flash_attention: None leaves it to the device.
+        gpu_overhead: bytes of each GPU to leave alone.
+        sched_spread: use all GPUs even for what fits into one.
+        log_level: of Python's `logging`.
+        log_format: `text` or `json`.
+        metrics: whether `/metrics` is there.
+        max_body: bytes of a request's body, but for files of models.
+        header_timeout, body_timeout, idle_timeout, write_timeout: seconds that a client may take for a
+            request's head, for its body, between two requests, and to take in what is sent.
+        max_connections: open at once.
+        shutdown_grace: seconds that running requests get when the server is told to stop.
+        api_version: of Ollama, as clients are told.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 11434
+    hosts: tuple[str, ...] = ()
+    origins: tuple[str, ...] = ()
+    api_keys: tuple[ApiKey, ...] = ()
+    insecure_no_keys: bool = False
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    keep_alive: float = 300.0
+    load_timeout: float = 300.0
+    context_length: int = 0
+    num_parallel: int = 1
+    max_loaded_models: int = 0
+    max_queue: int = 512
+    kv_cache_type: str = "f16"
+    flash_attention: bool | None = None
+    gpu_overhead: int = 0
+    sched_spread: bool = False
+    log_level: int = 20
+    log_format: str = "text"
+    metrics: bool = False
+    max_body: int = 100 << 20
+    header_timeout: float = 20.0
+    body_timeout: float = 300.0
+    idle_timeout: float = 75.0
+    write_timeout: float = 120.0
+    max_connections: int = 1024
+    shutdown_grace: float = 10.0
+    api_version: str = OLLAMA_VERSION
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +230,21 @@ def child_environment(temporary: Path) -> dict[str, str]:
     """The environment for a child process whose temporary files belong in `temporary`."""
     folder = str(temporary)
     return {**os.environ, "TMPDIR": folder, "TEMP": folder, "TMP": folder}
+
+
+# What a runner gets of the environment, and nothing else: neither keys nor tokens nor proxies, and not
+# GGML_BACKEND_PATH or the addresses of RPC servers, through which others could choose what it loads or asks.
+_RUNNER_VARIABLES = re.compile(
+    r"PATH|HOME|USER|LOGNAME|LANG|LC_[A-Z]+|TZ|TMPDIR|TEMP|TMP|XDG_CACHE_HOME|VIRTUAL_ENV"
+    r"|PYTHON(PATH|HOME|UTF8|DONTWRITEBYTECODE|PYCACHEPREFIX)|(LD|DYLD)_LIBRARY_PATH"
+    r"|(PUNA|OLLAMA)_GGML_PATH|GGML_(NO_BACKTRACE|(CUDA|HIP|VK|METAL|SYCL|CANN)_[A-Z0-9_]+)"
+    r"|(OMP|GOMP|KMP|MALLOC|CUDA|NVIDIA|HIP|HSA|ROCR|ROCM|VK|SYCL|ONEAPI|ZE)_[A-Z0-9_]+"
+)
+
+
+def runner_environment() -> dict[str, str]:
+    """The environment for a process that a model runs in: what finds programs, libraries and devices."""
+    return {name: value for name, value in os.environ.items() if _RUNNER_VARIABLES.fullmatch(name)}
 
 
 def ggml_path() -> Path | None:

@@ -62,7 +62,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["run", "--frob", "m"], "No such option '--frob'."),
         (["frob"], "No such command 'frob'."),
         (["run", "m", "hi", "--num-ctx", "many"], "num_ctx must be a whole number, not 'many'"),
-        (["run", "m", "hi", "--num-ctx", "0"], "num_ctx is 0"),
+        (["run", "m", "hi", "--num-ctx", "0"], "num_ctx must be a whole number from 1 to 2147483647, not 0"),
         (["run", "m", "hi", "--temperature", "-1"], "temperature must be a number from 0 to 1000, not -1"),
         (["run", "m", "hi", "--temperature", "nan"], "temperature must be"),
         (["run", "m", "hi", "--top-k", "1.5"], "top_k must be a whole number"),

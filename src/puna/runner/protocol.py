@@ -193,6 +193,33 @@ def encode(message: ToRunner | FromRunner) -> bytes:
     return LENGTH.pack(len(body)) + body
 
 
+class Frames:
+    """Cuts what comes from a socket, in whatever pieces, into the bodies of messages."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The bodies that `data` completes, in order.
+
+        Raises:
+            PunaError: a message is longer than `MAX_MESSAGE`; nothing after it can be understood.
+        """
+        self._buffer += data
+        bodies, start = [], 0
+        while len(self._buffer) >= start + LENGTH.size:
+            (length,) = LENGTH.unpack_from(self._buffer, start)
+            if length > MAX_MESSAGE:
+                raise PunaError(f"a message of {length} bytes is longer than the {MAX_MESSAGE} it may have")
+            end = start + LENGTH.size + length
+            if len(self._buffer) < end:
+                break
+            bodies.append(bytes(self._buffer[start + LENGTH.size : end]))
+            start = end
+        del self._buffer[:start]
+        return bodies
+
+
 def failure_of(error: PunaError) -> Failure:
     """The error as a message."""
     numbers = (error.length, error.limit) if isinstance(error, errors.ContextLengthExceeded) else ()

@@ -16,6 +16,7 @@ from puna.chat.style import BARE, Style, style_of
 from puna.engine.events import Done, TextChunk
 from puna.engine.events import Event as EngineEvent
 from puna.engine.text import StopFilter
+from puna.errors import MissingCapability
 from puna.gguf import Metadata
 from puna.sampling.grammar import Grammar
 from puna.sampling.grammar import Thinking as ThinkingTags
@@ -36,11 +37,17 @@ class Finished:
         counts: tokens and times, as the engine counted them.
         dropped_tokens: by how many tokens the prompt was shortened.
         dropped_messages: how many of the oldest messages were left out.
+        load_seconds: how long the model took to load, where it had to.
+        total_seconds: from the request to here, waiting included; 0 where nobody measured.
+        context: the prompt and the answer as tokens, where they were asked for.
     """
 
     counts: Done
     dropped_tokens: int = 0
     dropped_messages: int = 0
+    load_seconds: float = 0.0
+    total_seconds: float = 0.0
+    context: tuple[int, ...] = ()
 
     @property
     def reason(self) -> Literal["stop", "length", "cancelled"]:
@@ -122,6 +129,12 @@ class Prepared:
     shown: frozenset[int] = frozenset()
     dropped_tokens: int = 0
     dropped_messages: int = 0
+
+    def without_banned(self, sampling: SamplingParameters) -> SamplingParameters:
+        """The parameters, such that no banned token is chosen."""
+        if not self.banned:
+            return sampling
+        return replace(sampling, logit_bias={**sampling.logit_bias, **dict.fromkeys(self.banned, -MAX_BIAS)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,13 +222,10 @@ class Chat:
         Raises:
             PunaError: as the generator.
         """
-        if prepared.banned:
-            bias = {**sampling.logit_bias, **dict.fromkeys(prepared.banned, -MAX_BIAS)}
-            sampling = replace(sampling, logit_bias=bias)
         reading = Reading(prepared, stop)
         events = generator.generate(
             prepared.prompt,
-            sampling,
+            prepared.without_banned(sampling),
             num_predict=num_predict,
             stop=stop,
             grammar=prepared.grammar,
@@ -239,7 +249,7 @@ class Chat:
             ModelError, TemplateError: the template fails or refuses the conversation.
             InvalidOption: a value is nested too deeply.
         """
-        self._check(conversation)
+        self.check(conversation)
         think = self._think(conversation.think)
         style = self.style
         grammar, bare = self._grammar(conversation)
@@ -276,11 +286,18 @@ class Chat:
             dropped_messages=fitted.dropped_messages,
         )
 
-    def _check(self, conversation: Conversation) -> None:
-        """Check that the model can do it, with the texts of Ollama's errors."""
+    def check(self, conversation: Conversation, act: str = "chat") -> None:
+        """Check that the model can do what is asked for, with the texts of Ollama's errors.
+
+        Args:
+            act: what the caller wants of it, for a model that cannot generate at all.
+
+        Raises:
+            MissingCapability: it cannot.
+        """
         short, full = f'"{self.facts.name}"', self.facts.full_name or f'"{self.facts.name}"'
-        wanted = [(Capability.COMPLETION, short, True)]
-        wanted.append((Capability.TOOLS, full, bool(conversation.tools)))
+        self.check_completion(act)
+        wanted = [(Capability.TOOLS, full, bool(conversation.tools))]
         wanted.append((Capability.INSERT, full, bool(conversation.suffix)))
         wanted.append((Capability.VISION, short, any(m.images for m in conversation.messages)))
         wanted.append((Capability.THINKING, short, bool(conversation.think)))
@@ -292,6 +309,11 @@ class Chat:
                     model=self.facts.name,
                     subject=subject if self.facts.name else "the model",
                 )
+
+    def check_completion(self, act: str = "chat") -> None:
+        """Check that the model generates at all. Raises: MissingCapability, which says it cannot `act`."""
+        if Capability.COMPLETION not in self.capabilities:
+            raise MissingCapability([act], subject=f'"{self.facts.name}"' if self.facts.name else "the model")
 
     def _think(self, think: Think) -> Think:
         """Whether to think: models that can do so unless they are told not to."""
@@ -347,15 +369,22 @@ class Reading:
 
     def events(self, events: Iterable[EngineEvent]) -> Iterator[Event | Finished]:
         """The answer's events, and at last `Finished`."""
-        parser = self._prepared.parser
         for event in events:
             if isinstance(event, TextChunk):
-                yield from self._let_through(parser.feed(event.text))
-                continue
-            yield from self._let_through(parser.finish())
-            if text := self._content.flush():
-                yield Content(text)
-            yield Finished(event, self._prepared.dropped_tokens, self._prepared.dropped_messages)
+                yield from self.feed(event.text)
+            else:
+                yield from self.finish()
+                yield Finished(event, self._prepared.dropped_tokens, self._prepared.dropped_messages)
+
+    def feed(self, text: str) -> list[Event]:
+        """The events that this text completes."""
+        return list(self._let_through(self._prepared.parser.feed(text)))
+
+    def finish(self) -> list[Event]:
+        """The events of what was held back, at the answer's end: nothing is fed after it."""
+        events = list(self._let_through(self._prepared.parser.finish()))
+        rest = self._content.flush()
+        return [*events, Content(rest)] if rest else events
 
     def _let_through(self, events: Iterable[Event]) -> Iterator[Event]:
         for event in events:

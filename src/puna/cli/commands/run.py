@@ -19,10 +19,10 @@ from puna.humanize import duration_text
 
 if TYPE_CHECKING:
     from puna.chat.conversation import Message, Think
-    from puna.cli.options import RunOptions
     from puna.engine import LoadedModel
     from puna.sampling.grammar import Grammar
     from puna.services.conversation import Chat, Finished
+    from puna.services.options import Options
     from puna.store.model import Model
 
 _LOADING_SHOWN_AFTER = 0.3
@@ -47,7 +47,7 @@ class Request:
         verbose: timings are shown.
     """
 
-    options: "RunOptions"
+    options: "Options"
     grammar: "Grammar | None"
     opening: "list[Message]"
     think: "Think"
@@ -138,7 +138,7 @@ def command(
     With a PROMPT, or text on standard input, or both (the text comes first), the answer goes to standard
     output. Without, you converse.
     """
-    from puna.cli.options import answer_grammar, parse_assignments, run_options, think_option, with_defaults
+    from puna.cli.options import answer_grammar, parse_assignments, run_options, think_option
 
     flags = [(name, value) for name, value in named.items() if value is not None]
     given = [*flags, *parse_assignments(assignments)]
@@ -148,7 +148,7 @@ def command(
     text = _prompt_text(prompt)
     began = time.perf_counter()
     found = find_model(model, insecure=insecure)
-    options = run_options(with_defaults(given, found.model.parameters if found.model else {}))
+    options = run_options(given, found.model.parameters if found.model else None)
     opening = _opening(found.model, system)
     request = Request(options, kept_to, opening, thinks, hidethinking, raw, verbose)
     with _session(model, found, request) as session:
