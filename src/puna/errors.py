@@ -14,6 +14,7 @@ PunaError                      every error a user can cause or meet; its text is
 ├── OutOfMemory                a device has not the memory that is needed
 │   └── InsufficientMemory     see puna.ml.memory: carries the allocations that were attempted
 ├── BackendError               the compute library refused an operation
+├── InternalError              a fault of the program itself
 ├── Interrupted                a computation was stopped on purpose
 ├── RunnerDied                 the process that a model ran in has ended
 ├── Overloaded                 too much was asked for at once
@@ -127,6 +128,10 @@ class ContextLengthExceeded(PunaError):
 
 class BackendError(PunaError):
     """The compute library refused an operation."""
+
+
+class InternalError(PunaError):
+    """A fault of the program itself: something is not as it must be."""
 
 
 class Interrupted(PunaError):

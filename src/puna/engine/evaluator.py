@@ -19,6 +19,14 @@ from puna.models.base import Model, Step
 # a few of each are alive at a time, and each costs less than a megabyte.
 _MAX_GRAPHS = 16
 
+# So that sequences which come and go do not ask for a graph each time, small batches are filled up.
+_SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+
+
+def graph_size(count: int) -> int:
+    """How many rows the graph for `count` tokens or outputs has, at least 1; many get their exact number."""
+    return next((size for size in _SIZES if size >= count), count)
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
@@ -28,7 +36,7 @@ class Batch:
         tokens: token ids.
         positions: each one's position in its sequence.
         sequences: each one's sequence.
-        outputs: indexes into the batch whose logits are wanted, ascending, at least one.
+        outputs: indexes into the batch whose logits are wanted, ascending, possibly none.
     """
 
     tokens: NDArray[np.int32]
@@ -86,22 +94,28 @@ class Evaluator:
             CacheFull: the cache has no room for the batch; nothing has changed.
         """
         history = self.cache.start(batch.positions, batch.sequences)
-        traced = self._graph(len(batch.tokens), len(batch.outputs), history)
-        traced.tokens[:] = batch.tokens
-        traced.positions[:] = batch.positions
-        traced.outputs[:] = batch.outputs
+        count, wanted = len(batch.tokens), len(batch.outputs)
+        traced = self._graph(graph_size(count), graph_size(wanted), history)
+        traced.tokens[:count] = batch.tokens
+        traced.positions[:count] = batch.positions
+        traced.outputs[:wanted] = batch.outputs
         self.cache.fill(traced.history)
         traced.context.compute(traced.logits)
-        return traced.logits.array()
+        logits = traced.logits.array()
+        if wanted < count and len(logits) == len(traced.tokens):
+            # Such a graph gives logits of every token.
+            return logits[batch.outputs]
+        return logits[:wanted]
 
-    def reserve(self, num_batch: int) -> None:
-        """Makes room for the largest graph: `num_batch` tokens, each with logits of one, at full history.
+    def reserve(self, num_batch: int, outputs: int = 1) -> None:
+        """Makes room for the largest graph: `num_batch` tokens, logits of `outputs`, at full history.
 
         Raises:
             InsufficientMemory: there is none.
         """
+        tokens, outputs = graph_size(num_batch), graph_size(min(outputs, num_batch))
         with self.backend.new_context() as context:
-            traced = self._trace(context, num_batch, 1, self.cache.worst_case(num_batch))
+            traced = self._trace(context, tokens, outputs, self.cache.worst_case(tokens))
             context.forward(traced.logits).reserve()
 
     def forget_graphs(self) -> None:
@@ -127,6 +141,9 @@ class Evaluator:
         try:
             traced = self._trace(context, tokens, outputs, history)
             context.forward(traced.logits)
+            for rows in (traced.tokens, traced.positions, traced.outputs):
+                # Rows that a batch leaves over must make sense too.
+                rows[:] = 0
         except BaseException:
             context.close()
             raise

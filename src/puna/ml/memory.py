@@ -84,6 +84,12 @@ class BackendMemory:
     cpu: DeviceMemory
     gpus: list[DeviceMemory]
 
+    def forget_caches(self) -> None:
+        """Takes caches and graphs off the books, weights stay."""
+        for device in (self.cpu, *self.gpus):
+            device.cache = [Memory() for _ in device.cache]
+            device.graph = Memory()
+
     @property
     def size(self) -> int:
         """All of it, in bytes."""

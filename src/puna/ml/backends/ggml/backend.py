@@ -160,6 +160,9 @@ class GGMLBackend(Backend):
     def backend_memory(self) -> BackendMemory:
         return deepcopy(self._memory)
 
+    def forget_caches(self) -> None:
+        self._memory.forget_caches()
+
     def interrupt(self) -> None:
         self._interrupt.set()
 
