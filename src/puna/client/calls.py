@@ -93,7 +93,7 @@ def embed(model: str, input: str | Sequence[str], arguments: EmbedArguments) -> 
 
 def tokenize(model: str, text: str) -> Call[TokenizeReply]:
     """A text to make tokens of."""
-    return Call("POST", "/api/tokenize", TokenizeReply, {"model": model, "text": text})
+    return Call("POST", "/api/tokenize", TokenizeReply, {"model": model, "content": text})
 
 
 def detokenize(model: str, tokens: Sequence[int]) -> Call[DetokenizeReply]:
