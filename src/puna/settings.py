@@ -158,6 +158,34 @@ def ollama_folder() -> Path:
     return _home() / ".ollama"
 
 
+def history_path() -> Path:
+    """Where what was typed in conversations is kept: `~/.ollama/history`, which Ollama shares."""
+    return ollama_folder() / "history"
+
+
+def is_able_terminal() -> bool:
+    """Whether the terminal can move its cursor, as `TERM` says."""
+    return os.environ.get("TERM", "dumb" if os.name == "posix" else "") != "dumb"
+
+
+def editor() -> list[str]:
+    """The program to write a text with, and its arguments.
+
+    It is `PUNA_EDITOR`, else `OLLAMA_EDITOR`, else `VISUAL`, else `EDITOR`, else what is usual.
+
+    Raises:
+        InvalidOption: its quotes do not match.
+    """
+    import shlex
+
+    usual = "notepad" if os.name == "nt" else "vi"
+    named = variable("EDITOR") or os.environ.get("VISUAL") or os.environ.get("EDITOR") or usual
+    try:
+        return shlex.split(named) or [usual]
+    except ValueError as error:
+        raise InvalidOption(f"the editor {named[:100]!r} cannot be started: {error}") from error
+
+
 def docker_folder() -> Path:
     """Where Docker keeps its `config.json`: `DOCKER_CONFIG`, else `~/.docker`."""
     configured = os.environ.get("DOCKER_CONFIG", "")

@@ -47,6 +47,8 @@ def environment(home: Path) -> dict[str, str]:
         "PIP_NO_INDEX": "1",
         "PIP_CONFIG_FILE": os.devnull,
         "COLUMNS": "80",
+        # Nobody listens there: a server of the machine must not be found.
+        "PUNA_HOST": "127.0.0.1:1",
         **nowhere,
     }
 

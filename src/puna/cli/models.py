@@ -1,15 +1,17 @@
 """The models of this machine, for commands."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from puna import settings
 from puna.cli.progress import ProgressDisplay
-from puna.services import finding
-from puna.services.finding import FoundModel as FoundModel
 from puna.store.library import Library
 
+if TYPE_CHECKING:
+    from puna.services.finding import FoundModel
 
-def find_model(model: str, store: Path | None = None, *, insecure: bool = False) -> FoundModel:
+
+def find_model(model: str, store: Path | None = None, *, insecure: bool = False) -> "FoundModel":
     """What `model` means: the path of a GGUF file, or a name.
 
     A model that is not in the store is pulled, with progress on standard error.
@@ -21,6 +23,8 @@ def find_model(model: str, store: Path | None = None, *, insecure: bool = False)
     Raises:
         PunaError: as `puna.services.finding.find_model`.
     """
+    from puna.services import finding
+
     library = Library(store) if store else user_library()
     with ProgressDisplay() as display:
         return finding.find_model(model, library, display.update, insecure=insecure)
