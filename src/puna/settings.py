@@ -6,97 +6,19 @@ and an empty value counts as unset. Callers read a setting once, at the edge of 
 
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from puna.errors import InvalidOption
-
-OLLAMA_VERSION = "0.35.0"
-"""The release of Ollama whose API this is; its clients ask for one and compare."""
+from puna.options import OPTIONS, ApiKey, Option, ServerSettings, from_table, keys_of_file
+from puna.variables import clean
 
 _CONFIGURATION_LIMIT = 1 << 20
 # The tables a configuration file may have. What is in one is checked by the part that it is for.
-_TABLES = ("registries",)
-
-
-@dataclass(frozen=True, slots=True)
-class ApiKey:
-    """A key that clients show.
-
-    Attributes:
-        name: for logs; no secret.
-        secret: what is shown.
-        scopes: what it opens, of `inference` and `manage`.
-        max_concurrent: requests that may run with it at once; 0 for any number.
-    """
-
-    name: str
-    secret: str = field(repr=False)
-    scopes: frozenset[str] = frozenset({"inference", "manage"})
-    max_concurrent: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class ServerSettings:
-    """How the server is to run. `docs/server.md` says what each means to a user.
-
-    Attributes:
-        host, port: where it listens; an empty host is every address.
-        hosts: names besides its own under which it may be asked for.
-        origins: of web pages that may use it, besides those of this machine.
-        api_keys: whoever has one of these may use it; none leaves it open to all that reach it.
-        insecure_no_keys: it may listen on a network without keys.
-        keep_alive: seconds that a model stays loaded after its last use; infinite for ever.
-        load_timeout: seconds without progress after which a load is given up; infinite for never.
-        context_length: tokens of a model's context where nobody says; 0 lets the model decide.
-        num_parallel: requests that a model computes at once.
-        max_loaded_models: 0 lets the number of devices decide.
-        max_queue: requests that may wait for a model.
-        flash_attention: None leaves it to the device.
-        gpu_overhead: bytes of each GPU to leave alone.
-        sched_spread: use all GPUs even for what fits into one.
-        log_level: of Python's `logging`.
-        log_format: `text` or `json`.
-        metrics: whether `/metrics` is there.
-        max_body: bytes of a request's body, but for files of models.
-        header_timeout, body_timeout, idle_timeout, write_timeout: seconds that a client may take for a
-            request's head, for its body, between two requests, and to take in what is sent.
-        max_connections: open at once.
-        shutdown_grace: seconds that running requests get when the server is told to stop.
-        api_version: of Ollama, as clients are told.
-    """
-
-    host: str = "127.0.0.1"
-    port: int = 11434
-    hosts: tuple[str, ...] = ()
-    origins: tuple[str, ...] = ()
-    api_keys: tuple[ApiKey, ...] = ()
-    insecure_no_keys: bool = False
-    tls_cert: Path | None = None
-    tls_key: Path | None = None
-    keep_alive: float = 300.0
-    load_timeout: float = 300.0
-    context_length: int = 0
-    num_parallel: int = 1
-    max_loaded_models: int = 0
-    max_queue: int = 512
-    kv_cache_type: str = "f16"
-    flash_attention: bool | None = None
-    gpu_overhead: int = 0
-    sched_spread: bool = False
-    log_level: int = 20
-    log_format: str = "text"
-    metrics: bool = False
-    max_body: int = 100 << 20
-    header_timeout: float = 20.0
-    body_timeout: float = 300.0
-    idle_timeout: float = 75.0
-    write_timeout: float = 120.0
-    max_connections: int = 1024
-    shutdown_grace: float = 10.0
-    api_version: str = OLLAMA_VERSION
+_TABLES = ("registries", "server")
+_PREFIXES = ("PUNA_", "OLLAMA_")
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,10 +36,16 @@ class Configuration:
 
 def variable(name: str) -> str | None:
     """The value of `PUNA_<name>`, else of `OLLAMA_<name>`, else None."""
-    for prefix in ("PUNA_", "OLLAMA_"):
-        value = os.environ.get(prefix + name, "").strip().strip("\"'")
+    found = _found(name)
+    return found[1] if found else None
+
+
+def _found(name: str) -> tuple[str, str] | None:
+    """The variable that is set of those that may set `name`, and its value."""
+    for prefix in _PREFIXES:
+        value = clean(os.environ.get(prefix + name, ""))
         if value:
-            return value
+            return prefix + name, value
     return None
 
 
@@ -186,6 +114,12 @@ def editor() -> list[str]:
         raise InvalidOption(f"the editor {named[:100]!r} cannot be started: {error}") from error
 
 
+def private_folders() -> tuple[str, ...]:
+    """Folders of the user's that no stranger is to read the names of."""
+    folders = (models_path(), configuration_path().parent, ollama_folder(), docker_folder(), _home())
+    return tuple(str(folder) for folder in folders)
+
+
 def docker_folder() -> Path:
     """Where Docker keeps its `config.json`: `DOCKER_CONFIG`, else `~/.docker`."""
     configured = os.environ.get("DOCKER_CONFIG", "")
@@ -227,6 +161,127 @@ def configuration() -> Configuration:
     if unknown is not None:
         raise InvalidOption(f"{path}: unknown table or key {unknown[:100]!r}; known: {', '.join(_TABLES)}")
     return Configuration(path, tables)
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What a setting is, and why.
+
+    Attributes:
+        value: as `puna.options` reads it.
+        origin: `default`, the path of the configuration file, a variable of the environment, or a flag.
+        secret: nobody is to be shown the value.
+    """
+
+    name: str
+    value: Any
+    origin: str
+    secret: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """All settings, and warnings about values that mean nothing and so do not count."""
+
+    settings: list[Setting]
+    warnings: list[str]
+
+
+def server_settings(flags: Mapping[str, str] | None = None) -> ServerSettings:
+    """How the server is to run.
+
+    Args:
+        flags: texts from the command line by the names of `puna.options.OPTIONS`.
+
+    Raises:
+        InvalidOption: the configuration file or a flag is not as it should be, or one of those variables that
+            are not to be guessed at, or settings do not go together.
+    """
+    described = _server_options(flags or {})
+    values = {setting.name: setting.value for setting in described.settings if setting.origin != "default"}
+    key_file = values.pop("api_key_file", None)
+    settings = ServerSettings(**values, warnings=tuple(described.warnings))
+    if key_file is not None:
+        settings = replace(settings, api_keys=(*settings.api_keys, *_keys_in(key_file)))
+    if (settings.tls_cert is None) != (settings.tls_key is None):
+        raise InvalidOption("TLS needs a certificate and its key: set both tls_cert and tls_key")
+    return settings
+
+
+def described_settings() -> Described:
+    """Every setting with where it comes from. Raises: InvalidOption, as `server_settings`."""
+    described = _server_options({})
+    return Described([*_common_settings(), *described.settings], described.warnings)
+
+
+def _common_settings() -> Iterator[Setting]:
+    """The settings of every command."""
+    yield Setting(
+        "config", configuration_path(), "PUNA_CONFIG" if os.environ.get("PUNA_CONFIG") else "default"
+    )
+    for name, value in (
+        ("MODELS", models_path()),
+        ("NOPRUNE", keep_unused()),
+        ("NOHISTORY", truth("NOHISTORY")),
+        ("MAX_TRANSFER_STREAMS", transfer_streams()),
+        ("GGML_PATH", ggml_path()),
+    ):
+        found = _found(name)
+        yield Setting(name.lower(), value, found[0] if found else "default")
+
+
+def _server_options(flags: Mapping[str, str]) -> Described:
+    configured = configuration()
+    table = configured.tables.get("server", {})
+    if not isinstance(table, dict):
+        raise InvalidOption(f"{configured.path}: server must be a table, [server]")
+    known = {option.name for option in OPTIONS}
+    unknown = next((name for name in table if name not in known), None)
+    if unknown is not None:
+        raise InvalidOption(f"{configured.path}: [server]: unknown key {unknown[:100]!r}")
+    warnings: list[str] = []
+    settings = [_resolved(option, flags, table, configured.path, warnings) for option in OPTIONS]
+    return Described(settings, warnings)
+
+
+def _resolved(
+    option: Option, flags: Mapping[str, str], table: Mapping[str, Any], path: Path, warnings: list[str]
+) -> Setting:
+    """The option, from the first of flags, environment, configuration file and default that sets it."""
+    if option.name in flags:
+        origin = f"--{option.name.replace('_', '-')}"
+        return Setting(option.name, _strict(option, flags[option.name], origin), origin, option.secret)
+    found = _found(option.variable)
+    if found is not None and option.strict:
+        return Setting(option.name, _strict(option, found[1], found[0]), found[0], option.secret)
+    if found is not None:
+        try:
+            return Setting(option.name, option.read(found[1]), found[0], option.secret)
+        except ValueError as error:
+            warnings.append(f"{found[0]} is passed over: {error}")
+    if option.name in table:
+        try:
+            return Setting(option.name, from_table(option, table[option.name]), str(path), option.secret)
+        except ValueError as error:
+            raise InvalidOption(f"{path}: [server]: {option.name}: {error}") from error
+    return Setting(option.name, getattr(ServerSettings(), option.name, None), "default", option.secret)
+
+
+def _strict(option: Option, text: str, origin: str) -> Any:
+    try:
+        return option.read(text)
+    except ValueError as error:
+        raise InvalidOption(f"{origin}: {error}") from error
+
+
+def _keys_in(path: Path) -> tuple[ApiKey, ...]:
+    try:
+        with path.open("rb") as file:
+            return keys_of_file(file.read(_CONFIGURATION_LIMIT).decode())
+    except OSError as error:
+        raise InvalidOption(f"the file of API keys {path}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise InvalidOption(f"the file of API keys {path}: {error}") from error
 
 
 def _home() -> Path:

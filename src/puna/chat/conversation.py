@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from reprlib import repr as brief
 from typing import Any, Literal, TypeAlias
 
 from puna.chat.events import ToolCall
@@ -85,6 +86,27 @@ class NamedTool:
 
 
 ToolChoice: TypeAlias = Literal["none", "auto", "required"] | NamedTool
+
+_CHOICES: Mapping[str, ToolChoice] = {"none": "none", "auto": "auto", "required": "required"}
+
+
+def read_tool_choice(value: object) -> ToolChoice:
+    """What `tool_choice` of an API says: a word, or {"type": "function", "function": {"name": …}}.
+
+    Null is "auto".
+
+    Raises:
+        InvalidOption: it is neither.
+    """
+    if value is None:
+        return "auto"
+    if isinstance(value, str) and value in _CHOICES:
+        return _CHOICES[value]
+    function = value.get("function") if isinstance(value, Mapping) else None
+    name = function.get("name") if isinstance(function, Mapping) else None
+    if isinstance(name, str) and name:
+        return NamedTool(name)
+    raise InvalidOption(f"tool_choice must be none, auto, required or a function, not {brief(value)}")
 
 
 @dataclass(frozen=True, slots=True)

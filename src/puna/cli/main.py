@@ -19,6 +19,7 @@ _BROKEN_PIPE = 141
 
 # Name: module, and the line of help. Each module has a click command named `command`.
 COMMANDS = {
+    "serve": ("puna.cli.commands.serve", "Run the server"),
     "run": ("puna.cli.commands.run", "Run a model"),
     "pull": ("puna.cli.commands.pull", "Fetch a model from a registry or the package index"),
     "push": ("puna.cli.commands.push", "Send a model to a registry"),
@@ -37,10 +38,11 @@ COMMANDS = {
     "bench": ("puna.cli.commands.bench", "Measure how fast a model runs"),
     "login": ("puna.cli.commands.login", "Log in to a registry"),
     "logout": ("puna.cli.commands.logout", "Log out of a registry"),
+    "config": ("puna.cli.commands.config", "Show all settings, and where each comes from"),
     "doctor": ("puna.cli.commands.doctor", "Show the compute library in use and what could be better"),
 }
 
-ALIASES = {"ls": "list"}
+ALIASES = {"ls": "list", "start": "serve"}
 
 
 class LazyGroup(click.Group):

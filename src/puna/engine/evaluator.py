@@ -21,11 +21,12 @@ _MAX_GRAPHS = 16
 
 # So that sequences which come and go do not ask for a graph each time, small batches are filled up.
 _SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+_SIZE_FOR = tuple(next(size for size in _SIZES if size >= count) for count in range(_SIZES[-1] + 1))
 
 
 def graph_size(count: int) -> int:
     """How many rows the graph for `count` tokens or outputs has, at least 1; many get their exact number."""
-    return next((size for size in _SIZES if size >= count), count)
+    return _SIZE_FOR[count] if count < len(_SIZE_FOR) else count
 
 
 @dataclass(frozen=True, slots=True)

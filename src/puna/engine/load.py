@@ -159,11 +159,12 @@ class LoadedModel:
 
     def _next(self, id: int) -> Event | PunaError:
         """The next event of a request. Those of others that come on the way are kept for them."""
-        while not self._inboxes[id]:
+        inbox = self._inboxes[id]
+        while not inbox:
             for other, event in self.engine.step().events:
                 if other in self._inboxes:
                     self._inboxes[other].append(event)
-        return self._inboxes[id].popleft()
+        return inbox.popleft()
 
     def embed(self, inputs: Sequence[Sequence[int]]) -> list[Floats]:
         """A vector for each text.

@@ -15,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -56,17 +57,16 @@ class StepReport:
     cells: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
+class _Part(NamedTuple):
     """A sequence's share of a batch."""
 
     sequence: Sequence
-    count: int
+    tokens: int
 
     @property
     def is_last(self) -> bool:
         """Whether nothing is left to evaluate after it, so that the logits are wanted."""
-        return self.count == self.sequence.pending
+        return self.tokens == self.sequence.pending
 
 
 class Engine:
@@ -171,16 +171,16 @@ class Engine:
         """
         self._admit()
         parts = self._evaluate()
+        tokens = sum([part.tokens for part in parts])
         events, self._outbox = self._outbox, []
-        return StepReport(
-            events, sum(part.count for part in parts), len(parts), len(self._waiting), self._cache.taken
-        )
+        return StepReport(events, tokens, len(parts), len(self._waiting), self._cache.taken)
 
     def _evaluate(self) -> list[_Part]:
         """Runs a batch, puts what came of it into the outbox, and returns the batch; it may be empty."""
         while self._running:
-            for sequence in [one for one in self._running if len(one.tokens) > self._num_ctx]:
-                self._shift(sequence)
+            for sequence in self._running:
+                if len(sequence.tokens) > self._num_ctx:
+                    self._shift(sequence)
             parts = self._planned()
             try:
                 self._run(parts)
@@ -196,12 +196,14 @@ class Engine:
 
     def _planned(self) -> list[_Part]:
         running = self._running
+        if sum([one.pending for one in running]) <= self._num_batch:
+            return [_Part(one, one.pending) for one in running]
         counts = plan([Need(one.pending, one.prefilling) for one in running], self._num_batch)
         parts = [_Part(one, count) for one, count in zip(running, counts, strict=True) if count]
         if len(parts) < len(running):
             # Who went without comes first next time.
-            served = [one for one, count in zip(running, counts, strict=True) if count]
-            self._running = [one for one, count in zip(running, counts, strict=True) if not count] + served
+            served = [part.sequence for part in parts]
+            self._running = [one for one in running if one not in served] + served
         return parts
 
     def _run(self, parts: list[_Part]) -> None:
@@ -210,7 +212,7 @@ class Engine:
                 part.sequence.chooser.prepare()
         logits = self._evaluator.logits(_batch(parts))
         now = time.perf_counter()
-        complete = [part.sequence for part in parts if part.sequence.advance(part.count, now)]
+        complete = [part.sequence for part in parts if part.sequence.advance(part.tokens, now)]
         for sequence, row in zip(complete, logits, strict=True):
             self._commit(sequence, row)
 
@@ -264,13 +266,18 @@ class Engine:
         if found is None:
             return self._free_number(), 0
         prefix, length = found
-        if prefix.number in self.prefixes and length == len(prefix.tokens):
+        whole = length == len(prefix.tokens)
+        if prefix.number in self.prefixes and (whole or self._is_next_to_go(prefix)):
             self.prefixes.take(prefix.number)
+            self._cache.remove(prefix.number, length)
             return prefix.number, length
-        self.prefixes.used(prefix.number)
         number = self._free_number()
         self._cache.copy_prefix(prefix.number, number, length)
         return number, length
+
+    def _is_next_to_go(self, prefix: Prefix) -> bool:
+        oldest = self.prefixes.oldest()
+        return not self._numbers and oldest is not None and oldest.number == prefix.number
 
     def _free_number(self) -> int:
         """Fewer sequences run than there are numbers, so one is free or kept."""
@@ -390,10 +397,10 @@ def _batch(parts: list[_Part]) -> Batch:
     numbers: list[int] = []
     outputs: list[int] = []
     for part in parts:
-        held, end = part.sequence.held, part.sequence.held + part.count
+        held, end = part.sequence.held, part.sequence.held + part.tokens
         tokens += part.sequence.tokens[held:end]
         positions += range(held, end)
-        numbers += [part.sequence.number] * part.count
+        numbers += [part.sequence.number] * part.tokens
         if part.is_last:
             outputs.append(len(tokens) - 1)
     return Batch(*(np.asarray(values, np.int32) for values in (tokens, positions, numbers, outputs)))

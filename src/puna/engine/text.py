@@ -32,6 +32,8 @@ class StopFilter:
 
     def feed(self, text: str) -> str:
         """What of the text so far may be shown and was not yet, possibly empty."""
+        if not self._stop:
+            return text
         if self.stopped:
             return ""
         self._held += text

@@ -10,7 +10,9 @@ UNEXPECTED = (
 
 _LONGEST = 300
 # A line that tells a fault. Python's tracebacks and the stacks under a fatal signal are indented.
-_FAULT = re.compile(r"\S.*(GGML_ASSERT|ggml:|[Ee]rror\b|ERROR|terminate called|[Aa]ssert|what\(\):).*")
+_FAULT = re.compile(
+    r"(\S.*)?(GGML_ASSERT|ggml:|puna\.errors\.|[Ee]rror\b|ERROR|terminate called|[Aa]ssert|what\(\):).*"
+)
 _HINTS = {
     signal.SIGKILL: ", as the system does when memory runs out",
     signal.SIGILL: ": the compute library was built for another processor",

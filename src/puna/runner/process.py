@@ -4,7 +4,7 @@ import asyncio
 import sys
 from array import array
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
@@ -126,7 +126,7 @@ class Runner:
         """How many requests the runner has not finished."""
         return len(self._mailboxes)
 
-    async def generate(self, request: GenerateRequest) -> AsyncIterator[TextChunk | Done]:
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[TextChunk | Done, None]:
         """Yields the answer to a prompt piece by piece, and at last `Done`.
 
         Nothing is sent before the first piece is asked for. Closing the iterator, and cancelling the task

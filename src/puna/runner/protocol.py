@@ -236,4 +236,8 @@ def error_of(failure: Failure) -> PunaError:
     known = cls if isinstance(cls, type) and issubclass(cls, PunaError) else PunaError
     # Not through its constructor: some classes take more than a text.
     error = known.__new__(known, failure.text)
+    if isinstance(error, errors.MissingCapability):
+        error.missing, error.detail = (), failure.text
+    if isinstance(error, errors.Overloaded):
+        error.retry_after = 1
     return error

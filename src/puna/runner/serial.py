@@ -89,7 +89,10 @@ class Engine:
             return StepReport([(id, Done("cancelled", 0, 0.0, 0, 0.0)) for id in ids])
         if self._running is None:
             id, request = self._waiting.popleft()
-            self._running = id, self._answer(request)
+            try:
+                self._running = id, self._answer(request)
+            except PunaError as error:
+                return StepReport([(id, error)])
         id, events = self._running
         try:
             event: Event | PunaError = next(events)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from reprlib import repr as brief
 from typing import Any, TypeAlias
 
 from puna.chat.conversation import Conversation, Message, Think, ToolChoice
@@ -166,6 +167,12 @@ def _own(model: Model | None) -> list[Message]:
     return [Message(message.role, message.content) for message in model.messages] if model else []
 
 
+def check_raw(request: CompletionRequest) -> None:
+    """Raises InvalidOption where a prompt is whole, and yet something is to be put around it."""
+    if request.raw and (request.template or request.system or request.context):
+        raise InvalidOption("raw mode does not support template, system, or context")
+
+
 def with_template(chat: Chat, template: str) -> Chat:
     """The same model, prompted by another template. Raises: TemplateError."""
     return replace(chat, prompter=Prompter(chat.prompter.tokenizer, parse(template))) if template else chat
@@ -187,9 +194,8 @@ def check_tokens(tokens: Sequence[object], tokenizer: Tokenizer, name: str) -> N
     """Check that all are ids of the vocabulary. Raises: InvalidOption, which calls the list `name`."""
     for index, id in enumerate(tokens):
         if type(id) is not int or not 0 <= id < tokenizer.vocab_size:
-            raise InvalidOption(
-                f"{name}[{index}] must be a token id from 0 to {tokenizer.vocab_size - 1}, not {str(id)[:40]!r}"
-            )
+            last = tokenizer.vocab_size - 1
+            raise InvalidOption(f"{name}[{index}] must be a token id from 0 to {last}, not {brief(id)}")
 
 
 def _check_images(messages: Sequence[Message], limits: Limits) -> None:

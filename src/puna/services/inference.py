@@ -12,15 +12,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import ParamSpec, TypeAlias, TypeVar
+from typing import ParamSpec, Protocol, TypeAlias, TypeVar
 
 from puna.chat.conversation import Conversation
 from puna.chat.events import Event
 from puna.engine.events import Done, TokenLogprob
 from puna.engine.request import GenerateRequest
-from puna.errors import MissingCapability
-from puna.runner.process import Runner
-from puna.scheduler.scheduler import Lease, Scheduler
+from puna.errors import ContextLengthExceeded, MissingCapability
+from puna.scheduler.scheduler import Lease, RunningModel, Scheduler
 from puna.services.asked import (
     Asked,
     AskedAnswer,
@@ -28,6 +27,7 @@ from puna.services.asked import (
     CompletionRequest,
     EmbedRequest,
     chat_conversation,
+    check_raw,
     check_tokens,
     completion_conversation,
     prepare_completion,
@@ -116,6 +116,19 @@ def _not_found(name: str) -> str:
     return f"model '{name}' not found"
 
 
+class Watcher(Protocol):
+    """Who is told of answers; every method is quick."""
+
+    def tokens(self, model: str, *, prompt: int = 0, cached: int = 0, generated: int = 0) -> None:
+        """A request has ended: tokens of its prompt, of these from the cache, and of its answer."""
+
+    def first_token(self, model: str, seconds: float) -> None:
+        """How long a request waited for its first token."""
+
+    def token_gap(self, model: str, seconds: float) -> None:
+        """The time between two pieces of an answer."""
+
+
 class Inference:
     """What models do for callers.
 
@@ -123,7 +136,14 @@ class Inference:
         requests: those that run.
     """
 
-    def __init__(self, library: Library, scheduler: Scheduler, limits: Limits = DEFAULT_LIMITS) -> None:
+    def __init__(
+        self,
+        library: Library,
+        scheduler: Scheduler,
+        limits: Limits = DEFAULT_LIMITS,
+        watcher: Watcher | None = None,
+    ) -> None:
+        self._watcher = watcher
         self.requests = RunningRequests()
         self._library = library
         self._scheduler = scheduler
@@ -179,16 +199,18 @@ class Inference:
         prepared = await self._apart(job.prepare, replace(job.chat, num_ctx=_BOUNDLESS))
         return len(prepared.prompt)
 
-    async def load(self, request: Asked, act: str = "chat") -> float:
+    async def load(
+        self, request: Asked, act: str = "", not_found: Callable[[str], str] = _not_found
+    ) -> float:
         """Load a model; how many seconds that took.
 
         Args:
-            act: what the caller wants of it, for the error where it cannot; empty for anything.
+            act: what the caller wants of a model that generates, for the error where it does not.
 
         Raises:
             PunaError: as `open`, and as the model's loading.
         """
-        model = await self.open(request.model)
+        model = await self.open(request.model, not_found)
         if act:
             model.chat.check_completion(act)
         options = self._options(request, model)
@@ -291,24 +313,25 @@ class Inference:
 
     async def _chat_job(self, request: ChatRequest) -> _Job:
         model = await self.open(request.model)
-        options = self._options(request, model)
         model.chat.check_completion("chat")
         conversation = await self._apart(chat_conversation, request, model.model, self._limits)
         model.chat.check(conversation, "chat")
+        options = self._options(request, model)
         return _Job(request, model, options, model.chat, partial(_prepare_chat, conversation))
 
     async def _completion_job(self, request: CompletionRequest) -> _Job:
         model = await self.open(request.model)
-        options = self._options(request, model)
+        check_raw(request)
         model.chat.check_completion("generate")
-        check_tokens(request.context, model.tokenizer, "context")
 
         def made() -> tuple[Chat, Conversation]:
+            check_tokens(request.context, model.tokenizer, "context")
             conversation = completion_conversation(request, model.model, self._limits)
             return with_template(model.chat, request.template), conversation
 
         chat, conversation = await self._apart(made)
         chat.check(conversation, "generate")
+        options = self._options(request, model)
         prepare = partial(prepare_completion, request=request, conversation=conversation)
         return _Job(request, model, options, chat, prepare, keeps_context=not request.raw)
 
@@ -321,7 +344,7 @@ class Inference:
         async with self._scheduler.lease(job.model.source, job.options.load, job.request.keep_alive) as lease:
             prepared = await self._prepared(job, lease)
             reading = Reading(prepared, job.options.stop)
-            clock = _Clock(time.perf_counter())
+            clock = _Clock(began, job.model.source.name, self._watcher)
             counts: Done | None = None
             texts: list[str] = []
             async with aclosing(lease.runner.generate(_for_engine(job, prepared, lease))) as pieces:
@@ -340,8 +363,10 @@ class Inference:
                         break
         for event in reading.finish():
             yield event
+        counts = counts or clock.stopped(len(prepared.prompt))
+        clock.finished(counts)
         yield Finished(
-            counts=counts or clock.stopped(len(prepared.prompt)),
+            counts=counts,
             dropped_tokens=prepared.dropped_tokens,
             dropped_messages=prepared.dropped_messages,
             load_seconds=lease.load_seconds,
@@ -350,7 +375,13 @@ class Inference:
         )
 
     async def _prepared(self, job: _Job, lease: Lease) -> Prepared:
-        return await self._apart(job.prepare, replace(job.chat, num_ctx=lease.runner.loaded.num_ctx))
+        try:
+            return await self._apart(job.prepare, replace(job.chat, num_ctx=lease.runner.loaded.num_ctx))
+        except ContextLengthExceeded:
+            if not job.request.shift:
+                raise
+            # The engine drops what is too much.
+            return await self._apart(job.prepare, replace(job.chat, num_ctx=_BOUNDLESS))
 
     async def _apart(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """What the work returns, done in a thread, which ends by itself where nobody waits any more."""
@@ -359,20 +390,47 @@ class Inference:
 
 @dataclass(slots=True)
 class _Clock:
-    """The time of an answer that is ended from here, of which the runner sends no counts."""
+    """The times of an answer's pieces, for whoever watches.
+
+    Attributes:
+        began: when the request came.
+        model: the model's name.
+        first, last: when the first piece came, and the latest.
+        pieces: how many came.
+    """
 
     began: float
+    model: str
+    watcher: Watcher | None
     first: float = 0.0
+    last: float = 0.0
     pieces: int = 0
 
     def piece(self) -> None:
+        """A piece has come."""
+        now = time.perf_counter()
         self.pieces += 1
         if self.pieces == 1:
-            self.first = time.perf_counter()
+            self.first = now
+            if self.watcher:
+                self.watcher.first_token(self.model, now - self.began)
+        elif self.watcher:
+            self.watcher.token_gap(self.model, now - self.last)
+        self.last = now
 
     def stopped(self, prompt_tokens: int) -> Done:
-        now = time.perf_counter()
-        return Done("stop", prompt_tokens, self.first - self.began, self.pieces, now - self.first)
+        """The counts of an answer that was ended from here, of which the runner tells none."""
+        return Done("stop", prompt_tokens, self.first - self.began, self.pieces, self.last - self.first)
+
+    def finished(self, counts: Done) -> None:
+        """The answer is complete."""
+        if self.watcher:
+            self.watcher.tokens(
+                self.model,
+                prompt=counts.prompt_tokens,
+                cached=counts.cached_tokens,
+                generated=counts.generated_tokens,
+            )
 
 
 def _prepare_chat(conversation: Conversation, chat: Chat) -> Prepared:
@@ -400,7 +458,7 @@ def _for_engine(job: _Job, prepared: Prepared, lease: Lease) -> GenerateRequest:
     )
 
 
-async def _embedded(runner: Runner, encoded: Encoded) -> "list[array[float]]":
+async def _embedded(runner: RunningModel, encoded: Encoded) -> "list[array[float]]":
     """The vectors, asked for a few at a time, so that other requests come in between."""
     vectors: list[array[float]] = []
     for group in groups(encoded.inputs):
