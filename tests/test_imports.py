@@ -44,7 +44,7 @@ ALLOWED: dict[str, set[str]] = {
         *("errors", "engine", "gguf", "modelfile", "progress", "sampling", "template", "tokenizer"),
         *("chat", "store", "registry", "create", "cancellation", "scheduler"),
     },
-    "client": {"errors", "settings"},
+    "client": {"errors", "settings", "variables"},
     "runner": {"errors", "engine", "ml", "settings"},
     "inprocess": {
         *("errors", "settings", "progress", "client", "engine", "chat", "sampling", "services", "store"),
@@ -58,8 +58,20 @@ ALLOWED: dict[str, set[str]] = {
     "benchmark": {"errors", "engine"},
     "cli": {
         *("errors", "humanize", "progress", "settings", "gguf", "ggml", "ml", "sampling"),
-        *("modelfile", "engine", "benchmark", "chat", "store", "registry", "create", "services", "server"),
-        "variables",
+        *(
+            "client",
+            "inprocess",
+            "modelfile",
+            "engine",
+            "benchmark",
+            "chat",
+            "store",
+            "registry",
+            "create",
+            "services",
+            "server",
+        ),
+        *("options", "variables"),
     },
     "__main__": {"cli"},
 }

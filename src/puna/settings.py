@@ -13,7 +13,7 @@ from typing import Any
 
 from puna.errors import InvalidOption
 from puna.options import OPTIONS, ApiKey, Option, ServerSettings, from_table, keys_of_file
-from puna.variables import clean
+from puna.variables import Endpoint, clean, endpoint
 
 _CONFIGURATION_LIMIT = 1 << 20
 # The tables a configuration file may have. What is in one is checked by the part that it is for.
@@ -68,6 +68,21 @@ def keep_unused() -> bool:
 def transfer_streams() -> int:
     """Most parts of a blob to fetch at once: `PUNA_MAX_TRANSFER_STREAMS`, else 8."""
     return min(whole_number("MAX_TRANSFER_STREAMS", 8), 64)
+
+
+def server_endpoint() -> Endpoint:
+    """Where the server is: `PUNA_HOST`, else `OLLAMA_HOST`, else as configured, else 127.0.0.1:11434.
+
+    Raises:
+        InvalidOption: as `server_settings`.
+    """
+    text = variable("HOST")
+    if text is None:
+        return server_settings().listen if configuration_path().exists() else Endpoint()
+    try:
+        return endpoint(text)
+    except ValueError as error:
+        raise InvalidOption(f"HOST: {error}") from error
 
 
 def api_key() -> str | None:

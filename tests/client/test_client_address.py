@@ -2,7 +2,7 @@
 
 import pytest
 
-from puna.client.address import parse_address
+from puna.client.address import is_this_machine, parse_address
 from puna.errors import InvalidOption
 
 
@@ -35,27 +35,9 @@ def test_addresses(text: str, url: str) -> None:
     assert parse_address(text).url == url
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "ftp://x",
-        "x:66000",
-        "x:-1",
-        "x:y",
-        "a b",
-        "http://user@x",
-        "x/?q",
-        "x/#",
-        "x\n",
-        "http://x/\r\nA: b",
-        "x:²",
-    ],
-)
+@pytest.mark.parametrize("text", ["ftp://x", "a b", "http://user@x", "x/?q", "x/#", "http://x/\r\nA: b"])
 def test_what_is_no_address(text: str) -> None:
-    if text == "x\n":
-        assert parse_address(text).host == "x"
-        return
-    with pytest.raises(InvalidOption, match="is no address of a server"):
+    with pytest.raises(InvalidOption, match="this is no address of a server: "):
         parse_address(text)
 
 
@@ -74,4 +56,4 @@ def test_what_is_no_address(text: str) -> None:
     ],
 )
 def test_whether_it_is_this_machine(text: str, here: bool) -> None:
-    assert parse_address(text).is_this_machine is here
+    assert is_this_machine(parse_address(text)) is here

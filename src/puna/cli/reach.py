@@ -7,9 +7,10 @@ import click
 
 from puna import __version__
 from puna.cli import terminal
-from puna.client.address import Address, configured_address
+from puna.client.address import configured_address, is_this_machine
 from puna.errors import InvalidOption, PunaError, ServerUnreachable
-from puna.settings import OLLAMA_VERSION
+from puna.options import OLLAMA_VERSION
+from puna.variables import Endpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,7 +44,7 @@ def managing_server(where: Where) -> "Client | None":
         InvalidOption: the configured address is none.
     """
     address = configured_address()
-    if where == "local" or (where == "auto" and address.is_this_machine):
+    if where == "local" or (where == "auto" and is_this_machine(address)):
         return None
     return _client()
 
@@ -58,13 +59,13 @@ def running_server(where: Where) -> "Client | None":
     if where == "local":
         return None
     address = configured_address()
-    if where == "auto" and address.is_this_machine and not is_listening(address):
+    if where == "auto" and is_this_machine(address) and not is_listening(address):
         return None
     try:
         with _client(_ANSWER_SECONDS) as asked:
             asked.version()
     except ServerUnreachable as error:
-        if where == "server" or not address.is_this_machine:
+        if where == "server" or not is_this_machine(address):
             raise
         terminal.complain("Warning", f"{error}; the model runs without a server")
         return None
@@ -80,7 +81,7 @@ def other_version() -> str:
     """The version of the server that answers, if it is no Puna of this version; empty if none does."""
     try:
         address = configured_address()
-        if address.is_this_machine and not is_listening(address):
+        if is_this_machine(address) and not is_listening(address):
             return ""
         with _client(_ANSWER_SECONDS) as client:
             version = client.version()
@@ -89,10 +90,10 @@ def other_version() -> str:
     return "" if version in (__version__, OLLAMA_VERSION) else version
 
 
-def is_listening(address: Address) -> bool:
+def is_listening(address: Endpoint) -> bool:
     """Whether something on this machine takes connections there."""
     try:
-        with socket.create_connection((address.connect_host, address.port), _LOOPBACK_SECONDS):
+        with socket.create_connection((address.host, address.port), _LOOPBACK_SECONDS):
             return True
     except OSError:
         return False
@@ -101,7 +102,7 @@ def is_listening(address: Address) -> bool:
 def without_server(client: "Client", where: Where, why: str) -> None:
     """Close the client: no server can do what is wanted. Raises: InvalidOption: but one is asked for."""
     client.close()
-    if where == "server" or not configured_address().is_this_machine:
+    if where == "server" or not is_this_machine(configured_address()):
         raise InvalidOption(f"{why}; say --local to run without one")
 
 

@@ -66,9 +66,12 @@ class ChatArguments(AnswerArguments, total=False):
 
     Attributes:
         tools: the tools that the model may call, in the form of Ollama's and OpenAI's APIs.
+        tool_choice: "none", "auto", "required", or the tool that must be called, as
+            `{"type": "function", "function": {"name": …}}`. Ollama's own server passes it over.
     """
 
     tools: Sequence[Mapping[str, Any]] | None
+    tool_choice: str | Mapping[str, Any] | None
 
 
 class EmbedArguments(TypedDict, total=False):

@@ -11,9 +11,10 @@ from typing import Any, TypeAlias
 import httpx2
 
 from puna import __version__, settings
-from puna.client.address import Address, configured_address, parse_address
+from puna.client.address import configured_address, is_this_machine, parse_address
 from puna.client.calls import Call
 from puna.errors import InvalidOption, ServerUnreachable
+from puna.variables import Endpoint
 
 Verify: TypeAlias = bool | str | ssl.SSLContext
 """Whether a certificate is checked, the file of the authorities to check it by, or a context."""
@@ -30,7 +31,7 @@ class Connection:
             model may take long to load.
     """
 
-    address: Address
+    address: Endpoint
     api_key: str | None
     verify: Verify
     timeout: float | None
@@ -53,7 +54,7 @@ class Connection:
             "headers": self._headers(),
             "verify": self._context(),
             "timeout": httpx2.Timeout(self.timeout, connect=CONNECT_SECONDS),
-            "proxy": None if self.address.is_this_machine else settings.proxy_for(url),
+            "proxy": None if is_this_machine(self.address) else settings.proxy_for(url),
             "trust_env": False,
             "follow_redirects": False,
         }
@@ -81,7 +82,7 @@ class Connection:
         try:
             yield
         except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
-            hint = "; start one with: puna serve" if self.address.is_this_machine else ""
+            hint = "; start one with: puna serve" if is_this_machine(self.address) else ""
             raise ServerUnreachable(
                 f"could not connect to the server at {url}: {_reason(error)}{hint}"
             ) from error

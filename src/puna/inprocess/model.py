@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any, Generic, Literal, Self, TypeVar, Unpack, overload
 
+from puna.chat.conversation import read_tool_choice
 from puna.chat.events import Event as ChatEvent
 from puna.client.arguments import (
     AnswerArguments,
@@ -226,6 +227,7 @@ class Model:
         request = ChatRequest(
             messages=[read_message(message) for message in messages],
             tools=arguments.get("tools") or (),
+            tool_choice=read_tool_choice(arguments.get("tool_choice")),
             **self._asked(arguments, grammar),
         )
         conversation = chat_conversation(request, self._stored, DEFAULT_LIMITS)
