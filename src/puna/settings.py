@@ -122,7 +122,9 @@ def editor() -> list[str]:
     import shlex
 
     usual = "notepad" if os.name == "nt" else "vi"
-    named = variable("EDITOR") or os.environ.get("VISUAL") or os.environ.get("EDITOR") or usual
+    # Not through `variable`, which would take away the quotes at the end of a command.
+    names = ("PUNA_EDITOR", "OLLAMA_EDITOR", "VISUAL", "EDITOR")
+    named = next((text for name in names if (text := os.environ.get(name, "").strip())), usual)
     try:
         return shlex.split(named) or [usual]
     except ValueError as error:

@@ -202,7 +202,7 @@ def terminal(environment: dict[str, str], *arguments: str | Path) -> Iterator[Sc
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
-        env={**environment, "TERM": "dumb"},
+        env={"TERM": "dumb", **environment},
         start_new_session=True,
     )
     os.close(theirs)

@@ -14,7 +14,7 @@ from puna.cli import terminal
 from puna.cli.models import user_library
 from puna.cli.progress import ProgressDisplay
 from puna.cli.reach import Where, managing_server
-from puna.errors import ModelNotFound, PunaError
+from puna.errors import FetchError, InvalidOption, ModelNotFound, PunaError, ServerError
 from puna.progress import Progress, Report
 from puna.store.library import Library, ListedModel, Listing
 from puna.store.name import parse_name, scheme_of
@@ -248,10 +248,18 @@ class ServerPlace:
         try:
             shown = self.client.show(name)
         except ModelNotFound:
-            with ProgressDisplay() as display:
-                self.pull(name, display.update, insecure=wanted.insecure)
+            self._fetch(name, insecure=wanted.insecure)
             shown = self.client.show(name)
         return ServerSpeaker(self.client, name, tuple(shown.capabilities or ()))
+
+    def _fetch(self, name: str, *, insecure: bool) -> None:
+        try:
+            with ProgressDisplay() as display:
+                self.pull(name, display.update, insecure=insecure)
+        except (FetchError, InvalidOption, ServerError) as error:
+            raise ModelNotFound(
+                f"model '{name[:100]}' not found on the server, and cannot be pulled: {error}"
+            ) from error
 
 
 @contextmanager

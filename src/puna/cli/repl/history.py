@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from prompt_toolkit.history import History
@@ -41,7 +42,8 @@ class SharedHistory(History):
                 file.writelines(f"{line}\n" for line in lines[-ENTRIES:])
             os.replace(temporary, self._path)
         except OSError:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
 
     def _lines(self) -> list[str]:
         try:

@@ -30,6 +30,8 @@ def converse(talk: Talk, reader: Reader) -> None:
                 obey(text, talk, reader)
             else:
                 _turn(text, talk)
+        except (KeyboardInterrupt, Interrupted):
+            terminal.restore()
         except PunaError as error:
             terminal.restore()
             terminal.complain("Error", str(error))
