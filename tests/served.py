@@ -47,6 +47,7 @@ class Served:
 
     url: str
     pid: int
+    store: Path
     headers: Mapping[str, str] = field(default_factory=dict)
 
     @contextmanager
@@ -106,7 +107,7 @@ def serving(folder: Path, store: Path, **variables: str) -> Iterator[Served]:
         assert process.stdout is not None
         line = process.stdout.readline()
         assert "http://" in line, (folder / "server.log").read_text()
-        yield Served(line.split()[-1], process.pid)
+        yield Served(line.split()[-1], process.pid, store)
     finally:
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=TIMEOUT)

@@ -39,6 +39,7 @@ def fill(store: Path) -> None:
     """The models that tests of the server ask.
 
     - `tiny`: random weights; goes on for thousands of tokens.
+    - `slow`: takes a hundredth of a second for each token, at least.
     - `said`: says "onetwothreefour".
     - `thinks`: thinks "Hmm…" and says "Blue."
     - `calls`: says "Let me see." and calls `weather`.
@@ -50,6 +51,8 @@ def fill(store: Path) -> None:
     folder = store.parent / "files"
     folder.mkdir()
     add_model(library, "tiny", write_tiny_llama(folder / "tiny.gguf"), template=CHAT, parameters=GREEDY)
+    slow = write_tiny_llama(folder / "slow.gguf", blocks=12, hidden=512)
+    add_model(library, "slow", slow, template=CHAT, parameters=GREEDY)
     said = write_scripted_llama(folder / "said.gguf", ("one", "two", "three", "four"))
     add_model(library, "said", said, template=CHAT + START, parameters=GREEDY)
     add_model(library, "fills", said, template="<pre>{{ .Prompt }}<suf>{{ .Suffix }}<mid>" + START)

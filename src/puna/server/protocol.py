@@ -63,6 +63,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._limits = config.limits
         self._idle = config.idle
         self._head: int | None = 0  # bytes of the head that is coming; None while none is
+        self._heads = 0  # how many have come
         self._head_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
         self._drain_timer: asyncio.TimerHandle | None = None
@@ -95,8 +96,11 @@ class LimitedProtocol(HttpToolsProtocol):
             return
         if self._head == 0 and self._head_timer is None:
             self._begin_head_timer()
+        before, heads = self._head, self._heads
         super().data_received(data)
-        if self._head is not None and not self.transport.is_closing():
+        # What ends a head, or a body, may have been most of the body, which is as long as it likes.
+        alone = before is not None and self._heads == heads
+        if alone and self._head is not None and not self.transport.is_closing():
             self._head += len(data)
             if self._head > self._limits.head:
                 self._refuse_long_head()
@@ -109,6 +113,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """A head has come: check it, and start the request."""
         self._head = None
+        self._heads += 1
         self._stop_head_timer()
         self._idle.pop(self, None)
         length = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
