@@ -44,7 +44,12 @@ ALLOWED: dict[str, set[str]] = {
         *("errors", "engine", "gguf", "modelfile", "progress", "sampling", "template", "tokenizer"),
         *("chat", "store", "registry", "create", "cancellation", "scheduler"),
     },
+    "client": {"errors", "settings", "variables"},
     "runner": {"errors", "engine", "ml", "settings"},
+    "inprocess": {
+        *("errors", "settings", "progress", "client", "engine", "chat", "sampling", "services", "store"),
+    },
+    "__init__": {"client", "inprocess"},
     "scheduler": {"errors", "engine", "humanize", "runner"},
     "server": {
         *("errors", "humanize", "progress", "options", "settings", "engine", "sampling", "chat", "store"),
@@ -53,8 +58,20 @@ ALLOWED: dict[str, set[str]] = {
     "benchmark": {"errors", "engine"},
     "cli": {
         *("errors", "humanize", "progress", "settings", "gguf", "ggml", "ml", "sampling"),
-        *("modelfile", "engine", "benchmark", "chat", "store", "registry", "create", "services", "server"),
-        "variables",
+        *(
+            "client",
+            "inprocess",
+            "modelfile",
+            "engine",
+            "benchmark",
+            "chat",
+            "store",
+            "registry",
+            "create",
+            "services",
+            "server",
+        ),
+        *("options", "variables"),
     },
     "__main__": {"cli"},
 }
@@ -103,7 +120,7 @@ def imports() -> Iterator[Import]:
 def parts() -> set[str]:
     """The package's folders and modules."""
     found = {path.stem for path in ROOT.glob("*.py")} | {path.parent.name for path in ROOT.glob("*/*.py")}
-    return found - {"__init__"}
+    return found
 
 
 def inner(module: str) -> str | None:
@@ -210,6 +227,8 @@ def test_the_environment_is_read_in_settings_only() -> None:
         "puna.cli.commands.login",
         "puna.cli.commands.serve",
         "puna.chat.parsers.detect",
+        "puna.client.asynchronous",
+        "puna.client.synchronous",
         "puna.chat.parsers.registry",
         "puna.chat.prompt",
         "puna.engine.options",
