@@ -47,6 +47,7 @@ ALLOWED: dict[str, set[str]] = {
     "cli": {
         *("errors", "humanize", "progress", "settings", "gguf", "ggml", "ml", "sampling"),
         *("modelfile", "engine", "benchmark", "chat", "store", "registry", "create", "services"),
+        *("runner", "scheduler"),
     },
     "__main__": {"cli"},
 }

@@ -101,8 +101,9 @@ class Evaluator:
             InsufficientMemory: there is none.
         """
         with self.backend.new_context() as context:
-            traced = self._trace(context, num_batch, 1, self.cache.worst_case(num_batch))
-            context.forward(traced.logits).reserve()
+            # Not by way of arrays: where memory is only planned, there are none.
+            _, logits = self._forward(context, num_batch, 1, self.cache.worst_case(num_batch))
+            context.forward(logits).reserve()
 
     def forget_graphs(self) -> None:
         """Drops all graphs; the next batches build theirs anew."""
@@ -134,10 +135,14 @@ class Evaluator:
         return traced
 
     def _trace(self, context: Context, tokens: int, outputs: int, history: Hashable) -> _Traced:
+        step, logits = self._forward(context, tokens, outputs, history)
+        arrays = (step.tokens.array(), step.positions.array(), step.outputs.array())
+        return _Traced(context, *arrays, step.history, logits)
+
+    def _forward(self, context: Context, tokens: int, outputs: int, history: Hashable) -> tuple[Step, Tensor]:
         inputs = context.input()
         ids = inputs.empty(DType.I32, tokens)
         positions = inputs.empty(DType.I32, tokens)
         rows = inputs.empty(DType.I32, outputs)
-        view = self.cache.trace(context, tokens, history)
-        logits = self.model.forward(Step(ids, positions, rows, view))
-        return _Traced(context, ids.array(), positions.array(), rows.array(), view, logits)
+        step = Step(ids, positions, rows, self.cache.trace(context, tokens, history))
+        return step, self.model.forward(step)

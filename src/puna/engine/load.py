@@ -24,6 +24,7 @@ from puna.ml import (
     InsufficientMemory,
 )
 from puna.ml.backend import Backend, new_backend
+from puna.models.base import Model
 from puna.models.registry import build_model
 from puna.sampling.constraints import Constraint, Constraints, TokenTable
 from puna.sampling.grammar import Grammar, Thinking
@@ -162,15 +163,7 @@ def load_model(
         InsufficientMemory: it does not fit.
     """
     options = options or LoadOptions()
-    params = BackendParams(
-        num_threads=options.num_threads or 0,
-        main_gpu=options.main_gpu,
-        num_gpu_layers=-1 if options.num_gpu_layers is None else options.num_gpu_layers,
-        tensor_split=options.tensor_split,
-        transcode=options.transcode,
-        repack=options.repack,
-        rpc_servers=options.rpc_servers,
-    )
+    params = backend_params(options)
     limits: dict[int, int] = {}
     while True:
         try:
@@ -180,6 +173,40 @@ def load_model(
             if shares is None or options.num_gpu_layers is not None or any(options.tensor_split):
                 raise
         params = replace(params, num_gpu_layers=sum(shares), tensor_split=tuple(map(float, shares)))
+
+
+def plan_model(
+    path: Path, options: LoadOptions | None = None, *, backend: str = "ggml"
+) -> tuple[BackendMemory, int, int]:
+    """What a model would take, by the sizes that loading it would allocate; no weights are read.
+
+    Returns:
+        Its memory, the tokens of context of one request, and the number of its layers.
+
+    Raises:
+        GGUFError, UnsupportedModel, WeightError: as `load_model`.
+    """
+    options = options or LoadOptions()
+    params = replace(backend_params(options), alloc_memory=False)
+    with new_backend(path, params, name=backend) as planned:
+        model = build_model(planned)
+        planned.allocate()
+        new_evaluator(planned, model, options).close()
+        metadata = planned.config()
+        return planned.backend_memory(), context_length(metadata, options), metadata.uint("block_count", 0)
+
+
+def backend_params(options: LoadOptions) -> BackendParams:
+    """The options as backends take them."""
+    return BackendParams(
+        num_threads=options.num_threads or 0,
+        main_gpu=options.main_gpu,
+        num_gpu_layers=-1 if options.num_gpu_layers is None else options.num_gpu_layers,
+        tensor_split=options.tensor_split,
+        transcode=options.transcode,
+        repack=options.repack,
+        rpc_servers=options.rpc_servers,
+    )
 
 
 def next_shares(memory: BackendMemory, limits: dict[int, int]) -> list[int] | None:
@@ -223,24 +250,33 @@ def _load(
 
 def _build(backend: Backend, options: LoadOptions, progress: Callable[[float], None]) -> LoadedModel:
     model = build_model(backend)
-    num_ctx = context_length(backend.config(), options)
     backend.allocate()
-    cache = model.cache()
-    cache.init(
-        backend,
-        DType[options.kv_cache_type.upper()],
-        options.num_parallel,
-        num_ctx,
-        min(options.num_batch, num_ctx),
-    )
-    evaluator = Evaluator(backend, model, cache)
+    evaluator = new_evaluator(backend, model, options)
     try:
-        evaluator.reserve(min(options.num_batch, num_ctx))
         backend.load(progress)
-        return LoadedModel(backend, evaluator, options, num_ctx)
+        return LoadedModel(backend, evaluator, options, context_length(backend.config(), options))
     except BaseException:
         evaluator.close()
         raise
+
+
+def new_evaluator(backend: Backend, model: Model, options: LoadOptions) -> Evaluator:
+    """An evaluator with a cache, and with room for its largest graph; planned, where the backend only plans.
+
+    Raises:
+        InsufficientMemory: there is no room.
+    """
+    num_ctx = context_length(backend.config(), options)
+    num_batch = min(options.num_batch, num_ctx)
+    cache = model.cache()
+    cache.init(backend, DType[options.kv_cache_type.upper()], options.num_parallel, num_ctx, num_batch)
+    evaluator = Evaluator(backend, model, cache)
+    try:
+        evaluator.reserve(num_batch)
+    except BaseException:
+        evaluator.close()
+        raise
+    return evaluator
 
 
 def context_length(metadata: Metadata, options: LoadOptions) -> int:
