@@ -25,7 +25,7 @@ from puna.template.limits import BoundedEnvironment, budget_of, budgeted
 
 _MAX_TEMPLATE = 128 << 10
 _MAX_INDENT = 16
-_MAX_OUTPUT = 32 << 20
+_MOST_OTHER_KEYS = 1000
 # What running a template's code may raise besides Jinja's own errors.
 _PYTHON_ERRORS = (
     *(ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError, TypeError, ValueError),
@@ -53,11 +53,21 @@ class _Dict:
     """What templates know as `dict`: makes dicts, without the methods of the class, which change them."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
-        return dict(*args, **kwargs)
+        return dict(*map(_checked, args), **kwargs)
 
     def fromkeys(self, keys: Iterable[Any], value: Any = None) -> dict[Any, Any]:
         """A dict with one value for all keys."""
-        return dict.fromkeys(keys, value)
+        return dict.fromkeys(_checked(keys), value)
+
+
+def _checked(keys: Any) -> Any:
+    """Keys, or pairs with them, of which few are no texts: others can be made to have one hash."""
+    if isinstance(keys, Mapping):
+        return keys
+    listed = list(keys)
+    if sum(not isinstance(key, str) for key in listed) > _MOST_OTHER_KEYS:
+        raise SecurityError(f"it makes a dict of more than {_MOST_OTHER_KEYS} things that are no texts")
+    return listed
 
 
 class _Namespace(Namespace):
@@ -119,8 +129,9 @@ def render_chat(
         "eos_token": eos_token,
     }
     compiled = _compile(template)
+    variables, budget = budgeted(variables)
     try:
-        return _bounded(compiled.generate(budgeted(variables)))
+        return "".join(budget.bounded(compiled.generate(variables)))
     except _Refused as error:
         raise ModelError(
             f"the model's chat template refuses this conversation: {_one_line(error)}"
@@ -155,17 +166,6 @@ def _environment() -> BoundedEnvironment:
     environment.globals["raise_exception"] = _raise_exception
     environment.globals["strftime_now"] = _strftime_now
     return environment
-
-
-def _bounded(pieces: Any) -> str:
-    length = 0
-    kept: list[str] = []
-    for piece in pieces:
-        length += len(piece)
-        if length > _MAX_OUTPUT:
-            raise SecurityError("it makes too much text")
-        kept.append(piece)
-    return "".join(kept)
 
 
 @pass_context
