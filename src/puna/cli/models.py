@@ -73,11 +73,11 @@ def user_library() -> Library:
 
 def _pull(name: ModelName, library: Library, scheme: str, *, insecure: bool) -> None:
     # Most runs find their model in the store and are spared these imports.
-    from puna.registry.sources import pull
+    from puna.services.template_check import pull_model
 
     try:
         with ProgressDisplay() as display:
-            pull(name, library, display.update, scheme=scheme, insecure=insecure)
+            pull_model(name, library, display.update, scheme=scheme, insecure=insecure)
     except FetchError as error:
         if name.is_pypi:
             raise

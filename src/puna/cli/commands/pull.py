@@ -17,7 +17,7 @@ def command(model: str, insecure: bool, as_json: bool) -> None:
 
     What has been fetched before is kept, also of a transfer that was interrupted.
     """
-    from puna.registry.sources import pull
+    from puna.services.template_check import pull_model
 
     with show_progress(as_json) as report:
-        pull(parse_name(model), user_library(), report, scheme=scheme_of(model), insecure=insecure)
+        pull_model(parse_name(model), user_library(), report, scheme=scheme_of(model), insecure=insecure)
