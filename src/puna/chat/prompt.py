@@ -7,12 +7,15 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from puna.chat.conversation import Message, Think
+from puna.chat.family import family_by_tokens
+from puna.errors import UnsupportedModel
 from puna.gguf import Metadata
 from puna.template.conversation import render_go
 from puna.template.fields import text_of as text_field
 from puna.template.go import Template, parse
 from puna.template.images import with_image_tags
 from puna.template.jinja import render_chat
+from puna.template.known import known_template
 from puna.template.shield import Shield, cut
 
 if TYPE_CHECKING:
@@ -34,23 +37,36 @@ class Prompter:
         tokenizer: the model's.
         template: its prompt template, one in Go's language or the text of one in Jinja; None for a model that
             only continues text.
+        family: the known family whose template it is, where the model brought none and its vocabulary told.
+        renderer: what the store names to write prompts with, where there is no template to do it.
     """
 
     tokenizer: "Tokenizer"
     template: Template | str | None
+    family: str = ""
+    renderer: str = ""
 
     @classmethod
-    def of(cls, metadata: Metadata, tokenizer: "Tokenizer", own: str | None = None) -> "Prompter":
+    def of(
+        cls, metadata: Metadata, tokenizer: "Tokenizer", own: str | None = None, renderer: str = ""
+    ) -> "Prompter":
         """The prompter for a model with this metadata.
 
         Args:
             own: the Go template that the store has for the model; it goes before the file's.
+            renderer: the way to write prompts that the store names; templates go before it.
 
         Raises:
             GGUFError: the file's template is no text.
             TemplateError: the store's is no template.
         """
-        return cls(tokenizer, metadata.string(CHAT_TEMPLATE_KEY, None) if own is None else parse(own))
+        if own is not None:
+            return cls(tokenizer, parse(own))
+        template = metadata.string(CHAT_TEMPLATE_KEY, None)
+        family = family_by_tokens(metadata) if template is None and not renderer else ""
+        if family:
+            return cls(tokenizer, known_template(family), family=family)
+        return cls(tokenizer, template, renderer=renderer if template is None else "")
 
     def text(self, text: str, *, raw: bool = False) -> list[int]:
         """The tokens of a bare text, which a model continues.
@@ -89,6 +105,7 @@ class Prompter:
 
         Raises:
             ModelError, TemplateError: the template fails or refuses the conversation.
+            UnsupportedModel: the store names a way to write prompts that there is not.
             InvalidOption: the messages or tools are not of the form that the template needs.
         """
         pieces = self._pieces(messages, tools, think, "")
@@ -114,6 +131,7 @@ class Prompter:
 
         Raises:
             ModelError, TemplateError: the template fails or refuses the conversation.
+            UnsupportedModel: the store names a way to write prompts that there is not.
             InvalidOption: the caller's values are nested too deeply, or a tool is malformed.
         """
         go = isinstance(self.template, Template)
@@ -153,6 +171,11 @@ class Prompter:
     ) -> str:
         if isinstance(self.template, Template):
             return render_go(self.template, messages, tools=tools, suffix=suffix, think=think)
+        if self.renderer:
+            raise UnsupportedModel(
+                f"the model's prompts are written by the renderer {self.renderer[:100]!r}, which is not "
+                "supported, and it brings no chat template; give it a TEMPLATE with puna create"
+            )
         if self.template is None:
             return text_field(messages[-1], "content") if messages else ""
         return render_chat(

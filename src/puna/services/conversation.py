@@ -75,6 +75,7 @@ class ModelFacts:
         full_name: with its registry and everything, as the API names it in some errors.
         template: its template in Go's language; None leaves it to the file.
         parser: the name of the parser of its answers; None leaves it to its templates.
+        renderer: the name of the way to write its prompts, which counts where it has no template.
         capabilities: what it is said to be able to do.
     """
 
@@ -83,6 +84,7 @@ class ModelFacts:
     template: str | None = None
     parser: str | None = None
     capabilities: tuple[str, ...] = ()
+    renderer: str = ""
 
 
 def facts_of(name: str, model: Model | None) -> ModelFacts:
@@ -93,7 +95,12 @@ def facts_of(name: str, model: Model | None) -> ModelFacts:
     *path, tag = model.name.parts
     full_name = f"{'/'.join(path)}:{tag}"
     return ModelFacts(
-        name, full_name, model.template, config.parser or None, tuple(config.capabilities or ())
+        name,
+        full_name,
+        model.template,
+        config.parser or None,
+        tuple(config.capabilities or ()),
+        config.renderer or "",
     )
 
 
@@ -177,7 +184,7 @@ class Chat:
             TemplateError: the store's is no template.
         """
         facts = facts or ModelFacts()
-        prompter = Prompter.of(metadata, tokenizer, facts.template)
+        prompter = Prompter.of(metadata, tokenizer, facts.template, facts.renderer)
         go = prompter.template if isinstance(prompter.template, Template) else None
         jinja = metadata.string(CHAT_TEMPLATE_KEY, None)
         style = style_of(metadata.architecture, stated=facts.parser, template=go, chat_template=jinja)

@@ -198,6 +198,8 @@ def _session(name: str, found: FoundModel, request: Request) -> Iterator[Session
         if request.grammar is not None:
             _show_warnings(loaded.constraints.start(request.grammar).warnings)
         chat = Chat.of(loaded.metadata, loaded.tokenizer, loaded.num_ctx, facts_of(name, found.model))
+        if chat.prompter.template is None and not chat.prompter.renderer and not request.raw:
+            terminal.complain("Note", "the model has no chat template, so it continues the text")
         yield Session(loaded, chat, request, time.perf_counter() - began)
     finally:
         loaded.close()

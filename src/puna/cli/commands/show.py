@@ -114,6 +114,7 @@ def _facts(description: Description) -> Rows:
             value = metadata.uint(name.replace(" ", "_"), 0)
             rows[name] = str(value) if value else ""
     rows["quantization"] = config.file_type
+    rows["template"] = f"{description.family} (by its tokens)" if description.family else ""
     rows["requires"] = config.requires or ""
     return [(name, value) for name, value in rows.items() if value]
 
