@@ -11,7 +11,7 @@ from puna.chat.fit import fit
 from puna.chat.parsers.answer import Parser
 from puna.chat.parsers.formats.generic import TemplateTags
 from puna.chat.parsers.registry import support
-from puna.chat.prompt import CHAT_TEMPLATE_KEY, Prompter
+from puna.chat.prompt import CHAT_TEMPLATE_KEY, Prompter, is_continued
 from puna.chat.style import BARE, Style, style_of
 from puna.engine.events import Done, TextChunk
 from puna.engine.events import Event as EngineEvent
@@ -251,11 +251,17 @@ class Chat:
         style = self.style
         grammar, bare = self._grammar(conversation)
         # What is kept to a grammar has no header: the prompt writes the one of the message for the user.
-        header = style.final if grammar else ""
+        # In what goes on with an earlier message, that message's is there already.
+        continued = not conversation.suffix and is_continued([conversation.messages[-1].for_go()])
+        header = style.final if grammar and not continued else ""
 
         def render(messages: Sequence[Message]) -> _Prompt:
             pieces = self.prompter.pieces(
-                messages, tools=conversation.offered, think=think, suffix=conversation.suffix
+                messages,
+                tools=conversation.offered,
+                think=think,
+                suffix=conversation.suffix,
+                variables=conversation.variables,
             )
             pieces[-1] += header
             return _Prompt(self.prompter.encode(pieces), style.open_tag(pieces[-1]))
@@ -269,7 +275,7 @@ class Chat:
         )
         if not bare:
             # What the prompt writes of the answer; a header gives no events.
-            parser.feed(header)
+            parser.feed(style.final if continued else header)
         thinks = bool(style.closing) and bool(open_tag or think)
         return Prepared(
             prompt=fitted.prompt.tokens,
