@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from puna.services.finding import FoundModel
 
 _LOADING_SHOWN_AFTER = 0.3
+CONTINUES_TEXT = "{{ .Prompt }}"
+"""What a server tells for a template where the model has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +121,9 @@ class StorePlace:
         return describe_as_document(describe_model(self.library, parse_name(name)), verbose=verbose)
 
     def pull(self, name: str, report: Report, *, insecure: bool) -> None:
-        from puna.registry.sources import pull
+        from puna.services.template_check import pull_model
 
-        pull(parse_name(name), self.library, report, scheme=scheme_of(name), insecure=insecure)
+        pull_model(parse_name(name), self.library, report, scheme=scheme_of(name), insecure=insecure)
 
     def push(self, name: str, report: Report, *, insecure: bool) -> None:
         from puna.registry.sources import push
@@ -250,7 +252,8 @@ class ServerPlace:
         except ModelNotFound:
             self._fetch(name, insecure=wanted.insecure)
             shown = self.client.show(name)
-        return ServerSpeaker(self.client, name, tuple(shown.capabilities or ()))
+        continues_text = shown.template == CONTINUES_TEXT and not shown.renderer
+        return ServerSpeaker(self.client, name, tuple(shown.capabilities or ()), continues_text)
 
     def _fetch(self, name: str, *, insecure: bool) -> None:
         try:

@@ -50,12 +50,15 @@ class Speaker(Protocol):
     Attributes:
         name: as the user wrote it.
         capabilities: what it can do, by the names of the API.
+        continues_text: it has no template, so a prompt is text to go on with.
     """
 
     @property
     def name(self) -> str: ...
     @property
     def capabilities(self) -> Collection[str]: ...
+    @property
+    def continues_text(self) -> bool: ...
 
     def generate(
         self, prompt: Prompt, grammar: Grammar | None, arguments: AnswerArguments
@@ -91,6 +94,10 @@ class LocalSpeaker:
     def capabilities(self) -> Collection[str]:
         return self.model.capabilities
 
+    @property
+    def continues_text(self) -> bool:
+        return self.model.continues_text
+
     def generate(
         self, prompt: Prompt, grammar: Grammar | None, arguments: AnswerArguments
     ) -> Iterator[GenerateReply]:
@@ -122,6 +129,7 @@ class ServerSpeaker:
     client: "Client"
     name: str
     capabilities: Collection[str]
+    continues_text: bool
 
     def generate(
         self, prompt: Prompt, grammar: Grammar | None, arguments: AnswerArguments
