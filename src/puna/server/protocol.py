@@ -62,7 +62,7 @@ class LimitedProtocol(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self._limits = config.limits
         self._idle = config.idle
-        self._head: int | None = 0  # bytes of the head that is coming; None while none is
+        self._head: int | None = None  # bytes of the head that is coming; None while none is
         self._head_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
         self._drain_timer: asyncio.TimerHandle | None = None
@@ -93,8 +93,8 @@ class LimitedProtocol(HttpToolsProtocol):
         """Parse what has come, as far as it is within the limits."""
         if self.transport.is_closing():
             return
-        if self._head == 0 and self._head_timer is None:
-            self._begin_head_timer()
+        if self in self._idle:
+            self._begin_head_timer()  # also for blank lines, which are no head yet
         super().data_received(data)
         if self._head is not None and not self.transport.is_closing():
             self._head += len(data)
@@ -104,6 +104,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A head begins."""
         self._head = 0
+        self._begin_head_timer()
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
@@ -128,7 +129,6 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """The request's last byte has come; another may begin."""
-        self._head = 0
         if self._refused():
             return
         super().on_message_complete()
@@ -142,7 +142,7 @@ class LimitedProtocol(HttpToolsProtocol):
         super().on_response_complete()
         if self.transport.is_closing() or not self.cycle.response_complete:
             return
-        if self.cycle.more_body and self._head is None:
+        if self.cycle.more_body:
             self._unset_keepalive_if_required()
             self._drain_timer = self.loop.call_later(_DRAIN_SECONDS, self.transport.close)
         else:
@@ -168,7 +168,8 @@ class LimitedProtocol(HttpToolsProtocol):
         )
 
     def _begin_head_timer(self) -> None:
-        self._head_timer = self.loop.call_later(self._limits.head_seconds, self._head_is_late)
+        if self._head_timer is None:
+            self._head_timer = self.loop.call_later(self._limits.head_seconds, self._head_is_late)
 
     def _stop_head_timer(self) -> None:
         if self._head_timer is not None:
@@ -198,7 +199,9 @@ class LimitedProtocol(HttpToolsProtocol):
     def _refuse(self, status: HTTPStatus, reason: str) -> None:
         if self.transport.is_closing():
             return
-        if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
+        # It must not be taken for the answer to a request that has come whole and is being worked at.
+        working = self.cycle is not None and not self.cycle.response_complete
+        if not working or (self.cycle.more_body and not self.cycle.response_started):
             body = b'{"error":"%s"}' % reason.encode("ascii")
             self.transport.write(
                 b"HTTP/1.1 %d %s\r\ncontent-type: application/json; charset=utf-8\r\n"
