@@ -355,7 +355,9 @@ def test_a_request_ends_at_any_stage(library: Library, stage: str, by: str) -> N
         parts.script.pieces = STAGES[stage]
         answer = await parts.inference.chat(ChatRequest(model="one", messages=HI, id="7", key="ann"))
         task, events = await reach(parts, answer)
-        assert [event.text for event in events] == [piece.text for piece in STAGES[stage] if isinstance(piece, TextChunk)]
+        assert [event.text for event in events] == [
+            piece.text for piece in STAGES[stage] if isinstance(piece, TextChunk)
+        ]
         if by == "client":
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
