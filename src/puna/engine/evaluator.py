@@ -18,15 +18,6 @@ from puna.models.base import Model, Step
 # a few of each are alive at a time, and each costs less than a megabyte.
 _MAX_GRAPHS = 16
 
-# So that sequences which come and go do not ask for a graph each time, small batches are filled up.
-_SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
-_SIZE_FOR = tuple(next(size for size in _SIZES if size >= count) for count in range(_SIZES[-1] + 1))
-
-
-def graph_size(count: int) -> int:
-    """How many rows the graph for `count` tokens or outputs has, at least 1; many get their exact number."""
-    return _SIZE_FOR[count] if count < len(_SIZE_FOR) else count
-
 
 @dataclass(frozen=True, slots=True)
 class Batch:
@@ -94,18 +85,15 @@ class Evaluator:
             CacheFull: the cache has no room for the batch; nothing has changed.
         """
         history = self.cache.start(batch.positions, batch.sequences)
-        count, wanted = len(batch.tokens), len(batch.outputs)
-        traced = self._graph(graph_size(count), graph_size(wanted), history)
-        traced.tokens[:count] = batch.tokens
-        traced.positions[:count] = batch.positions
+        wanted = len(batch.outputs)
+        # A graph without outputs would be one of a kind; that of one output serves as well.
+        traced = self._graph(len(batch.tokens), wanted or 1, history)
+        traced.tokens[:] = batch.tokens
+        traced.positions[:] = batch.positions
         traced.outputs[:wanted] = batch.outputs
         self.cache.fill(traced.history)
         traced.context.compute(traced.logits)
-        logits = traced.logits.array()
-        if wanted < count and len(logits) == len(traced.tokens):
-            # Such a graph gives logits of every token.
-            return logits[batch.outputs]
-        return logits[:wanted]
+        return traced.logits.array()[:wanted]
 
     def reserve(self, num_batch: int, outputs: int = 1) -> None:
         """Makes room for the largest graph: `num_batch` tokens, logits of `outputs`, at full history.
@@ -113,9 +101,9 @@ class Evaluator:
         Raises:
             InsufficientMemory: there is none.
         """
-        tokens, outputs = graph_size(num_batch), graph_size(min(outputs, num_batch))
         with self.backend.new_context() as context:
-            _, logits = self._trace(context, tokens, outputs, self.cache.worst_case(tokens))
+            worst = self.cache.worst_case(num_batch)
+            _, logits = self._trace(context, num_batch, min(outputs, num_batch), worst)
             context.forward(logits).reserve()
 
     def forget_graphs(self) -> None:
@@ -142,9 +130,8 @@ class Evaluator:
             step, logits = self._trace(context, tokens, outputs, history)
             context.forward(logits)
             ids, positions, rows = step.tokens.array(), step.positions.array(), step.outputs.array()
-            for numbers in (ids, positions, rows):
-                # Rows that a batch leaves over must make sense too.
-                numbers[:] = 0
+            # A batch that wants no logits leaves this as it is, and it must make sense.
+            rows[:] = 0
         except BaseException:
             context.close()
             raise
