@@ -44,7 +44,12 @@ ALLOWED: dict[str, set[str]] = {
         *("errors", "engine", "gguf", "modelfile", "progress", "sampling", "template", "tokenizer"),
         *("chat", "store", "registry", "create", "cancellation", "scheduler"),
     },
+    "client": {"errors", "settings", "variables"},
     "runner": {"errors", "engine", "ml", "settings"},
+    "inprocess": {
+        *("errors", "settings", "progress", "client", "engine", "chat", "sampling", "services", "store"),
+    },
+    "__init__": {"client", "inprocess"},
     "scheduler": {"errors", "engine", "humanize", "runner"},
     "server": {
         *("errors", "humanize", "progress", "options", "settings", "engine", "sampling", "chat", "store"),
@@ -53,8 +58,8 @@ ALLOWED: dict[str, set[str]] = {
     "benchmark": {"errors", "engine"},
     "cli": {
         *("errors", "humanize", "progress", "settings", "gguf", "ggml", "ml", "sampling"),
-        *("modelfile", "engine", "benchmark", "chat", "store", "registry", "create", "services", "server"),
-        "variables",
+        *("client", "inprocess", "modelfile", "engine", "benchmark", "chat", "store", "registry", "create"),
+        *("services", "server", "runner", "scheduler", "options", "variables"),
     },
     "__main__": {"cli"},
 }
@@ -103,7 +108,7 @@ def imports() -> Iterator[Import]:
 def parts() -> set[str]:
     """The package's folders and modules."""
     found = {path.stem for path in ROOT.glob("*.py")} | {path.parent.name for path in ROOT.glob("*/*.py")}
-    return found - {"__init__"}
+    return found
 
 
 def inner(module: str) -> str | None:
@@ -172,10 +177,10 @@ def test_of_a_runner_only_what_runs_in_its_process_imports_what_computes() -> No
         str(found)
         for found in imports()
         if found.importer == "runner"
-        and found.file.name not in ("worker.py", "serial.py", "__main__.py")
+        and found.file.name not in ("worker.py", "__main__.py")
         and (
             (inner(found.module) in ("engine", "ml") and not found.module.startswith(plain))
-            or found.module.startswith(("puna.runner.worker", "puna.runner.serial"))
+            or found.module.startswith("puna.runner.worker")
         )
     ]
     assert wrong == []
@@ -210,6 +215,8 @@ def test_the_environment_is_read_in_settings_only() -> None:
         "puna.cli.commands.login",
         "puna.cli.commands.serve",
         "puna.chat.parsers.detect",
+        "puna.client.asynchronous",
+        "puna.client.synchronous",
         "puna.chat.parsers.registry",
         "puna.chat.prompt",
         "puna.engine.options",

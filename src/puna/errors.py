@@ -18,6 +18,8 @@ PunaError                      every error a user can cause or meet; its text is
 ├── Interrupted                a computation was stopped on purpose
 ├── RunnerDied                 the process that a model ran in has ended
 ├── Overloaded                 too much was asked for at once
+├── ServerUnreachable          no server answers at an address
+├── ServerError                a server answered with an error that is none of the others here
 ├── StoreError                 the model store cannot be read or written
 │   ├── OutOfSpace             the disk has not the room that a model needs
 │   └── DigestMismatch         content that is not what its digest says
@@ -154,6 +156,22 @@ class Overloaded(PunaError):
     def __init__(self, message: str, retry_after: int = 1) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class ServerUnreachable(PunaError):
+    """No server answers at an address, or not in a way that can be understood."""
+
+
+class ServerError(PunaError):
+    """A server answered with an error that is none of the other kinds.
+
+    Attributes:
+        status: of HTTP; None for an error in the middle of an answer.
+    """
+
+    def __init__(self, status: int | None, text: str) -> None:
+        super().__init__(text)
+        self.status = status
 
 
 class StoreError(PunaError):

@@ -13,7 +13,7 @@ from typing import Any
 
 from puna.errors import InvalidOption
 from puna.options import OPTIONS, ApiKey, Option, ServerSettings, from_table, keys_of_file
-from puna.variables import clean
+from puna.variables import Endpoint, clean, endpoint
 
 _CONFIGURATION_LIMIT = 1 << 20
 # The tables a configuration file may have. What is in one is checked by the part that it is for.
@@ -70,6 +70,26 @@ def transfer_streams() -> int:
     return min(whole_number("MAX_TRANSFER_STREAMS", 8), 64)
 
 
+def server_endpoint() -> Endpoint:
+    """Where the server is: `PUNA_HOST`, else `OLLAMA_HOST`, else as configured, else 127.0.0.1:11434.
+
+    Raises:
+        InvalidOption: as `server_settings`.
+    """
+    text = variable("HOST")
+    if text is None:
+        return server_settings().listen if configuration_path().exists() else Endpoint()
+    try:
+        return endpoint(text)
+    except ValueError as error:
+        raise InvalidOption(f"HOST: {error}") from error
+
+
+def api_key() -> str | None:
+    """What a client says to a server who it is: `PUNA_API_KEY`. Ollama's variable is for ollama.com only."""
+    return os.environ.get("PUNA_API_KEY", "").strip() or None
+
+
 def models_path() -> Path:
     """The folder of the model store: `PUNA_MODELS`, else `OLLAMA_MODELS`, else `~/.ollama/models`."""
     configured = variable("MODELS")
@@ -79,6 +99,36 @@ def models_path() -> Path:
 def ollama_folder() -> Path:
     """Where Ollama keeps its key and models: `~/.ollama`."""
     return _home() / ".ollama"
+
+
+def history_path() -> Path:
+    """Where what was typed in conversations is kept: `~/.ollama/history`, which Ollama shares."""
+    return ollama_folder() / "history"
+
+
+def is_able_terminal() -> bool:
+    """Whether the terminal can move its cursor, as `TERM` says."""
+    return os.environ.get("TERM", "dumb" if os.name == "posix" else "") != "dumb"
+
+
+def editor() -> list[str]:
+    """The program to write a text with, and its arguments.
+
+    It is `PUNA_EDITOR`, else `OLLAMA_EDITOR`, else `VISUAL`, else `EDITOR`, else what is usual.
+
+    Raises:
+        InvalidOption: its quotes do not match.
+    """
+    import shlex
+
+    usual = "notepad" if os.name == "nt" else "vi"
+    # Not through `variable`, which would take away the quotes at the end of a command.
+    names = ("PUNA_EDITOR", "OLLAMA_EDITOR", "VISUAL", "EDITOR")
+    named = next((text for name in names if (text := os.environ.get(name, "").strip())), usual)
+    try:
+        return shlex.split(named) or [usual]
+    except ValueError as error:
+        raise InvalidOption(f"the editor {named[:100]!r} cannot be started: {error}") from error
 
 
 def private_folders() -> tuple[str, ...]:

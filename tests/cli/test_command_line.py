@@ -14,6 +14,8 @@ from tests.cli.conftest import NOWHERE
 
 import puna as package
 from puna.cli import main
+from puna.cli.place import StorePlace, Wanted
+from puna.cli.speaker import Speaker
 
 Puna = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -130,10 +132,10 @@ def test_help_imports_nothing_heavy() -> None:
 
 
 def test_an_interrupt_is_status_130(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(model: str, *, insecure: bool) -> Path:
+    def interrupted(place: StorePlace, name: str, wanted: Wanted) -> Speaker:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("puna.cli.commands.run.find_model", interrupted)
+    monkeypatch.setattr(StorePlace, "open", interrupted)
     assert main.run(["run", "m", "hi"]) == 130
 
 

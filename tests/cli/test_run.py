@@ -18,8 +18,8 @@ import pytest
 from tests.tiny_llama import BOS, EOS
 
 from puna.chat.prompt import Prompter
-from puna.cli.commands.run import timing_lines
-from puna.engine.events import Done
+from puna.cli.timings import timing_lines
+from puna.client.replies import GenerateReply
 from puna.gguf import GGUFFile
 from puna.tokenizer import load_tokenizer
 
@@ -97,7 +97,9 @@ def test_timings_go_to_standard_error(puna: Puna, base_model: Path) -> None:
 
 
 def test_timings_leave_out_what_is_zero() -> None:
-    assert timing_lines(Done("stop", 0, 0.0, 4, 2.0), 2.5, 0.0) == [
+    assert timing_lines(
+        GenerateReply(total_duration=2_500_000_000, eval_count=4, eval_duration=2_000_000_000)
+    ) == [
         "total duration:       2.5s",
         "eval count:           4 token(s)",
         "eval duration:        2s",
@@ -200,7 +202,7 @@ def terminal(environment: dict[str, str], *arguments: str | Path) -> Iterator[Sc
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
-        env={**environment, "TERM": "dumb"},
+        env={"TERM": "dumb", **environment},
         start_new_session=True,
     )
     os.close(theirs)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from puna.cli.options import run_options
+from puna.cli.options import option_values
 from puna.engine.options import LoadOptions
 from puna.errors import InvalidOption
 from puna.modelfile.parameters import DEPRECATED, KINDS
@@ -83,5 +83,7 @@ def test_the_command_line_says_the_same() -> None:
     pairs = [("num_gpu", "-1"), ("temperature", "0.5"), ("stop", "a"), ("stop", "b"), ("num_ctx", "7")]
     pairs += [("tensor_split", "1,2"), ("transcode", "true"), ("num_ctx", "8")]
     given = {"num_gpu": -1, "temperature": 0.5, "stop": ["a", "b"], "num_ctx": 8}
-    assert run_options(pairs) == read_options({**given, "tensor_split": [1, 2], "transcode": True})
-    assert run_options([], {"temperature": 0.3, "frob": 1}) == read_options({}, {"temperature": 0.3})
+    assert read_options(option_values(pairs)) == read_options(
+        {**given, "tensor_split": [1, 2], "transcode": True}
+    )
+    assert read_options({}, {"temperature": 0.3, "frob": 1}) == read_options({}, {"temperature": 0.3})

@@ -1,14 +1,15 @@
 """The options of a run, under Ollama's names, from text."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from puna.chat.conversation import Think, check_think
 from puna.errors import InvalidOption
+from puna.humanize import duration_seconds
 from puna.sampling.grammar import Grammar
 from puna.sampling.parameters import RANGES
-from puna.services.options import NAMES, RANGE_OF, Options, read_options
+from puna.services.options import NAMES, RANGE_OF, read_options
 
 
 def parse_assignments(texts: Iterable[str]) -> list[tuple[str, str]]:
@@ -22,11 +23,8 @@ def parse_assignments(texts: Iterable[str]) -> list[tuple[str, str]]:
     return pairs
 
 
-def run_options(pairs: Iterable[tuple[str, str]], defaults: Mapping[str, Any] | None = None) -> Options:
+def option_values(pairs: Iterable[tuple[str, str]]) -> dict[str, Any]:
     """The options that these names and values set; of one set twice the last counts, but every `stop`.
-
-    Args:
-        defaults: a model's own parameters, for what is not set.
 
     Raises:
         InvalidOption: an unknown name, or a value out of its range.
@@ -35,8 +33,9 @@ def run_options(pairs: Iterable[tuple[str, str]], defaults: Mapping[str, Any] | 
     for name, text in pairs:
         if name not in NAMES:
             raise InvalidOption(f"unknown option {name[:100]!r}; the options are {', '.join(NAMES)}")
-        given[name] = [*given.get(name, ()), text] if name == "stop" else _value(name, text)
-    return read_options(given, defaults)
+        given[name] = [*given.get(name, ()), text] if name == "stop" else option_value(name, text)
+    read_options(given)
+    return given
 
 
 def think_option(text: str | None) -> Think:
@@ -44,6 +43,16 @@ def think_option(text: str | None) -> Think:
     think: Think = {"true": True, "false": False}.get(text, text) if text is not None else None
     check_think(think)
     return think
+
+
+def keep_alive_option(text: str | None) -> str | float | None:
+    """What `--keepalive` says: seconds, or a duration such as `10m`. Raises: InvalidOption."""
+    if text is None:
+        return None
+    try:
+        return float(text) if text.lstrip("-").isdecimal() else (duration_seconds(text) and text)
+    except ValueError as error:
+        raise InvalidOption(f"keepalive: {error}") from error
 
 
 def answer_grammar(
@@ -83,7 +92,8 @@ def _text(argument: str) -> str:
         raise InvalidOption(f"cannot read {argument[1:][:100]!r}: {reason}") from error
 
 
-def _value(name: str, text: str) -> Any:
+def option_value(name: str, text: str) -> Any:
+    """The value of a known option that is no list of texts. Raises: InvalidOption: it is of another type."""
     if name == "kv_cache_type":
         return text
     if name == "tensor_split":

@@ -103,6 +103,8 @@ class LoadedModel:
         grammar: Grammar | None = None,
         thinking: Thinking | None = None,
         shown: Collection[int] = (),
+        shift: bool = False,
+        num_keep: int = 4,
         halted: Callable[[], bool] = lambda: False,
     ) -> Iterator[Event]:
         """Yields the answer to the prompt's tokens piece by piece, and at last `Done`.
@@ -128,6 +130,8 @@ class LoadedModel:
             grammar=grammar,
             thinking=thinking,
             shown=frozenset(shown),
+            shift=shift,
+            num_keep=num_keep,
         )
         return self._answer(request, halted)
 

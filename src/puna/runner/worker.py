@@ -47,7 +47,7 @@ from puna.runner.protocol import (
 
 if TYPE_CHECKING:
     from puna.ml import BackendMemory, DeviceMemory
-    from puna.runner.serial import LoadedModel
+    from puna.engine.load import LoadedModel
 
 _PROGRESS_SECONDS = 0.05
 _GRACE = 1.0
@@ -165,7 +165,7 @@ def _load(line: Line, load: Load) -> "Served | None":
     path = Path(load.path)
     try:
         # Only here, so that the server hears of a process that cannot import them.
-        from puna.runner.serial import load_model, plan_model
+        from puna.engine.load import load_model, plan_model
 
         if load.plan:
             memory, num_ctx, _ = plan_model(path, load.options)

@@ -118,19 +118,18 @@ class EmbedRequest(Asked):
     normalize: bool = True
 
 
-def chat_conversation(request: ChatRequest, model: Model, limits: Limits) -> Conversation:
-    """The conversation that a request means.
+def chat_conversation(request: ChatRequest, model: Model | None, limits: Limits) -> Conversation:
+    """The conversation that a request means, with a model of the store or a bare file.
 
     Raises:
         InvalidOption: there is too much of something, or it makes no sense.
     """
     check_count("messages", request.messages, limits.messages)
     _check_images(request.messages, limits)
-    own = [Message(message.role, message.content) for message in model.messages]
     speaks_first = request.messages[:1] and request.messages[0].role == "system"
-    system = [Message("system", model.system)] if model.system and not speaks_first else []
+    system = [] if speaks_first else _system(model, "")
     return Conversation(
-        messages=(*system, *own, *request.messages),
+        messages=(*system, *_own(model), *request.messages),
         tools=tuple(request.tools),
         tool_choice=request.tool_choice,
         think=request.think,
@@ -139,7 +138,7 @@ def chat_conversation(request: ChatRequest, model: Model, limits: Limits) -> Con
     )
 
 
-def completion_conversation(request: CompletionRequest, model: Model, limits: Limits) -> Conversation:
+def completion_conversation(request: CompletionRequest, model: Model | None, limits: Limits) -> Conversation:
     """The conversation that a prompt means: with a suffix, or in raw mode, the prompt alone.
 
     Raises:
@@ -148,10 +147,8 @@ def completion_conversation(request: CompletionRequest, model: Model, limits: Li
     messages = [Message("user", request.prompt, images=request.images)]
     _check_images(messages, limits)
     if not request.suffix and not request.raw:
-        own = () if request.context else model.messages
-        messages = [*(Message(message.role, message.content) for message in own), *messages]
-        if system := request.system or model.system:
-            messages.insert(0, Message("system", system))
+        own = [] if request.context else _own(model)
+        messages = [*_system(model, request.system), *own, *messages]
     return Conversation(
         messages=tuple(messages),
         think=request.think,
@@ -159,6 +156,15 @@ def completion_conversation(request: CompletionRequest, model: Model, limits: Li
         suffix="" if request.raw else request.suffix,
         truncate=request.truncate,
     )
+
+
+def _system(model: Model | None, asked: str) -> list[Message]:
+    text = asked or (model.system if model else "")
+    return [Message("system", text)] if text else []
+
+
+def _own(model: Model | None) -> list[Message]:
+    return [Message(message.role, message.content) for message in model.messages] if model else []
 
 
 def check_raw(request: CompletionRequest) -> None:
