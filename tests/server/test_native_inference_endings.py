@@ -1,5 +1,6 @@
 """How requests end before their answers do, and how long models stay."""
 
+import http.client
 import json
 import os
 import time
@@ -90,33 +91,33 @@ def test_a_client_that_leaves_during_the_load(narrow: Served) -> None:
 
 
 def test_a_client_that_leaves_the_queue(narrow: Served) -> None:
-    def waits(connection: Any) -> bool:
-        connection.request("POST", "/api/generate", json.dumps({"model": "said", "prompt": "hi"}))
-        full = narrow.post("/api/generate", {"model": "thinks", "prompt": "hi"})
-        assert full.status == 503 and int(full.headers["retry-after"]) >= 1
-        assert full.error == "server busy, please try again.  maximum pending requests exceeded"
-        return True
-
     with narrow.stream("/api/generate", ENDLESS) as response:
         response.readline()
-        for _ in range(2):
-            # If the first had not left, there would be no room for the second.
-            with narrow.connection() as connection:
-                assert waits(connection)
-            wait_for(lambda: _queued_is_empty(narrow))
+        with narrow.connection() as connection:
+            connection.request("POST", "/api/generate", json.dumps({"model": "said", "prompt": "hi"}))
+            assert _answers(connection) is None
+            full = narrow.post("/api/generate", {"model": "thinks", "prompt": "hi"})
+            assert full.status == 503 and int(full.headers["retry-after"]) >= 1
+            assert full.error == "server busy, please try again.  maximum pending requests exceeded"
+        # Now there is room for another one that waits.
+        wait_for(lambda: _may_wait(narrow))
     answer = narrow.post("/api/generate", {"model": "said", "prompt": "hi", "stream": False})
     assert answer.json["response"] == "onetwothreefour"
 
 
-def _queued_is_empty(server: Served) -> bool:
-    """Whether one request more may wait: it is sent, and leaves."""
+def _answers(connection: http.client.HTTPConnection) -> int | None:
+    """The status of the answer, if one comes soon."""
+    connection.sock.settimeout(0.5)
+    try:
+        return connection.getresponse().status
+    except TimeoutError:
+        return None
+
+
+def _may_wait(server: Served) -> bool:
     with server.connection() as connection:
         connection.request("POST", "/api/generate", json.dumps({"model": "fills", "prompt": "hi"}))
-        connection.sock.settimeout(0.2)
-        try:
-            return connection.getresponse().status != 503
-        except TimeoutError:
-            return True
+        return _answers(connection) is None
 
 
 # Requests that are ended by their id
