@@ -46,8 +46,8 @@ from puna.runner.protocol import (
 )
 
 if TYPE_CHECKING:
-    from puna.ml import BackendMemory, DeviceMemory
     from puna.engine.load import LoadedModel
+    from puna.ml import BackendMemory, DeviceMemory
 
 _PROGRESS_SECONDS = 0.05
 _GRACE = 1.0
