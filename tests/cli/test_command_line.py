@@ -14,8 +14,9 @@ from tests.cli.conftest import NOWHERE
 
 import puna as package
 from puna.cli import main
-from puna.cli.place import StorePlace, Wanted
+from puna.cli.place import Wanted
 from puna.cli.speaker import Speaker
+from puna.cli.storeplace import StorePlace
 
 Puna = Callable[..., "subprocess.CompletedProcess[str]"]
 

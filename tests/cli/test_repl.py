@@ -15,12 +15,13 @@ from tests.cli.test_run import terminal
 from tests.served_models import fill
 
 from puna import settings
-from puna.cli.place import StorePlace, Wanted
+from puna.cli.place import Wanted
 from puna.cli.repl.history import ENTRIES, SharedHistory
 from puna.cli.repl.loop import converse
 from puna.cli.repl.multiline import Multiline
 from puna.cli.repl.state import Talk
 from puna.cli.repl.terminal import TerminalReader, edit
+from puna.cli.storeplace import StorePlace
 from puna.errors import InvalidOption
 from puna.store.library import Library
 from puna.store.model import read_model

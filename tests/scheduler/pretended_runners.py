@@ -94,7 +94,7 @@ class Machine:
     running: list[PretendedRunner] = field(default_factory=list)
     starting: int = 0
     loads: list[tuple[str, LoadOptions]] = field(default_factory=list)
-    plans: int = 0
+    planning: int = 0
 
     async def start(self, path: Path, options: LoadOptions, *, stall: float | None) -> PretendedRunner:
         self.starting += 1
@@ -114,8 +114,11 @@ class Machine:
         return runner
 
     async def plan(self, path: Path, options: LoadOptions) -> Loaded:
-        self.plans += 1
-        await asyncio.sleep(self.plan_seconds)
+        self.planning += 1
+        try:
+            await asyncio.sleep(self.plan_seconds)
+        finally:
+            self.planning -= 1
         return self.report(path, options)
 
     def memory(self) -> HostMemory:

@@ -128,14 +128,14 @@ async def test_ceilings_for_what_requests_may_ask_for() -> None:
 
 
 @story
-async def test_unloading_waits_for_what_runs_and_is_undone_by_nothing() -> None:
+async def test_unloading_waits_for_what_runs() -> None:
     machine = Machine()
     scheduler = machine.scheduler()
     assert not await scheduler.unload("sha256-a")
     await use(scheduler, "a", keep_alive=math.inf)
     assert await scheduler.unload("sha256-a")
     assert machine.running == []
-    task = asyncio.create_task(use(scheduler, "a", 10.0))
+    task = asyncio.create_task(use(scheduler, "a", 10.0, keep_alive=math.inf))
     await asyncio.sleep(0.5)
     assert await scheduler.unload("sha256-a")  # while it is loaded
     await asyncio.sleep(5.0)
@@ -209,6 +209,35 @@ async def test_who_goes_away_gives_up_its_place_and_what_only_it_waited_for() ->
     assert [name for name, _ in machine.loads] == ["a", "b"]
     assert await third == 105.0
     await scheduler.close(1.0)
+
+
+@story
+async def test_a_plan_that_nobody_waits_for_stops() -> None:
+    machine = Machine(plan_seconds=100.0)
+    scheduler = machine.scheduler()
+    await use(scheduler, "a")
+    task = asyncio.create_task(use(scheduler, "b"))
+    await asyncio.sleep(1.0)
+    assert machine.planning == 1
+    task.cancel()
+    await asyncio.sleep(1.0)
+    assert machine.planning == 0
+    await scheduler.close(1.0)
+
+
+@story
+async def test_a_resize_that_ends_while_all_ends_brings_nothing_back() -> None:
+    machine = Machine(resize_seconds=1.0, stop_seconds=5.0)
+    scheduler = machine.scheduler(SchedulerOptions(stop_grace=10.0))
+    await use(scheduler, "a")
+    task = asyncio.create_task(use(scheduler, "a", asked=LoadOptions(num_batch=64)))
+    await asyncio.sleep(0.5)
+    closing = asyncio.create_task(scheduler.close(1.0))
+    await asyncio.sleep(1.0)
+    assert scheduler.loaded() == []
+    await closing
+    with pytest.raises(Overloaded):
+        await task
 
 
 @story

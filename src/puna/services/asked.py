@@ -1,9 +1,11 @@
 """What callers ask of models, whatever way they speak; and the conversations that this makes."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from reprlib import repr as brief
 from typing import Any, TypeAlias
+
+import msgspec
 
 from puna.chat.conversation import Conversation, Message, Think, ToolChoice
 from puna.chat.prompt import Prompter
@@ -19,8 +21,7 @@ Format: TypeAlias = object
 """A `Grammar`, or a `format` as Ollama's API has it; see `Grammar.from_format`."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
     """What every request to a model says.
 
     Attributes:
@@ -32,14 +33,13 @@ class Asked:
     """
 
     model: str
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = msgspec.field(default_factory=dict)
     keep_alive: float | None = None
     id: str = ""
     key: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AskedAnswer(Asked):
+class AskedAnswer(Asked, frozen=True, kw_only=True):
     """What every request for an answer says.
 
     Attributes:
@@ -58,7 +58,7 @@ class AskedAnswer(Asked):
     shift: bool = False
     logprobs: bool = False
     top_logprobs: int = 0
-    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    logit_bias: Mapping[int, float] = msgspec.field(default_factory=dict)
 
     @property
     def grammar(self) -> Grammar | None:
@@ -66,8 +66,7 @@ class AskedAnswer(Asked):
         return self.format if isinstance(self.format, Grammar) else Grammar.from_format(self.format)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChatRequest(AskedAnswer):
+class ChatRequest(AskedAnswer, frozen=True, kw_only=True):
     """A conversation to go on with; see `puna.chat.conversation.Conversation`.
 
     The model's own messages come before the caller's, and its system message before all, where the caller's
@@ -79,8 +78,7 @@ class ChatRequest(AskedAnswer):
     tool_choice: ToolChoice = "auto"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CompletionRequest(AskedAnswer):
+class CompletionRequest(AskedAnswer, frozen=True, kw_only=True):
     """A prompt to go on with.
 
     Attributes:
@@ -101,8 +99,7 @@ class CompletionRequest(AskedAnswer):
     images: tuple[bytes, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EmbedRequest(Asked):
+class EmbedRequest(Asked, frozen=True, kw_only=True):
     """Texts to make vectors of.
 
     Attributes:

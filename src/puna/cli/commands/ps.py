@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import click
 
-from puna.cli.place import moment_seconds
 from puna.cli.reach import required_server
+from puna.cli.serverplace import moment_seconds
 from puna.cli.table import table_lines
 from puna.client.replies import RunningModel
 from puna.humanize import bytes_text, moment_text

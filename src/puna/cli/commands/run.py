@@ -1,7 +1,7 @@
 """`puna run`: a prompt to a model, or a conversation with it."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,12 +13,13 @@ from puna.cli import terminal
 from puna.cli.answer import new_answer, show_timings
 from puna.cli.pictures import look
 from puna.cli.reach import Where, running_server, where_options, without_server
-from puna.cli.speaker import LocalSpeaker, Prompt, Speaker, sayable
+from puna.cli.speaker import Prompt, Speaker, answer_arguments, sayable
 from puna.errors import InvalidOption
 from puna.sampling.grammar import Grammar
 
 if TYPE_CHECKING:
     from puna.cli.place import Place
+    from puna.client import Client
     from puna.client.arguments import EmbedArguments
 
 
@@ -163,23 +164,30 @@ def _prompt_text(words: tuple[str, ...]) -> str | None:
 @contextmanager
 def _opened(model: str, request: Request, where: Where) -> "Iterator[tuple[Place, Speaker]]":
     """The model, loaded, and the place that it is from."""
-    from puna.cli.models import user_library
-    from puna.cli.place import ServerPlace, StorePlace, Wanted
+    from puna.cli.place import Wanted, store_place
 
     client = running_server(where)
     if client is not None and (why := _unfit(model, request)):
         without_server(client, where, why)
         client = None
-    place: Place = StorePlace(user_library()) if client is None else ServerPlace(client)
+    place = store_place() if client is None else _server_place(client)
     speaker = place.open(model, Wanted(request.options, request.insecure, request.keep_alive))
     try:
-        if request.grammar is not None and isinstance(speaker, LocalSpeaker):
-            _show_warnings(speaker.model.warnings(request.grammar))
+        if request.grammar is not None:
+            _show_warnings(speaker.warnings(request.grammar))
+        if speaker.continues_text and not request.raw:
+            terminal.complain("Note", "the model has no chat template, so it continues the text")
         yield place, speaker
     finally:
         speaker.close()
         if client is not None:
             client.close()
+
+
+def _server_place(client: "Client") -> "Place":
+    from puna.cli.serverplace import ServerPlace
+
+    return ServerPlace(client)
 
 
 def _unfit(model: str, request: Request) -> str:
@@ -191,14 +199,12 @@ def _unfit(model: str, request: Request) -> str:
     return "" if sayable(request.grammar) else "a server keeps answers to --format only"
 
 
-def _show_warnings(warnings: tuple[str, ...]) -> None:
+def _show_warnings(warnings: Sequence[str]) -> None:
     for warning in warnings:
         click.echo(f"Warning: {warning[:200]}", err=True)
 
 
 def _answer_once(speaker: Speaker, request: Request, text: str) -> None:
-    from puna.cli.repl.state import answer_arguments
-
     answer = new_answer(hides_thinking=request.hides_thinking, wraps=request.wraps)
     arguments = answer_arguments(request.options, request.think, request.keep_alive)
     with speaker.interruptible():

@@ -1,12 +1,11 @@
 """What a conversation on a terminal knows."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from puna.chat.conversation import Think
 from puna.cli.place import Place
-from puna.cli.speaker import Speaker
+from puna.cli.speaker import Speaker, answer_arguments
 from puna.client.arguments import AnswerArguments
 from puna.client.replies import Message
 from puna.sampling.grammar import Grammar
@@ -56,17 +55,3 @@ class Talk:
     def sees(self) -> bool:
         """Whether the model can be shown pictures."""
         return "vision" in self.speaker.capabilities
-
-
-def answer_arguments(
-    options: Mapping[str, Any], think: Think, keep_alive: str | float | None
-) -> AnswerArguments:
-    """The arguments that say something."""
-    arguments: AnswerArguments = {}
-    if options:
-        arguments["options"] = dict(options)
-    if think is not None:
-        arguments["think"] = think
-    if keep_alive is not None:
-        arguments["keep_alive"] = keep_alive
-    return arguments
