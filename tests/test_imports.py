@@ -58,20 +58,8 @@ ALLOWED: dict[str, set[str]] = {
     "benchmark": {"errors", "engine"},
     "cli": {
         *("errors", "humanize", "progress", "settings", "gguf", "ggml", "ml", "sampling"),
-        *(
-            "client",
-            "inprocess",
-            "modelfile",
-            "engine",
-            "benchmark",
-            "chat",
-            "store",
-            "registry",
-            "create",
-            "services",
-            "server",
-        ),
-        *("options", "variables"),
+        *("client", "inprocess", "modelfile", "engine", "benchmark", "chat", "store", "registry", "create"),
+        *("services", "server", "runner", "scheduler", "options", "variables"),
     },
     "__main__": {"cli"},
 }
@@ -189,10 +177,10 @@ def test_of_a_runner_only_what_runs_in_its_process_imports_what_computes() -> No
         str(found)
         for found in imports()
         if found.importer == "runner"
-        and found.file.name not in ("worker.py", "serial.py", "__main__.py")
+        and found.file.name not in ("worker.py", "__main__.py")
         and (
             (inner(found.module) in ("engine", "ml") and not found.module.startswith(plain))
-            or found.module.startswith(("puna.runner.worker", "puna.runner.serial"))
+            or found.module.startswith("puna.runner.worker")
         )
     ]
     assert wrong == []

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.engine.driving import VARIED, Answer, alone, crowded, loaded, request, step
+from tests.engine.driving import MARGINS, VARIED, Answer, alone, crowded, loaded, request, step
 from tests.schema_corpus import trained_vocabulary
 from tests.tiny_gemma import write_tiny_gemma
 from tests.tiny_llama import BOS, write_tiny_llama
@@ -24,9 +24,6 @@ WRITERS = {
     "gemma": write_tiny_gemma,
     "bpe": lambda path: write_tiny_llama(path, vocabulary=trained_vocabulary()),
 }
-# ggml looks GELU up in a table of half precision, where the last bit of a sum can make a difference of 0.002
-# in logits: two tokens may then change places. The reference backend computes each row alike in any batch.
-BACKENDS = {"gemma": "reference"}
 NUM_CTX = 96
 
 
@@ -89,10 +86,10 @@ class Company:
             prompt = [BOS, *self.tokens(60)]
         options: dict[str, Any] = {"scope": str(random.choice(["", "", "a"]))}
         if random.random() < 0.2:
-            options["sampling"] = SamplingParameters(**VARIED, logprobs=True, top_logprobs=2)
-        if random.random() < 0.2:
             options["grammar"] = Grammar.choice(["abcdefghijklmnopqrstuvwxyz", "a small world", "b"])
-        elif random.random() < 0.2:
+            return request(prompt[:NUM_CTX], int(random.integers(0, 50)), **options)
+        options["sampling"] = SamplingParameters(**VARIED, logprobs=True)
+        if random.random() < 0.2:
             options |= {"shift": True, "num_keep": int(random.integers(-1, 30))}
         return request(prompt[:NUM_CTX], int(random.integers(0, 50)), **options)
 
@@ -100,7 +97,7 @@ class Company:
         count = int(self.random.integers(0, most))
         return [int(token) for token in self.random.integers(2, self.model.tokenizer.vocab_size, count)]
 
-    def verify(self) -> None:
+    def verify(self, margin: float) -> None:
         """Lets all come to an end, and compares each answer with the one that it gets alone."""
         while not self.engine.idle:
             step(self.engine, self.answers)
@@ -109,17 +106,18 @@ class Company:
         self.engine.check()
         assert self.model.evaluator.cache.taken == 0
         for id, answer in self.answers.items():
-            counts, wanted = answer.counts, self.requests[id]
-            if wanted.sampling.logprobs and id not in self.cancelled:
-                assert len(answer.logprobs) == counts.generated_tokens
-            if wanted.grammar is not None or counts.shifted_tokens:
+            wanted, tokens = self.requests[id], [token.id for token in answer.logprobs]
+            if wanted.grammar is not None or answer.counts.shifted_tokens:
                 continue
-            text, tokens = alone(self.quiet, wanted)
+            expected = alone(self.quiet, wanted)
             if id in self.cancelled:
-                assert text.startswith(answer.text)
-                assert counts.reason in ("cancelled", "length")
+                assert answer.counts.generated_tokens >= len(tokens)
+                expected = expected._replace(tokens=expected.tokens[: len(tokens)])
             else:
-                assert (answer.text, counts.generated_tokens) == (text, len(tokens)), id
+                assert answer.counts.generated_tokens == len(tokens)
+                assert answer.text == self.model.tokenizer.decode(tokens)
+            # One that may shift can have a token more before it must.
+            assert expected.agrees(tokens[: len(expected.tokens)] if wanted.shift else tokens, margin), id
 
 
 def keep_company(path: Path, name: str, seed: int, actions: int) -> int:
@@ -127,15 +125,11 @@ def keep_company(path: Path, name: str, seed: int, actions: int) -> int:
     random = np.random.default_rng(seed)
     parallel, limit = int(random.integers(1, 5)), int(random.integers(1, 20))
     shape: dict[str, Any] = {"num_ctx": NUM_CTX, "num_batch": int(random.choice([5, 16, 64]))}
-    backend = BACKENDS.get(name, "ggml")
-    with (
-        loaded(path, backend, num_parallel=parallel, **shape) as model,
-        loaded(path, backend, **shape) as quiet,
-    ):
+    with loaded(path, num_parallel=parallel, **shape) as model, loaded(path, **shape) as quiet:
         company = Company(model, crowded(model, limit), quiet, random)
         for _ in range(actions):
             company.act()
-        company.verify()
+        company.verify(MARGINS[name])
         return len(company.requests)
 
 

@@ -140,7 +140,9 @@ def test_only_what_runs_is_cancelled() -> None:
 
 def test_no_other_cache_while_something_runs() -> None:
     engine = Engine([(1, TextChunk("a"))], [(1, DONE)])
-    heard = _serve([[Generate(1, REQUEST), Resize(LoadOptions())], [], [Resize(LoadOptions())]], engine)
+    heard = _serve(
+        [[Generate(1, REQUEST), Resize(LoadOptions())], [Cancel(9)], [Resize(LoadOptions())]], engine
+    )
     kinds = [type(message).__name__ for message in heard]
     assert kinds == ["LoadFailed", "Stepped", "Stepped", "Loaded"]
     assert next(m for m in heard if isinstance(m, LoadFailed)).failure.kind == "InvalidOption"

@@ -1,7 +1,7 @@
 """Runners that only pretend: they keep the contract of `RunningModel`, and complain when it is broken."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,7 +42,7 @@ class PretendedRunner:
     def alive(self) -> bool:
         return not self.died.done()
 
-    async def generate(self, request: GenerateRequest) -> AsyncIterator[TextChunk | Done]:
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[TextChunk | Done, None]:
         await asyncio.sleep(0)
         yield TextChunk("never asked for")
 
@@ -94,7 +94,7 @@ class Machine:
     running: list[PretendedRunner] = field(default_factory=list)
     starting: int = 0
     loads: list[tuple[str, LoadOptions]] = field(default_factory=list)
-    plans: int = 0
+    planning: int = 0
 
     async def start(self, path: Path, options: LoadOptions, *, stall: float | None) -> PretendedRunner:
         self.starting += 1
@@ -114,8 +114,11 @@ class Machine:
         return runner
 
     async def plan(self, path: Path, options: LoadOptions) -> Loaded:
-        self.plans += 1
-        await asyncio.sleep(self.plan_seconds)
+        self.planning += 1
+        try:
+            await asyncio.sleep(self.plan_seconds)
+        finally:
+            self.planning -= 1
         return self.report(path, options)
 
     def memory(self) -> HostMemory:

@@ -128,14 +128,14 @@ async def test_ceilings_for_what_requests_may_ask_for() -> None:
 
 
 @story
-async def test_unloading_waits_for_what_runs_and_is_undone_by_nothing() -> None:
+async def test_unloading_waits_for_what_runs() -> None:
     machine = Machine()
     scheduler = machine.scheduler()
     assert not await scheduler.unload("sha256-a")
     await use(scheduler, "a", keep_alive=math.inf)
     assert await scheduler.unload("sha256-a")
     assert machine.running == []
-    task = asyncio.create_task(use(scheduler, "a", 10.0))
+    task = asyncio.create_task(use(scheduler, "a", 10.0, keep_alive=math.inf))
     await asyncio.sleep(0.5)
     assert await scheduler.unload("sha256-a")  # while it is loaded
     await asyncio.sleep(5.0)
@@ -212,6 +212,35 @@ async def test_who_goes_away_gives_up_its_place_and_what_only_it_waited_for() ->
 
 
 @story
+async def test_a_plan_that_nobody_waits_for_stops() -> None:
+    machine = Machine(plan_seconds=100.0)
+    scheduler = machine.scheduler()
+    await use(scheduler, "a")
+    task = asyncio.create_task(use(scheduler, "b"))
+    await asyncio.sleep(1.0)
+    assert machine.planning == 1
+    task.cancel()
+    await asyncio.sleep(1.0)
+    assert machine.planning == 0
+    await scheduler.close(1.0)
+
+
+@story
+async def test_a_resize_that_ends_while_all_ends_brings_nothing_back() -> None:
+    machine = Machine(resize_seconds=1.0, stop_seconds=5.0)
+    scheduler = machine.scheduler(SchedulerOptions(stop_grace=10.0))
+    await use(scheduler, "a")
+    task = asyncio.create_task(use(scheduler, "a", asked=LoadOptions(num_batch=64)))
+    await asyncio.sleep(0.5)
+    closing = asyncio.create_task(scheduler.close(1.0))
+    await asyncio.sleep(1.0)
+    assert scheduler.loaded() == []
+    await closing
+    with pytest.raises(Overloaded):
+        await task
+
+
+@story
 async def test_going_away_at_the_very_moment_of_each_event_leaves_nothing() -> None:
     for turns in range(12):
         machine = Machine(seconds=lambda: 0.0, plan_seconds=0.0)
@@ -272,8 +301,13 @@ async def test_a_runner_that_dies_idle_is_no_longer_told_of() -> None:
     await scheduler.close(1.0)
 
 
-@story
-async def test_a_runner_that_keeps_dying_is_left_alone_for_longer_and_longer() -> None:
+@pytest.mark.parametrize("told_first", [True, False])
+def test_a_runner_that_keeps_dying_is_left_alone_for_longer_and_longer(told_first: bool) -> None:
+    run(crashes(told_first))
+
+
+async def crashes(told_first: bool) -> None:
+    """`told_first`: the request hears of it before the scheduler does."""
     machine = Machine()
     scheduler = machine.scheduler()
 
@@ -281,19 +315,19 @@ async def test_a_runner_that_keeps_dying_is_left_alone_for_longer_and_longer() -
         async with held(scheduler, "a") as lease:
             assert isinstance(lease.runner, PretendedRunner)
             lease.runner.die()
-            await asyncio.sleep(0)
-            raise RunnerDied("the model runner was killed by signal 11")
+            if not told_first:
+                await asyncio.sleep(0.1)
+            raise RunnerDied("it was killed by signal 11")
 
-    with pytest.raises(RunnerDied):
-        await crash()
-    with pytest.raises(RunnerDied):
-        await crash()  # loaded again at once
-    with pytest.raises(RunnerDied, match=r"died 2 times .* signal 11; try again in 1 s"):
+    for _ in range(2):
+        # Loaded again at once after the first time.
+        with pytest.raises(RunnerDied, match=r"^it was killed"):
+            await crash()
+    with pytest.raises(RunnerDied, match=r"died 2 times .* try again in 1 s; .* killed by signal 11"):
         await crash()
     assert len(machine.loads) == 2
     await asyncio.sleep(1.0)
     await use(scheduler, "a")
-    await asyncio.sleep(0.0)
     await scheduler.close(1.0)
 
 

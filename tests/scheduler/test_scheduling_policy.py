@@ -292,6 +292,9 @@ def test_only_a_larger_cache_is_planned_first_and_keeps_what_else_was_asked_for(
         Plan(1, replace(there.options, num_ctx=8192, num_parallel=1))
     ]
     assert decided(there, resident("b"), planned, memory=short) == [Unload("b")]
+    # What the old cache and the weights take is there for the new ones.
+    enough = HostMemory(64 * GB, 3 * GB // 2)
+    assert decided(there, planned, memory=enough) == [Resize(1, replace(there.options, num_ctx=8192))]
 
 
 def test_a_reload_is_an_unload_and_then_a_load() -> None:
@@ -335,6 +338,8 @@ def test_an_idle_model_goes_when_its_time_is_up() -> None:
     assert decided(there, now=100.0) == [Unload("a")]
     assert decided(replace(there, active=1)) == []
     assert decided(there, waits(1, "a")) == [Serve(1)]
+    loading = resident("b", "loading")
+    assert decided(there, loading, waits(1, "b"), waits(2, "a", LoadOptions(num_batch=64))) == []
     assert decided(replace(there, keep_alive=float("inf")), now=1e12) == []
     assert decided(replace(there, keep_alive=0.0, idle_since=100.0)) == [Unload("a")]
 

@@ -9,6 +9,7 @@ import http.client
 import io
 import json
 import logging
+import re
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -105,12 +106,11 @@ class Running:
         with socket.create_connection((self.host, self.port), timeout=TIMEOUT) as connection:
             yield connection
 
-    def raw(self, data: bytes) -> bytes:
-        """What comes back, until the server closes, for bytes that are sent as they are."""
+    def raw(self, data: bytes, answers: int = 1) -> bytes:
+        """What comes back for bytes that are sent as they are: so many answers, or all until the end."""
         with self.socket() as connection:
             connection.sendall(data)
-            connection.shutdown(socket.SHUT_WR)
-            return read_all(connection)
+            return read_answers(connection, answers)
 
 
 def read_reply(connection: http.client.HTTPConnection) -> Reply:
@@ -119,15 +119,39 @@ def read_reply(connection: http.client.HTTPConnection) -> Reply:
     return Reply(response.status, headers, response.read())
 
 
-def read_all(connection: socket.socket) -> bytes:
-    found = bytearray()
-    while True:
-        try:
-            data = connection.recv(65536)
-        except ConnectionResetError:
-            break
+def read_answers(connection: socket.socket, count: int) -> bytes:
+    """So many answers with a length; more, if the other side closes the connection after them."""
+    found = b""
+    while _whole_answers(found) < count:
+        data = _received(connection)
         if not data:
-            break
+            return found
+        found += data
+    return found + (read_all(connection) if b"connection: close" in found.lower() else b"")
+
+
+def _whole_answers(data: bytes) -> int:
+    count = 0
+    while True:
+        head, separator, data = data.partition(b"\r\n\r\n")
+        match = re.search(rb"\r\ncontent-length: *(\d+)", head.lower())
+        if not separator or not match or len(data) < int(match[1]):
+            return count
+        data = data[int(match[1]) :]
+        count += 1
+
+
+def _received(connection: socket.socket) -> bytes:
+    try:
+        return connection.recv(65536)
+    except ConnectionResetError:
+        return b""
+
+
+def read_all(connection: socket.socket) -> bytes:
+    """What comes until the other side closes the connection."""
+    found = bytearray()
+    while data := _received(connection):
         found += data
     return bytes(found)
 

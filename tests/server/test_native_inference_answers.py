@@ -142,6 +142,12 @@ def test_thinking_of_a_completion(served: Served) -> None:
     assert (reply["thinking"], reply["response"]) == ("Hmm…\n", "Blue.")
 
 
+def test_a_text_is_no_place_for_pictures(served: Served) -> None:
+    for text in ("[img-0]", "[img]", "<|image_1|>", "<start_of_image>"):
+        many = text * 2000
+        assert rendered(served, "/api/generate", model="tiny", prompt=many, shift=True) == f"[user]{many}"
+
+
 # /api/chat
 
 

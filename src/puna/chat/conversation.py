@@ -1,11 +1,12 @@
 """What a caller asks of a model: a conversation to go on with, and how."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from reprlib import repr as brief
 from typing import Any, Literal, TypeAlias
 
 from puna.chat.events import ToolCall
+from puna.chat.variables import Scalar
 from puna.errors import InvalidOption
 from puna.sampling.grammar import Grammar
 from puna.sampling.toolcalls import ToolDeclaration, check_tools
@@ -120,6 +121,7 @@ class Conversation:
         think: whether the model thinks first, or how hard; None lets it if it can.
         format: what the answer, after thinking, is kept to; None leaves it free.
         suffix: the text after the gap that the model is to fill; the last message is the text before it.
+        variables: further ones of the model's chat template, checked when the prompt is made.
         truncate: leave out the oldest turns where the conversation is too long, which else is an error.
 
     Raises:
@@ -134,6 +136,7 @@ class Conversation:
     format: Grammar | None = None
     suffix: str = ""
     truncate: bool = False
+    variables: Mapping[str, Scalar] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         if not self.messages:

@@ -36,6 +36,7 @@ COMMANDS = {
     "verify": ("puna.cli.commands.verify", "Check the files of all models"),
     "inspect": ("puna.cli.commands.inspect", "Show what a GGUF file holds"),
     "bench": ("puna.cli.commands.bench", "Measure how fast a model runs"),
+    "plan": ("puna.cli.commands.plan", "Show what memory a model would take"),
     "login": ("puna.cli.commands.login", "Log in to a registry"),
     "logout": ("puna.cli.commands.logout", "Log out of a registry"),
     "config": ("puna.cli.commands.config", "Show all settings, and where each comes from"),

@@ -56,6 +56,8 @@ def _facts(document: Mapping[str, Any]) -> Rows:
         value = information.get(f"{architecture}.{name.replace(' ', '_')}")
         rows[name] = str(value) if value else ""
     rows["quantization"] = details.get("quantization_level", "")
+    template = document.get("template_family", "")
+    rows["template"] = f"{template} (by its tokens)" if template else ""
     rows["requires"] = document.get("requires", "")
     return [(name, str(value)) for name, value in rows.items() if value]
 

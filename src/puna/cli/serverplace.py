@@ -23,6 +23,9 @@ from puna.store.name import parse_name
 if TYPE_CHECKING:
     from puna.client import Client
 
+# What a server tells for a template where the model has none.
+_CONTINUES_TEXT = "{{ .Prompt }}"
+
 
 @dataclass(frozen=True, slots=True)
 class ServerPlace:
@@ -81,7 +84,8 @@ class ServerPlace:
         except ModelNotFound:
             self._fetch(name, insecure=wanted.insecure)
             shown = self.client.show(name)
-        return ServerSpeaker(self.client, name, tuple(shown.capabilities or ()))
+        continues_text = shown.template == _CONTINUES_TEXT and not shown.renderer
+        return ServerSpeaker(self.client, name, tuple(shown.capabilities or ()), continues_text)
 
     def _fetch(self, name: str, *, insecure: bool) -> None:
         try:
@@ -100,6 +104,7 @@ class ServerSpeaker:
     client: "Client"
     name: str
     capabilities: Collection[str]
+    continues_text: bool
 
     def generate(
         self, prompt: Prompt, grammar: Grammar | None, arguments: AnswerArguments

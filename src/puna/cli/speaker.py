@@ -47,12 +47,15 @@ class Speaker(Protocol):
     Attributes:
         name: as the user wrote it.
         capabilities: what it can do, by the names of the API.
+        continues_text: it has no template, so a prompt is text to go on with.
     """
 
     @property
     def name(self) -> str: ...
     @property
     def capabilities(self) -> Collection[str]: ...
+    @property
+    def continues_text(self) -> bool: ...
 
     def generate(
         self, prompt: Prompt, grammar: Grammar | None, arguments: AnswerArguments

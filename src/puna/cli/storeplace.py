@@ -39,9 +39,9 @@ class StorePlace:
         return describe_as_document(describe_model(self.library, parse_name(name)), verbose=verbose)
 
     def pull(self, name: str, report: Report, *, insecure: bool) -> None:
-        from puna.registry.sources import pull
+        from puna.services.template_check import pull_model
 
-        pull(parse_name(name), self.library, report, scheme=scheme_of(name), insecure=insecure)
+        pull_model(parse_name(name), self.library, report, scheme=scheme_of(name), insecure=insecure)
 
     def push(self, name: str, report: Report, *, insecure: bool) -> None:
         from puna.registry.sources import push
@@ -122,6 +122,10 @@ class LocalSpeaker:
     @property
     def capabilities(self) -> Collection[str]:
         return self.model.capabilities
+
+    @property
+    def continues_text(self) -> bool:
+        return self.model.continues_text
 
     def generate(
         self, prompt: "Prompt", grammar: "Grammar | None", arguments: "AnswerArguments"

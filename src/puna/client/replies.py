@@ -227,6 +227,8 @@ class ShowReply(_Reply, frozen=True):
     Attributes:
         parameters: a line for each.
         template: of its prompts.
+        template_family: the known family that the template is of, where the model has none of its own.
+        renderer: the name of a built-in way to write prompts.
         model_info: the file's metadata; arrays are None unless everything was asked for.
         projector_info: the same of what turns pictures into embeddings.
         messages: those that each conversation begins with.
@@ -236,6 +238,8 @@ class ShowReply(_Reply, frozen=True):
     modelfile: str = ""
     parameters: str = ""
     template: str = ""
+    template_family: str = ""
+    renderer: str = ""
     system: str = ""
     details: Details = Details()
     messages: list[Message] | None = None

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from puna.kvcache import Cache
+from puna.kvcache import Cache, History
 from puna.ml import Backend, Context, DType, Tensor
 from puna.ml.array import Array, Floats
 from puna.models.base import Model, Step
@@ -18,15 +17,6 @@ from puna.models.base import Model, Step
 # Decoding needs one graph per step of the padded history and number of sequences, prompts one per length;
 # a few of each are alive at a time, and each costs less than a megabyte.
 _MAX_GRAPHS = 16
-
-# So that sequences which come and go do not ask for a graph each time, small batches are filled up.
-_SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
-_SIZE_FOR = tuple(next(size for size in _SIZES if size >= count) for count in range(_SIZES[-1] + 1))
-
-
-def graph_size(count: int) -> int:
-    """How many rows the graph for `count` tokens or outputs has, at least 1; many get their exact number."""
-    return _SIZE_FOR[count] if count < len(_SIZE_FOR) else count
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +48,7 @@ class Batch:
         )
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Traced:
     """A graph with the arrays through which its inputs are written."""
 
@@ -66,7 +56,7 @@ class _Traced:
     tokens: Array
     positions: Array
     outputs: Array
-    history: Any
+    history: History
     logits: Tensor
 
 
@@ -95,18 +85,15 @@ class Evaluator:
             CacheFull: the cache has no room for the batch; nothing has changed.
         """
         history = self.cache.start(batch.positions, batch.sequences)
-        count, wanted = len(batch.tokens), len(batch.outputs)
-        traced = self._graph(graph_size(count), graph_size(wanted), history)
-        traced.tokens[:count] = batch.tokens
-        traced.positions[:count] = batch.positions
+        wanted = len(batch.outputs)
+        # A graph without outputs would be one of a kind; that of one output serves as well.
+        traced = self._graph(len(batch.tokens), wanted or 1, history)
+        traced.tokens[:] = batch.tokens
+        traced.positions[:] = batch.positions
         traced.outputs[:wanted] = batch.outputs
         self.cache.fill(traced.history)
         traced.context.compute(traced.logits)
-        logits = traced.logits.array()
-        if wanted < count and len(logits) == len(traced.tokens):
-            # Such a graph gives logits of every token.
-            return logits[batch.outputs]
-        return logits[:wanted]
+        return traced.logits.array()[:wanted]
 
     def reserve(self, num_batch: int, outputs: int = 1) -> None:
         """Makes room for the largest graph: `num_batch` tokens, logits of `outputs`, at full history.
@@ -114,10 +101,10 @@ class Evaluator:
         Raises:
             InsufficientMemory: there is none.
         """
-        tokens, outputs = graph_size(num_batch), graph_size(min(outputs, num_batch))
         with self.backend.new_context() as context:
-            traced = self._trace(context, tokens, outputs, self.cache.worst_case(tokens))
-            context.forward(traced.logits).reserve()
+            worst = self.cache.worst_case(num_batch)
+            _, logits = self._trace(context, num_batch, min(outputs, num_batch), worst)
+            context.forward(logits).reserve()
 
     def forget_graphs(self) -> None:
         """Drops all graphs; the next batches build theirs anew."""
@@ -140,22 +127,21 @@ class Evaluator:
             self._traced.popitem(last=False)[1].context.close()
         context = self.backend.new_context()
         try:
-            traced = self._trace(context, tokens, outputs, history)
-            context.forward(traced.logits)
-            for rows in (traced.tokens, traced.positions, traced.outputs):
-                # Rows that a batch leaves over must make sense too.
-                rows[:] = 0
+            step, logits = self._trace(context, tokens, outputs, history)
+            context.forward(logits)
+            ids, positions, rows = step.tokens.array(), step.positions.array(), step.outputs.array()
+            # A batch that wants no logits leaves this as it is, and it must make sense.
+            rows[:] = 0
         except BaseException:
             context.close()
             raise
-        self._traced[key] = traced
+        self._traced[key] = traced = _Traced(context, ids, positions, rows, step.history, logits)
         return traced
 
-    def _trace(self, context: Context, tokens: int, outputs: int, history: Hashable) -> _Traced:
+    def _trace(self, context: Context, tokens: int, outputs: int, history: Hashable) -> tuple[Step, Tensor]:
         inputs = context.input()
         ids = inputs.empty(DType.I32, tokens)
         positions = inputs.empty(DType.I32, tokens)
         rows = inputs.empty(DType.I32, outputs)
-        view = self.cache.trace(context, tokens, history)
-        logits = self.model.forward(Step(ids, positions, rows, view))
-        return _Traced(context, ids.array(), positions.array(), rows.array(), view, logits)
+        step = Step(ids, positions, rows, self.cache.trace(context, tokens, history))
+        return step, self.model.forward(step)

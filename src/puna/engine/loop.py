@@ -318,20 +318,27 @@ class Engine:
 
     def _shift(self, sequence: Sequence) -> None:
         """Drops old tokens of a sequence that is longer than the context."""
-        keep, number = sequence.keep, sequence.number
+        keep = sequence.keep
         count = shift_length(len(sequence.tokens), keep, self._num_ctx)
-        end = keep + count
         try:
-            if end > sequence.held:
+            if keep + count > sequence.held:
                 raise ShiftRefused("some of these tokens have not been evaluated")
-            self._cache.remove(number, keep, end)
+            self._cache.remove(sequence.number, keep, keep + count)
             sequence.held -= count
         except ShiftRefused:
-            sequence.held = keep if self._cache.can_resume(number, keep) else 0
-            self._cache.remove(number, sequence.held)
-            sequence.prefilling = True
+            self._cut(sequence, keep)
+        except BaseException:
+            # An interrupt may have left keys at their old positions.
+            self._cut(sequence, keep)
+            raise
         sequence.tokens = without(sequence.tokens, keep, count)
         sequence.shifted += count
+
+    def _cut(self, sequence: Sequence, length: int) -> None:
+        """Leaves the first tokens of a sequence in the cache, or none; the others are evaluated again."""
+        sequence.held = length if self._cache.can_resume(sequence.number, length) else 0
+        sequence.prefilling = True
+        self._cache.remove(sequence.number, sequence.held)
 
     # -- leaving --------------------------------------------------------------------------------------
 

@@ -111,6 +111,7 @@ class Model:
     Attributes:
         name: as the caller wrote it.
         num_ctx: tokens of context.
+        continues_text: it has no template, so a prompt is text to go on with.
         capabilities: what it can do, by the names of the API: `completion`, `tools`, `thinking` …
     """
 
@@ -125,6 +126,7 @@ class Model:
     ) -> None:
         self.name = name
         self.num_ctx = loaded.num_ctx
+        self.continues_text = chat.prompter.template is None and not chat.prompter.renderer
         self.capabilities = tuple(str(capability) for capability in chat.capabilities)
         self._stored = stored
         self._loaded = loaded

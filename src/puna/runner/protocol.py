@@ -109,7 +109,7 @@ class Loaded(_Message, frozen=True):
         num_ctx: tokens of context that one request may have.
         num_parallel: requests that are computed at once.
         devices: what it takes.
-        layers: how many layers the model has.
+        layers: how many layers the model has; the output counts as one, as it does in num_gpu_layers.
     """
 
     num_ctx: int

@@ -46,8 +46,8 @@ from puna.runner.protocol import (
 )
 
 if TYPE_CHECKING:
+    from puna.engine.load import LoadedModel
     from puna.ml import BackendMemory, DeviceMemory
-    from puna.runner.serial import Model
 
 _PROGRESS_SECONDS = 0.05
 _GRACE = 1.0
@@ -165,19 +165,24 @@ def _load(line: Line, load: Load) -> "Served | None":
     path = Path(load.path)
     try:
         # Only here, so that the server hears of a process that cannot import them.
-        from puna.runner.serial import Model, plan_model
+        from puna.engine.load import load_model, plan_model
 
         if load.plan:
-            memory, num_ctx, layers = plan_model(path, load.options)
-            line.say(Loaded(num_ctx, load.options.num_parallel, devices(memory), layers))
+            memory, num_ctx, _ = plan_model(path, load.options)
+            line.say(loaded(memory, num_ctx, load.options))
             return None
-        served = Served(line, Model(path, load.options, _reporter(line)))
+        served = Served(line, load_model(path, load.options, _reporter(line)))
     except OSError as error:
         raise PunaError(f"{error.filename}: {error.strerror}" if error.filename else str(error)) from error
     except MemoryError as error:
         raise OutOfMemory("there is not enough memory to load the model") from error
     served.say_loaded(load.options)
     return served
+
+
+def loaded(memory: "BackendMemory", num_ctx: int, options: LoadOptions) -> Loaded:
+    """What a model takes, as a message. The output counts as a layer, as it does in num_gpu_layers."""
+    return Loaded(num_ctx, options.num_parallel, devices(memory), len(memory.cpu.weights))
 
 
 def devices(memory: "BackendMemory") -> list[Device]:
@@ -232,7 +237,7 @@ class Embedding:
 class Served:
     """A loaded model and what the server wants of it; to be closed."""
 
-    def __init__(self, line: Line, model: "Model") -> None:
+    def __init__(self, line: Line, model: "LoadedModel") -> None:
         self._line = line
         self._model = model
         self._active: set[int] = set()
@@ -240,9 +245,7 @@ class Served:
 
     def say_loaded(self, options: LoadOptions) -> None:
         """Tells the server what the model takes."""
-        memory = self._model.memory
-        layers = len(memory.cpu.weights)
-        self._line.say(Loaded(self._model.num_ctx, options.num_parallel, devices(memory), layers))
+        self._line.say(loaded(self._model.memory, self._model.num_ctx, options))
 
     def run(self) -> None:
         """Takes requests and computes until the server says no more."""

@@ -5,6 +5,7 @@ ready, and as it wants it, is served. The first that needs memory gets it, and n
 it does; a model that it needs changed, or gone, takes no new requests, so that it becomes idle.
 """
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -108,8 +109,8 @@ def _refusal(state: State, request: Waiting) -> list[Action]:
     if crashes is None or state.now >= (again := loads_again(crashes)):
         return []
     text = (
-        f"{request.source.name[:100]!r} is not loaded: its runner died {crashes.count} times in short order, "
-        f"last because {crashes.reason[:300]}; try again in {again - state.now:.0f} s"
+        f"{request.source.name[:100]!r} is not loaded: its runner died {crashes.count} times in short order; "
+        f"try again in {math.ceil(again - state.now)} s; the last time: {crashes.reason[:300]}"
     )
     return [Refuse(request.id, RunnerDied(text))]
 

@@ -40,6 +40,7 @@ from puna.scheduler.state import (
 )
 
 _QUEUE_FULL = "server busy, please try again.  maximum pending requests exceeded"
+_UNKNOWN_END = "its process ended"
 _LONGEST_TIMER = 3600.0
 _LONGEST_RETRY = 60
 
@@ -457,7 +458,7 @@ class Scheduler:
         slot.stage = "ready"
         slot.idle_since = self._clock()
         self._gpus = sum(device.gpu for device in runner.loaded.devices)
-        runner.died.add_done_callback(lambda _: self._lost(slot, "its process ended"))
+        runner.died.add_done_callback(lambda _: self._lost(slot))
         self._dispatch()
 
     def _start_resize(self, pending: _Pending, options: LoadOptions) -> None:
@@ -505,17 +506,20 @@ class Scheduler:
             if waiting.digest == view.digest and change_for(view, waiting.source, waiting.asked) == "none":
                 self._fail(pending, error)
 
-    def _lost(self, slot: _Slot, reason: str) -> None:
-        """The runner died: its model is gone, and the next request loads it again."""
+    def _lost(self, slot: _Slot, reason: str = "") -> None:
+        """The runner died: its model is gone, and the next request loads it again.
+
+        Args:
+            reason: as a request was told; its process alone, which may be heard of before or after, has none.
+        """
         digest = slot.source.digest
         crashes = self._crashes.get(digest)
-        if slot.lost and crashes is not None:
-            # Its requests know more of the reason than its process.
-            self._crashes[digest] = replace(crashes, reason=reason)
-        elif self._slots.get(digest) is slot and slot.stage != "stopping":
+        if self._slots.get(digest) is slot and slot.stage != "stopping":
             slot.lost = True
-            self._crashes[digest] = policy.after_crash(crashes, self._clock(), reason)
+            self._crashes[digest] = policy.after_crash(crashes, self._clock(), reason or _UNKNOWN_END)
             self._remove(slot)
+        elif slot.lost and crashes is not None and reason:
+            self._crashes[digest] = replace(crashes, reason=reason)
 
     def _abort(self, slot: _Slot) -> None:
         slot.stage = "stopping"

@@ -62,8 +62,7 @@ class LimitedProtocol(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self._limits = config.limits
         self._idle = config.idle
-        self._head: int | None = 0  # bytes of the head that is coming; None while none is
-        self._heads = 0  # how many have come
+        self._head: int | None = None  # bytes of the head that is coming; None while none is
         self._head_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
         self._drain_timer: asyncio.TimerHandle | None = None
@@ -94,13 +93,10 @@ class LimitedProtocol(HttpToolsProtocol):
         """Parse what has come, as far as it is within the limits."""
         if self.transport.is_closing():
             return
-        if self._head == 0 and self._head_timer is None:
-            self._begin_head_timer()
-        before, heads = self._head, self._heads
+        if self in self._idle:
+            self._begin_head_timer()  # also for blank lines, which are no head yet
         super().data_received(data)
-        # What ends a head, or a body, may have been most of the body, which is as long as it likes.
-        alone = before is not None and self._heads == heads
-        if alone and self._head is not None and not self.transport.is_closing():
+        if self._head is not None and not self.transport.is_closing():
             self._head += len(data)
             if self._head > self._limits.head:
                 self._refuse_long_head()
@@ -108,12 +104,12 @@ class LimitedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A head begins."""
         self._head = 0
+        self._begin_head_timer()
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         """A head has come: check it, and start the request."""
         self._head = None
-        self._heads += 1
         self._stop_head_timer()
         self._idle.pop(self, None)
         length = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
@@ -133,7 +129,6 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """The request's last byte has come; another may begin."""
-        self._head = 0
         if self._refused():
             return
         super().on_message_complete()
@@ -147,7 +142,7 @@ class LimitedProtocol(HttpToolsProtocol):
         super().on_response_complete()
         if self.transport.is_closing() or not self.cycle.response_complete:
             return
-        if self.cycle.more_body and self._head is None:
+        if self.cycle.more_body:
             self._unset_keepalive_if_required()
             self._drain_timer = self.loop.call_later(_DRAIN_SECONDS, self.transport.close)
         else:
@@ -173,7 +168,8 @@ class LimitedProtocol(HttpToolsProtocol):
         )
 
     def _begin_head_timer(self) -> None:
-        self._head_timer = self.loop.call_later(self._limits.head_seconds, self._head_is_late)
+        if self._head_timer is None:
+            self._head_timer = self.loop.call_later(self._limits.head_seconds, self._head_is_late)
 
     def _stop_head_timer(self) -> None:
         if self._head_timer is not None:
@@ -203,7 +199,9 @@ class LimitedProtocol(HttpToolsProtocol):
     def _refuse(self, status: HTTPStatus, reason: str) -> None:
         if self.transport.is_closing():
             return
-        if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
+        # It must not be taken for the answer to a request that has come whole and is being worked at.
+        working = self.cycle is not None and not self.cycle.response_complete
+        if not working or (self.cycle.more_body and not self.cycle.response_started):
             body = b'{"error":"%s"}' % reason.encode("ascii")
             self.transport.write(
                 b"HTTP/1.1 %d %s\r\ncontent-type: application/json; charset=utf-8\r\n"

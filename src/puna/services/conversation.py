@@ -11,7 +11,7 @@ from puna.chat.fit import fit
 from puna.chat.parsers.answer import Parser
 from puna.chat.parsers.formats.generic import TemplateTags
 from puna.chat.parsers.registry import support
-from puna.chat.prompt import CHAT_TEMPLATE_KEY, Prompter
+from puna.chat.prompt import CHAT_TEMPLATE_KEY, Prompter, is_continued
 from puna.chat.style import BARE, Style, style_of
 from puna.engine.events import Done, TextChunk
 from puna.engine.events import Event as EngineEvent
@@ -82,6 +82,7 @@ class ModelFacts:
         full_name: with its registry and everything, as the API names it in some errors.
         template: its template in Go's language; None leaves it to the file.
         parser: the name of the parser of its answers; None leaves it to its templates.
+        renderer: the name of the way to write its prompts, which counts where it has no template.
         capabilities: what it is said to be able to do.
     """
 
@@ -90,6 +91,7 @@ class ModelFacts:
     template: str | None = None
     parser: str | None = None
     capabilities: tuple[str, ...] = ()
+    renderer: str = ""
 
 
 def facts_of(name: str, model: Model | None) -> ModelFacts:
@@ -100,7 +102,12 @@ def facts_of(name: str, model: Model | None) -> ModelFacts:
     *path, tag = model.name.parts
     full_name = f"{'/'.join(path)}:{tag}"
     return ModelFacts(
-        name, full_name, model.template, config.parser or None, tuple(config.capabilities or ())
+        name,
+        full_name,
+        model.template,
+        config.parser or None,
+        tuple(config.capabilities or ()),
+        config.renderer or "",
     )
 
 
@@ -190,7 +197,7 @@ class Chat:
             TemplateError: the store's is no template.
         """
         facts = facts or ModelFacts()
-        prompter = Prompter.of(metadata, tokenizer, facts.template)
+        prompter = Prompter.of(metadata, tokenizer, facts.template, facts.renderer)
         go = prompter.template if isinstance(prompter.template, Template) else None
         jinja = metadata.string(CHAT_TEMPLATE_KEY, None)
         style = style_of(metadata.architecture, stated=facts.parser, template=go, chat_template=jinja)
@@ -254,11 +261,17 @@ class Chat:
         style = self.style
         grammar, bare = self._grammar(conversation)
         # What is kept to a grammar has no header: the prompt writes the one of the message for the user.
-        header = style.final if grammar else ""
+        # In what goes on with an earlier message, that message's is there already.
+        continued = not conversation.suffix and is_continued([conversation.messages[-1].for_go()])
+        header = style.final if grammar and not continued else ""
 
         def render(messages: Sequence[Message]) -> _Prompt:
             pieces = self.prompter.pieces(
-                messages, tools=conversation.offered, think=think, suffix=conversation.suffix
+                messages,
+                tools=conversation.offered,
+                think=think,
+                suffix=conversation.suffix,
+                variables=conversation.variables,
             )
             pieces[-1] += header
             return _Prompt(self.prompter.encode(pieces), style.open_tag(pieces[-1]))
@@ -272,7 +285,7 @@ class Chat:
         )
         if not bare:
             # What the prompt writes of the answer; a header gives no events.
-            parser.feed(header)
+            parser.feed(style.final if continued else header)
         thinks = bool(style.closing) and bool(open_tag or think)
         return Prepared(
             prompt=fitted.prompt.tokens,

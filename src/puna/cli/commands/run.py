@@ -175,6 +175,8 @@ def _opened(model: str, request: Request, where: Where) -> "Iterator[tuple[Place
     try:
         if request.grammar is not None:
             _show_warnings(speaker.warnings(request.grammar))
+        if speaker.continues_text and not request.raw:
+            terminal.complain("Note", "the model has no chat template, so it continues the text")
         yield place, speaker
     finally:
         speaker.close()
