@@ -78,11 +78,19 @@ def server_endpoint() -> Endpoint:
     """
     text = variable("HOST")
     if text is None:
-        return server_settings().listen if configuration_path().exists() else Endpoint()
+        return server_settings().listen if _is_configured() else Endpoint()
     try:
         return endpoint(text)
     except ValueError as error:
         raise InvalidOption(f"HOST: {error}") from error
+
+
+def _is_configured() -> bool:
+    """Whether there is a configuration file; a user without a home has none."""
+    try:
+        return configuration_path().exists()
+    except InvalidOption:
+        return False
 
 
 def api_key() -> str | None:

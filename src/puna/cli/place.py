@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from puna.client import Message
     from puna.modelfile.commands import Modelfile
 
-_LOADING_SHOWN_AFTER = 0.3
-
 
 @dataclass(frozen=True, slots=True)
 class Wanted:

@@ -43,8 +43,7 @@ def managing_server(where: Where) -> "Client | None":
     Raises:
         InvalidOption: the configured address is none.
     """
-    address = configured_address()
-    if where == "local" or (where == "auto" and is_this_machine(address)):
+    if where == "local" or (where == "auto" and is_this_machine(configured_address())):
         return None
     return _client()
 
