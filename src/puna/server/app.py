@@ -55,7 +55,12 @@ def build_app(state: AppState) -> Starlette:
     """The application: every route, behind what each request goes through."""
     settings = state.settings
     app = Starlette(
-        routes=[*models.routes(state), *health.routes(state), *inference.routes(state)],
+        routes=[
+            *models.routes(state),
+            *health.routes(state),
+            *inference.routes(state),
+            *openai.routes(state),
+        ],
         middleware=[
             Middleware(Requests, state),
             Middleware(Hosts, state, host_rules(settings, machine_names())),
