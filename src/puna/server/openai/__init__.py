@@ -2,7 +2,7 @@
 
 from starlette.routing import Route
 
-from puna.server.openai import chat
+from puna.server.openai import chat, completions, embeddings, models, rerank
 from puna.server.openai.errors import error_response
 from puna.server.state import AppState
 
@@ -14,4 +14,10 @@ PREFIX = "/v1/"
 
 def routes(state: AppState) -> list[Route]:
     """All routes of the dialect."""
-    return [*chat.routes(state)]
+    return [
+        *chat.routes(state),
+        *completions.routes(state),
+        *embeddings.routes(state),
+        *models.routes(state),
+        *rerank.routes(state),
+    ]
