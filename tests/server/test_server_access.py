@@ -363,5 +363,5 @@ def test_request_ids(server: Serve) -> None:
         running.get("/", {"Origin": "x"}),
     ):
         assert GENERATED.fullmatch(reply.headers["x-request-id"])
-    log = running.log.getvalue()
+    log = running.log.getvalue()  # of answers long sent
     assert "request_id=abc-1.2_3" in log and "127.0.0.3:80" not in log
