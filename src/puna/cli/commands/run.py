@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -170,18 +170,17 @@ def _opened(model: str, request: Request, where: Where) -> "Iterator[tuple[Place
     if client is not None and (why := _unfit(model, request)):
         without_server(client, where, why)
         client = None
-    place = store_place() if client is None else _server_place(client)
-    speaker = place.open(model, Wanted(request.options, request.insecure, request.keep_alive))
-    try:
+    with ExitStack() as stack:
+        if client is not None:
+            stack.enter_context(client)
+        place = store_place() if client is None else _server_place(client)
+        speaker = place.open(model, Wanted(request.options, request.insecure, request.keep_alive))
+        stack.callback(speaker.close)
         if request.grammar is not None:
             _show_warnings(speaker.warnings(request.grammar))
         if speaker.continues_text and not request.raw:
             terminal.complain("Note", "the model has no chat template, so it continues the text")
         yield place, speaker
-    finally:
-        speaker.close()
-        if client is not None:
-            client.close()
 
 
 def _server_place(client: "Client") -> "Place":
