@@ -294,7 +294,9 @@ def test_only_a_larger_cache_is_planned_first_and_keeps_what_else_was_asked_for(
     assert decided(there, resident("b"), planned, memory=short) == [Unload("b")]
     # What the old cache and the weights take is there for the new ones.
     enough = HostMemory(64 * GB, 3 * GB // 2)
-    assert decided(there, planned, memory=enough) == [Resize(1, replace(there.options, num_ctx=8192))]
+    assert decided(there, resident("b"), planned, memory=enough) == [
+        Resize(1, replace(there.options, num_ctx=8192))
+    ]
 
 
 def test_a_reload_is_an_unload_and_then_a_load() -> None:

@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -159,6 +160,41 @@ def test_requests_of_others_are_not_there(served: Served, tmp_path: Path) -> Non
                 response.readline()
                 key = {"Authorization": f"Bearer {secrets[name]}"}
                 assert server.ask("DELETE", "/api/requests/mine", None, key).status == status
+
+
+def test_prompts_of_other_keys_are_not_in_the_cache(served: Served, tmp_path: Path) -> None:
+    secrets = {name: name[0] * 20 for name in ("ann", "bob")}
+    with serving(tmp_path, served.store, PUNA_API_KEYS=",".join(secrets.values())) as server:
+        body = {"model": "said", "prompt": "something only Ann knows", "stream": False}
+
+        def cached(name: str) -> int:
+            reply = server.post("/api/generate", body, Authorization=f"Bearer {secrets[name]}").json
+            assert reply["response"] == "onetwothreefour"
+            return int(reply.get("cached_tokens", 0))
+
+        assert [cached(name) for name in ("ann", "bob")] == [0, 0]
+        assert min(cached(name) for name in ("ann", "bob")) > 20
+
+
+# Runners that end
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_runner_that_dies(narrow: Served, stream: bool) -> None:
+    with narrow.connection() as connection:
+        connection.request("POST", "/api/generate", json.dumps({**ENDLESS, "stream": stream}))
+        if stream:
+            response = connection.getresponse()
+            response.readline()
+        else:
+            wait_for(lambda: bool(in_memory(narrow).get("tiny:latest", {}).get("size")))
+        os.kill(runners(narrow)[0], signal.SIGKILL)
+        response = response if stream else connection.getresponse()
+        *_, last = response.read().splitlines()
+    assert response.status == (200 if stream else 500)
+    assert json.loads(last)["error"].startswith("model runner has unexpectedly stopped")
+    answer = narrow.post("/api/generate", {"model": "said", "prompt": "hi", "stream": False})
+    assert answer.json["response"] == "onetwothreefour"
 
 
 # How long models stay

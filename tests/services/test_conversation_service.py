@@ -519,14 +519,14 @@ WORDS = "{% for m in messages %}[{{ m.role }}]{{ m.content }}<|end|>{% endfor %}
 def test_an_answer_goes_on_with_the_assistant_s_last_message(folder: Path) -> None:
     begun = Conversation((*HI, Message("assistant", "Well, ")))
     with scripted(folder, "a", jinja=WORDS) as (chat, _):
-        assert prompt(chat, begun) == "<s>[user]hi<|end|>[assistant]Well, "
+        assert prompt(chat, begun) == "[user]hi<|end|>[assistant]Well, "
         assert prompt(chat, Conversation((*begun.messages, *HI))).endswith("[user]hi<|end|>[assistant]")
         called = Message("assistant", "Well, ", tool_calls=(OSLO,))
         assert prompt(chat, Conversation((*HI, called))).endswith("Well, <|end|>[assistant]")
         assert prompt(chat, Conversation((*HI, Message("assistant", " ")))).endswith("[assistant]")
     go = "{{ range .Messages }}[{{ .Role }}]{{ .Content }}<|end|>{{ end }}[assistant]"
     with scripted(folder, "a", template=go) as (chat, _):
-        assert prompt(chat, begun) == "<s>[user]hi<|end|>[assistant]Well, "
+        assert prompt(chat, begun) == "[user]hi<|end|>[assistant]Well, "
 
 
 def test_the_beginning_cannot_spell_control_tokens(folder: Path) -> None:
@@ -552,11 +552,29 @@ def test_variables_of_a_caller_reach_the_template_and_cannot_spell_control_token
         assert prompt(chat, Conversation(HI, variables={"style": "brief"})).endswith("[assistant]brief")
         spelled = chat.prepare(Conversation(HI, variables={"style": END}))
         assert spelled.prompt.count(chat.prompter.tokenizer.special_ids[END]) == 1
-        for variables in ({"messages": "x"}, {"colour": "red"}, {"style": []}):
+        for variables in ({"messages": "x"}, {"colour": "red"}):
             with pytest.raises(InvalidOption, match="chat_template_kwargs"):
                 chat.prepare(Conversation(HI, variables=variables))
-    with (
-        scripted(folder, "a", template="{{ .Prompt }}") as (chat, _),
-        pytest.raises(InvalidOption, match="has no variable 'style'"),
-    ):
+    go = scripted(folder, "a", template="{{ .Prompt }}")
+    with go as (chat, _), pytest.raises(InvalidOption, match="has no variable 'style'"):
         chat.prepare(Conversation(HI, variables={"style": "brief"}))
+
+
+@pytest.mark.parametrize("token", [True, False])
+def test_no_call_is_begun_in_a_form_that_only_its_tag_is_known_of(folder: Path, token: bool) -> None:
+    go = GO.replace("<tool_call>{{ . }}", "<|plugin|>{{ . }}")
+    with scripted(folder, "a", control=["<|plugin|>"] if token else [], template=go) as (chat, _):
+        assert chat.style.calls is None
+        prepared = chat.prepare(Conversation(HI, tools=(WEATHER,), tool_choice="none"))
+        if token:
+            assert prepared.banned == {chat.prompter.tokenizer.special_ids["<|plugin|>"]}
+        else:
+            assert prepared.grammar is not None
+            assert prepared.banned == frozenset()
+
+
+def test_what_writes_messages_may_write_all_its_control_tokens_beside_tools(folder: Path) -> None:
+    with scripted(folder, "a", template=GO, parser="harmony") as (chat, _):
+        for choice in ("auto", "none"):
+            prepared = chat.prepare(Conversation(HI, tools=(WEATHER,), tool_choice=choice))
+            assert (prepared.grammar, prepared.banned) == (None, frozenset())

@@ -43,7 +43,13 @@ def compare(judge: PreTrainedTokenizerFast, template: str) -> int:
         except REFUSALS:
             wanted = None
         try:
-            found = render_chat(template, talk, continue_final_message=True, **TOKENS)
+            found = render_chat(
+                template,
+                talk,
+                continue_final_message=True,
+                bos_token=TOKENS["bos_token"],
+                eos_token=TOKENS["eos_token"],
+            )
         except PunaError:
             found = None
         assert found == wanted, talk

@@ -28,7 +28,7 @@ from puna.engine.prefixes import Prefix, Prefixes, longest
 from puna.engine.request import GenerateRequest
 from puna.engine.sequence import Sequence, fitted_prompt, kept, outside, shift_length, without
 from puna.engine.text import TextStream, Transcript
-from puna.errors import InternalError, InvalidOption, PunaError
+from puna.errors import InternalError, Interrupted, InvalidOption, PunaError
 from puna.kvcache import MAX_SEQUENCES, CacheFull, ShiftRefused
 from puna.ml.array import Floats
 from puna.sampling.constraints import Constraint
@@ -186,12 +186,15 @@ class Engine:
                 self._run(parts)
             except CacheFull as error:
                 self._make_room(error)
-            except BaseException:
+                continue
+            except BaseException as error:
                 for part in parts:
                     self._cache.remove(part.sequence.number, part.sequence.held)
-                raise
-            else:
-                return parts
+                if isinstance(error, Interrupted) or not isinstance(error, PunaError):
+                    raise
+                for part in parts:
+                    self._fail(part.sequence, error)
+            return parts
         return []
 
     def _planned(self) -> list[_Part]:
@@ -258,8 +261,8 @@ class Engine:
     def _candidates(self) -> Iterator[Prefix]:
         yield from self.prefixes
         for one in self._running:
-            if one.held:
-                yield Prefix(one.number, one.tokens[: one.held], one.request.scope)
+            if one.reusable:
+                yield Prefix(one.number, one.tokens[: one.reusable], one.request.scope)
 
     def _seat(self, found: tuple[Prefix, int] | None) -> tuple[int, int]:
         """A number whose sequence is what was found, and how much that is."""
@@ -325,20 +328,15 @@ class Engine:
                 raise ShiftRefused("some of these tokens have not been evaluated")
             self._cache.remove(sequence.number, keep, keep + count)
             sequence.held -= count
-        except ShiftRefused:
-            self._cut(sequence, keep)
-        except BaseException:
+            sequence.turned = True
+        except BaseException as error:
             # An interrupt may have left keys at their old positions.
-            self._cut(sequence, keep)
-            raise
+            sequence.cut(keep if self._cache.can_resume(sequence.number, keep) else 0)
+            self._cache.remove(sequence.number, sequence.held)
+            if not isinstance(error, ShiftRefused):
+                raise
         sequence.tokens = without(sequence.tokens, keep, count)
         sequence.shifted += count
-
-    def _cut(self, sequence: Sequence, length: int) -> None:
-        """Leaves the first tokens of a sequence in the cache, or none; the others are evaluated again."""
-        sequence.held = length if self._cache.can_resume(sequence.number, length) else 0
-        sequence.prefilling = True
-        self._cache.remove(sequence.number, sequence.held)
 
     # -- leaving --------------------------------------------------------------------------------------
 
@@ -361,8 +359,10 @@ class Engine:
 
     def _keep(self, sequence: Sequence) -> None:
         """Makes a sequence's cells a prefix, unless another has all of it; what it has all of goes."""
-        prefix = Prefix(sequence.number, sequence.tokens[: sequence.held], sequence.request.scope)
-        if not prefix.tokens:
+        length = sequence.reusable if self._cache.can_resume(sequence.number, sequence.reusable) else 0
+        prefix = Prefix(sequence.number, sequence.tokens[:length], sequence.request.scope)
+        self._cache.remove(prefix.number, length)
+        if not length:
             self._drop(prefix.number)
             return
         for other, length in list(self.prefixes.alike(prefix)):

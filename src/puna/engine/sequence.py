@@ -41,6 +41,7 @@ class Sequence:
         keep: how many tokens a shift leaves at the beginning.
         number: in the cache; NOWHERE while it waits.
         held: how many of the tokens, from the first on, the cache has.
+        turned: what the cache has behind the first `keep` tokens was computed when others stood before it.
         prefilling: what it waits for is a prompt, or its text again.
         generated: tokens chosen, the end token not counted.
         cached: tokens of the prompt that the cache had already.
@@ -58,6 +59,7 @@ class Sequence:
     transcript: Transcript
     number: int = NOWHERE
     held: int = 0
+    turned: bool = False
     prefilling: bool = True
     generated: int = 0
     cached: int = 0
@@ -74,6 +76,11 @@ class Sequence:
         """How many more tokens may be generated."""
         return self.limit - self.generated
 
+    @property
+    def reusable(self) -> int:
+        """How many tokens the cache has as any sequence that begins with them would have them."""
+        return min(self.held, self.keep) if self.turned else self.held
+
     def place(self, number: int, held: int, now: float) -> None:
         """Gives it a number in the cache, which has `held` of its tokens there."""
         self.number, self.held, self.prefilling = number, held, True
@@ -84,7 +91,12 @@ class Sequence:
 
     def displace(self) -> None:
         """Takes it out of the cache; all is to be evaluated again."""
-        self.number, self.held, self.prefilling = NOWHERE, 0, True
+        self.number = NOWHERE
+        self.cut(0)
+
+    def cut(self, held: int) -> None:
+        """Notes that the cache has no more than the first `held` tokens, at most `keep`."""
+        self.held, self.turned, self.prefilling = held, False, True
 
     def advance(self, count: int, now: float) -> bool:
         """Notes that the cache has `count` more tokens; returns whether it has all."""

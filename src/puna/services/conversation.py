@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from puna.chat.capabilities import Capability, capabilities, check_capabilities
 from puna.chat.conversation import Conversation, Message, Think
-from puna.chat.events import Content, Event
+from puna.chat.events import Event
 from puna.chat.fit import fit
 from puna.chat.parsers.answer import Parser
 from puna.chat.parsers.formats.generic import TemplateTags
@@ -15,13 +15,13 @@ from puna.chat.prompt import CHAT_TEMPLATE_KEY, Prompter, is_continued
 from puna.chat.style import BARE, Style, style_of
 from puna.engine.events import Done, TextChunk
 from puna.engine.events import Event as EngineEvent
-from puna.engine.text import StopFilter
 from puna.errors import MissingCapability
 from puna.gguf import Metadata
 from puna.sampling.grammar import Grammar
 from puna.sampling.grammar import Thinking as ThinkingTags
 from puna.sampling.parameters import MAX_BIAS, SamplingParameters
-from puna.sampling.toolcalls import tool_grammar
+from puna.sampling.toolcalls import ToolFormat, tool_grammar
+from puna.services.stopping import StoppedContent
 from puna.store.model import Model
 from puna.template.go import Template
 
@@ -339,11 +339,12 @@ class Chat:
             parallel = conversation.tool_choice == "required"
             return tool_grammar(tools, "required", calls or BARE, parallel=parallel), calls is None
         calls, format = self.style.calls, conversation.format
+        if conversation.tools and conversation.tool_choice == "none":
+            tag = self.style.call_tag
+            needed = format is None and self._trigger is None and tag is not None
+            return tool_grammar([], "none", ToolFormat(tag or "", "")) if needed else format, False
         if not conversation.tools or calls is None:
             return format, False
-        if conversation.tool_choice == "none":
-            needed = format is None and self._trigger is None
-            return tool_grammar([], "none", calls) if needed else format, False
         if format is not None and format.kind == "json_schema":
             return tool_grammar(conversation.declarations, "auto", calls, answer=format), False
         return format, False
@@ -355,8 +356,7 @@ class Chat:
     @property
     def _trigger(self) -> int | None:
         """The token that begins a call, where it is one."""
-        begin = self.style.calls.begin if self.style.calls else ""
-        return self.prompter.tokenizer.special_ids.get(begin)
+        return self.prompter.tokenizer.special_ids.get(self.style.call_tag or "")
 
     @property
     def _shown(self) -> frozenset[int]:
@@ -373,7 +373,7 @@ class Reading:
 
     def __init__(self, prepared: Prepared, stop: Sequence[str] = ()) -> None:
         self._prepared = prepared
-        self._content = StopFilter(stop)
+        self._content = StoppedContent(stop)
 
     @property
     def stopped(self) -> bool:
@@ -396,17 +396,13 @@ class Reading:
     def finish(self) -> list[Event]:
         """The events of what was held back, at the answer's end: nothing is fed after it."""
         events = list(self._let_through(self._prepared.parser.finish()))
-        rest = self._content.flush()
-        return [*events, Content(rest)] if rest else events
+        return [*events, *self._content.flush()]
 
     def _let_through(self, events: Iterable[Event]) -> Iterator[Event]:
         for event in events:
             if self.stopped:
                 return
-            if not isinstance(event, Content):
-                yield event
-            elif text := self._content.feed(event.text):
-                yield Content(text)
+            yield from self._content.feed(event)
 
 
 def without_spelled_thinking(message: Message, style: Style) -> Message:

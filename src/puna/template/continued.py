@@ -16,7 +16,7 @@ def tagged(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 
 def cut_at_tag(prompt: str, content: str) -> str:
-    """The prompt up to the end of the last message's content, less the white space that is taken away.
+    """The prompt up to the end of the last message's content, less the white space that was taken away.
 
     Raises:
         ModelError: the template leaves out the message, or a part of it.
