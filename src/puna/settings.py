@@ -5,6 +5,7 @@ and an empty value counts as unset. Callers read a setting once, at the edge of 
 """
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 from puna.errors import InvalidOption
 from puna.options import OPTIONS, ApiKey, Option, ServerSettings, from_table, keys_of_file
-from puna.variables import clean
+from puna.variables import Endpoint, clean, endpoint
 
 _CONFIGURATION_LIMIT = 1 << 20
 # The tables a configuration file may have. What is in one is checked by the part that it is for.
@@ -69,6 +70,34 @@ def transfer_streams() -> int:
     return min(whole_number("MAX_TRANSFER_STREAMS", 8), 64)
 
 
+def server_endpoint() -> Endpoint:
+    """Where the server is: `PUNA_HOST`, else `OLLAMA_HOST`, else as configured, else 127.0.0.1:11434.
+
+    Raises:
+        InvalidOption: as `server_settings`.
+    """
+    text = variable("HOST")
+    if text is None:
+        return server_settings().listen if _is_configured() else Endpoint()
+    try:
+        return endpoint(text)
+    except ValueError as error:
+        raise InvalidOption(f"HOST: {error}") from error
+
+
+def _is_configured() -> bool:
+    """Whether there is a configuration file; a user without a home has none."""
+    try:
+        return configuration_path().exists()
+    except InvalidOption:
+        return False
+
+
+def api_key() -> str | None:
+    """What a client says to a server who it is: `PUNA_API_KEY`. Ollama's variable is for ollama.com only."""
+    return os.environ.get("PUNA_API_KEY", "").strip() or None
+
+
 def models_path() -> Path:
     """The folder of the model store: `PUNA_MODELS`, else `OLLAMA_MODELS`, else `~/.ollama/models`."""
     configured = variable("MODELS")
@@ -78,6 +107,36 @@ def models_path() -> Path:
 def ollama_folder() -> Path:
     """Where Ollama keeps its key and models: `~/.ollama`."""
     return _home() / ".ollama"
+
+
+def history_path() -> Path:
+    """Where what was typed in conversations is kept: `~/.ollama/history`, which Ollama shares."""
+    return ollama_folder() / "history"
+
+
+def is_able_terminal() -> bool:
+    """Whether the terminal can move its cursor, as `TERM` says."""
+    return os.environ.get("TERM", "dumb" if os.name == "posix" else "") != "dumb"
+
+
+def editor() -> list[str]:
+    """The program to write a text with, and its arguments.
+
+    It is `PUNA_EDITOR`, else `OLLAMA_EDITOR`, else `VISUAL`, else `EDITOR`, else what is usual.
+
+    Raises:
+        InvalidOption: its quotes do not match.
+    """
+    import shlex
+
+    usual = "notepad" if os.name == "nt" else "vi"
+    # Not through `variable`, which would take away the quotes at the end of a command.
+    names = ("PUNA_EDITOR", "OLLAMA_EDITOR", "VISUAL", "EDITOR")
+    named = next((text for name in names if (text := os.environ.get(name, "").strip())), usual)
+    try:
+        return shlex.split(named) or [usual]
+    except ValueError as error:
+        raise InvalidOption(f"the editor {named[:100]!r} cannot be started: {error}") from error
 
 
 def private_folders() -> tuple[str, ...]:
@@ -279,6 +338,21 @@ def child_environment(temporary: Path) -> dict[str, str]:
     """The environment for a child process whose temporary files belong in `temporary`."""
     folder = str(temporary)
     return {**os.environ, "TMPDIR": folder, "TEMP": folder, "TMP": folder}
+
+
+# What a runner gets of the environment, and nothing else: neither keys nor tokens nor proxies, and not
+# GGML_BACKEND_PATH or the addresses of RPC servers, through which others could choose what it loads or asks.
+_RUNNER_VARIABLES = re.compile(
+    r"PATH|HOME|USER|LOGNAME|LANG|LC_[A-Z]+|TZ|TMPDIR|TEMP|TMP|XDG_CACHE_HOME|VIRTUAL_ENV"
+    r"|PYTHON(PATH|HOME|UTF8|DONTWRITEBYTECODE|PYCACHEPREFIX)|(LD|DYLD)_LIBRARY_PATH"
+    r"|(PUNA|OLLAMA)_GGML_PATH|GGML_(NO_BACKTRACE|(CUDA|HIP|VK|METAL|SYCL|CANN)_[A-Z0-9_]+)"
+    r"|(OMP|GOMP|KMP|MALLOC|CUDA|NVIDIA|HIP|HSA|ROCR|ROCM|VK|SYCL|ONEAPI|ZE)_[A-Z0-9_]+"
+)
+
+
+def runner_environment() -> dict[str, str]:
+    """The environment for a process that a model runs in: what finds programs, libraries and devices."""
+    return {name: value for name, value in os.environ.items() if _RUNNER_VARIABLES.fullmatch(name)}
 
 
 def ggml_path() -> Path | None:

@@ -17,6 +17,8 @@ from puna.sampling.parameters import SamplingParameters
 from puna.sampling.toolcalls import HERMES, ToolDeclaration, tool_grammar
 
 COUNT = 300
+# Answers that end had 37 at most in a sample, where four fifths of the time went into others, up to 160.
+MOST_TOKENS = 80
 MODELS = ["smollm2_path", "gemma3_path"]
 SAMPLING = {
     "greedy": SamplingParameters(temperature=0.0, repeat_penalty=1.1),
@@ -49,7 +51,7 @@ def check(model: LoadedModel, corpus: list[Schema], sampling: SamplingParameters
     ended = 0
     checker = jsonschema.Draft202012Validator.FORMAT_CHECKER
     for schema in corpus:
-        text, done = answer(model, REQUEST, Grammar.json_schema(schema), sampling, 160)
+        text, done = answer(model, REQUEST, Grammar.json_schema(schema), sampling, MOST_TOKENS)
         if done.reason == "stop":
             ended += 1
             jsonschema.Draft202012Validator(schema, format_checker=checker).validate(json.loads(text))

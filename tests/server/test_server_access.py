@@ -30,6 +30,10 @@ ROUTES = [
     ("DELETE", "/api/delete", MANAGE),
     ("HEAD", "/api/blobs/sha256:" + "0" * 64, MANAGE),
     ("POST", "/api/blobs/sha256:" + "0" * 64, MANAGE),
+    *(("POST", f"/api/{path}", INFERENCE) for path in ("generate", "chat", "embed", "embeddings")),
+    *(("POST", f"/api/{path}", INFERENCE) for path in ("tokenize", "detokenize", "rerank")),
+    ("GET", "/api/ps", INFERENCE),
+    ("DELETE", "/api/requests/none", INFERENCE),
 ]
 
 
@@ -264,6 +268,7 @@ def test_every_route_is_in_the_table_above(guarded: Running) -> None:
     app: Any = guarded.server.config.app
     found = {route.path for route in app.routes}
     listed = {re.sub(r"sha256:0+", "{digest:path}", path) for _, path, _ in ROUTES}
+    listed = {path.replace("/none", "/{id}") for path in listed}
     assert found - {"/healthz", "/readyz"} == listed
 
 

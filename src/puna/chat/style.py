@@ -52,6 +52,14 @@ class Style:
     tokens: tuple[str, ...] = ()
     final: str = ""
 
+    @property
+    def call_tag(self) -> str | None:
+        """The text that begins a call, if any is known; empty for calls in bare JSON."""
+        if self.calls is not None:
+            return self.calls.begin
+        tag = self.tags.tool
+        return "" if tag in ("{", "[") else tag
+
     def reader(self, tools: Mapping[str, Schema], *, thinking_open: bool, bare_calls: bool = False) -> Parser:
         """A parser for one answer.
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from puna.kvcache import Cache
+from puna.kvcache import Cache, History
 from puna.ml import Backend, Context, DType, Tensor
 from puna.ml.array import Array, Floats
 from puna.models.base import Model, Step
@@ -28,7 +27,7 @@ class Batch:
         tokens: token ids.
         positions: each one's position in its sequence.
         sequences: each one's sequence.
-        outputs: indexes into the batch whose logits are wanted, ascending, at least one.
+        outputs: indexes into the batch whose logits are wanted, ascending, possibly none.
     """
 
     tokens: NDArray[np.int32]
@@ -49,7 +48,7 @@ class Batch:
         )
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Traced:
     """A graph with the arrays through which its inputs are written."""
 
@@ -57,7 +56,7 @@ class _Traced:
     tokens: Array
     positions: Array
     outputs: Array
-    history: Any
+    history: History
     logits: Tensor
 
 
@@ -86,23 +85,26 @@ class Evaluator:
             CacheFull: the cache has no room for the batch; nothing has changed.
         """
         history = self.cache.start(batch.positions, batch.sequences)
-        traced = self._graph(len(batch.tokens), len(batch.outputs), history)
+        wanted = len(batch.outputs)
+        # A graph without outputs would be one of a kind; that of one output serves as well.
+        traced = self._graph(len(batch.tokens), wanted or 1, history)
         traced.tokens[:] = batch.tokens
         traced.positions[:] = batch.positions
-        traced.outputs[:] = batch.outputs
+        traced.outputs[:wanted] = batch.outputs
         self.cache.fill(traced.history)
         traced.context.compute(traced.logits)
-        return traced.logits.array()
+        return traced.logits.array()[:wanted]
 
-    def reserve(self, num_batch: int) -> None:
-        """Makes room for the largest graph: `num_batch` tokens, each with logits of one, at full history.
+    def reserve(self, num_batch: int, outputs: int = 1) -> None:
+        """Makes room for the largest graph: `num_batch` tokens, logits of `outputs`, at full history.
 
         Raises:
             InsufficientMemory: there is none.
         """
         with self.backend.new_context() as context:
-            traced = self._trace(context, num_batch, 1, self.cache.worst_case(num_batch))
-            context.forward(traced.logits).reserve()
+            worst = self.cache.worst_case(num_batch)
+            _, logits = self._trace(context, num_batch, min(outputs, num_batch), worst)
+            context.forward(logits).reserve()
 
     def forget_graphs(self) -> None:
         """Drops all graphs; the next batches build theirs anew."""
@@ -125,19 +127,21 @@ class Evaluator:
             self._traced.popitem(last=False)[1].context.close()
         context = self.backend.new_context()
         try:
-            traced = self._trace(context, tokens, outputs, history)
-            context.forward(traced.logits)
+            step, logits = self._trace(context, tokens, outputs, history)
+            context.forward(logits)
+            ids, positions, rows = step.tokens.array(), step.positions.array(), step.outputs.array()
+            # A batch that wants no logits leaves this as it is, and it must make sense.
+            rows[:] = 0
         except BaseException:
             context.close()
             raise
-        self._traced[key] = traced
+        self._traced[key] = traced = _Traced(context, ids, positions, rows, step.history, logits)
         return traced
 
-    def _trace(self, context: Context, tokens: int, outputs: int, history: Hashable) -> _Traced:
+    def _trace(self, context: Context, tokens: int, outputs: int, history: Hashable) -> tuple[Step, Tensor]:
         inputs = context.input()
         ids = inputs.empty(DType.I32, tokens)
         positions = inputs.empty(DType.I32, tokens)
         rows = inputs.empty(DType.I32, outputs)
-        view = self.cache.trace(context, tokens, history)
-        logits = self.model.forward(Step(ids, positions, rows, view))
-        return _Traced(context, ids.array(), positions.array(), rows.array(), view, logits)
+        step = Step(ids, positions, rows, self.cache.trace(context, tokens, history))
+        return step, self.model.forward(step)

@@ -1,6 +1,7 @@
 """The composition root: which parts make the server."""
 
 import logging
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import cast
@@ -10,11 +11,13 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Route
 
 from puna import settings as environment
 from puna.errors import PunaError
 from puna.options import ServerSettings
+from puna.runner.process import Runner, plan
+from puna.scheduler.scheduler import Scheduler
+from puna.scheduler.state import SchedulerOptions
 from puna.server import health
 from puna.server.logs import facts
 from puna.server.metrics import Metrics
@@ -22,8 +25,9 @@ from puna.server.middleware.hosts import Hosts, host_rules, machine_names
 from puna.server.middleware.keys import Keys
 from puna.server.middleware.origins import Origins, origin_rules
 from puna.server.middleware.requests import Requests, request_id
-from puna.server.native import models
+from puna.server.native import inference, models
 from puna.server.state import AppState
+from puna.services.inference import Inference
 from puna.services.operations import Operations
 from puna.store.library import Library
 
@@ -32,10 +36,14 @@ logger = logging.getLogger("puna.server")
 
 def build_state(settings: ServerSettings, library: Library) -> AppState:
     """The parts that routes work with."""
+    scheduler = Scheduler(_scheduling(settings), start=Runner.start, plan=plan)
+    metrics = _metrics(settings)
     return AppState(
         settings=settings,
         library=library,
-        metrics=_metrics(settings),
+        scheduler=scheduler,
+        inference=Inference(library, scheduler, watcher=metrics),
+        metrics=metrics,
         operations=Operations(settings.max_transfers),
         hidden=(str(library.root), *environment.private_folders()),
     )
@@ -45,7 +53,7 @@ def build_app(state: AppState) -> Starlette:
     """The application: every route, behind what each request goes through."""
     settings = state.settings
     app = Starlette(
-        routes=[*models.routes(state), *health.routes(state), *inference_routes(state)],
+        routes=[*models.routes(state), *health.routes(state), *inference.routes(state)],
         middleware=[
             Middleware(Requests, state),
             Middleware(Hosts, state, host_rules(settings, machine_names())),
@@ -60,9 +68,19 @@ def build_app(state: AppState) -> Starlette:
     return app
 
 
-def inference_routes(state: AppState) -> list[Route]:
-    """The routes that run models."""
-    return []
+def _scheduling(settings: ServerSettings) -> SchedulerOptions:
+    """What the settings say of models in memory."""
+    return SchedulerOptions(
+        max_loaded=settings.max_loaded_models,
+        max_queue=settings.max_queue,
+        keep_alive=settings.keep_alive,
+        load_timeout=None if math.isinf(settings.load_timeout) else settings.load_timeout,
+        num_parallel=settings.num_parallel,
+        context_length=settings.context_length or None,
+        kv_cache_type=settings.kv_cache_type,
+        gpu_overhead=settings.gpu_overhead,
+        spread=settings.sched_spread,
+    )
 
 
 def _metrics(settings: ServerSettings) -> Metrics:
@@ -78,6 +96,8 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
     state: AppState = app.state.puna
     yield
     state.operations.close()
+    await state.scheduler.close(0.0)
+    await state.inference.close()
 
 
 async def _puna_error(request: Request, error: Exception) -> Response:

@@ -7,9 +7,11 @@ from starlette.responses import Response
 
 from puna.errors import PunaError
 from puna.options import ServerSettings
+from puna.scheduler.scheduler import Scheduler
 from puna.server.errors import ErrorAnswer, error_answer
 from puna.server.http import BodyLimits, error_response
 from puna.server.metrics import Metrics
+from puna.services.inference import Inference
 from puna.services.operations import Operations
 from puna.store.library import Library
 
@@ -40,6 +42,8 @@ class AppState:
 
     settings: ServerSettings
     library: Library
+    scheduler: Scheduler
+    inference: Inference
     metrics: Metrics = field(default_factory=Metrics)
     operations: Operations = field(default_factory=lambda: Operations(ServerSettings().max_transfers))
     lifecycle: Lifecycle = field(default_factory=Lifecycle)

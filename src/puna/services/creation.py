@@ -8,6 +8,7 @@ from puna.errors import GGUFError
 from puna.gguf import Metadata
 from puna.progress import Report
 from puna.registry.sources import check_reachable, pull
+from puna.services.template_check import with_template
 from puna.store.library import Library
 from puna.store.name import ModelName
 from puna.template.go import parse
@@ -37,7 +38,8 @@ def create(
             check_reachable(name)
         pull(name, library, report, insecure=insecure, cancellation=cancellation)
 
-    create_model(request, library, report, pull=fetch, templates=TemplateRules(_check, _detect))
+    told = with_template(report, library, request.name)
+    create_model(request, library, told, pull=fetch, templates=TemplateRules(_check, _detect))
 
 
 def _check(text: str) -> None:

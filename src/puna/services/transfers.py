@@ -9,6 +9,7 @@ from puna.cancellation import Cancellation
 from puna.errors import AddressRefused
 from puna.progress import Report
 from puna.registry import sources
+from puna.services.template_check import pull_model
 from puna.store.library import Library
 from puna.store.name import DEFAULT_HOST, ModelName
 
@@ -35,7 +36,7 @@ def pull(
     if insecure and not name.is_pypi:
         _check_configured(name, "insecure connections need")
     sources.check_reachable(name, scheme=scheme)
-    sources.pull(name, library, report, scheme=scheme, cancellation=cancellation)
+    pull_model(name, library, report, scheme=scheme, cancellation=cancellation)
 
 
 def push(
