@@ -79,6 +79,9 @@ class Session:
         else:
             conversation = Conversation(tuple(messages), think=request.think, format=request.grammar)
             prepared = self.chat.prepare(conversation)
+            # Said with the first answer, so that an error stands alone.
+            if self.chat.prompter.template is None and len(messages) == len(request.opening) + 1:
+                terminal.complain("Note", "the model has no chat template, so it continues the text")
         return self.chat.answer(
             prepared, self.model, options.sampling, num_predict=options.num_predict, stop=options.stop
         )
@@ -198,8 +201,6 @@ def _session(name: str, found: FoundModel, request: Request) -> Iterator[Session
         if request.grammar is not None:
             _show_warnings(loaded.constraints.start(request.grammar).warnings)
         chat = Chat.of(loaded.metadata, loaded.tokenizer, loaded.num_ctx, facts_of(name, found.model))
-        if chat.prompter.template is None and not chat.prompter.renderer and not request.raw:
-            terminal.complain("Note", "the model has no chat template, so it continues the text")
         yield Session(loaded, chat, request, time.perf_counter() - began)
     finally:
         loaded.close()
