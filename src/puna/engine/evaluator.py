@@ -1,9 +1,9 @@
-"""The evaluator: batches of tokens in, logits out, through graphs that are built once and run again."""
+"""The evaluator: batches of tokens in, logits or states out, by graphs that are built once and run again."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from puna.kvcache import Cache
 from puna.ml import Backend, Context, DType, Tensor
 from puna.ml.array import Array, Floats
-from puna.models.base import Model, Step
+from puna.models.base import Decoder, Model, Step
 
 # Decoding needs one graph per step of the padded history and number of sequences, prompts one per length;
 # a few of each are alive at a time, and each costs less than a megabyte.
@@ -28,13 +28,15 @@ class Batch:
         tokens: token ids.
         positions: each one's position in its sequence.
         sequences: each one's sequence.
-        outputs: indexes into the batch whose logits are wanted, ascending, at least one.
+        outputs: indexes into the batch whose results are wanted, ascending, at least one.
+        segments: see `Step.segments`; one number stands for all.
     """
 
     tokens: NDArray[np.int32]
     positions: NDArray[np.int32]
     sequences: NDArray[np.int32]
     outputs: NDArray[np.int32]
+    segments: NDArray[np.int32] | int = 0
 
     @staticmethod
     def of(tokens: Sequence[int], start: int, sequence: int = 0, *, all_outputs: bool = False) -> Batch:
@@ -57,30 +59,50 @@ class _Traced:
     tokens: Array
     positions: Array
     outputs: Array
+    segments: Array
     history: Any
-    logits: Tensor
+    result: Tensor
 
 
 class Evaluator:
     """Evaluates batches with one model and one cache.
 
-    The model's `forward` runs only when a batch has a shape that was not seen lately: its number of tokens
-    and outputs, and the padded length of the history. Otherwise the batch's numbers are written into the
-    inputs of the existing graph, which is run again.
+    What the model computes is traced only when a batch has a shape that was not seen lately: its number of
+    tokens and outputs, and the padded length of the history. Otherwise the batch's numbers are written into
+    the inputs of the existing graph, which is run again.
     """
 
-    def __init__(self, backend: Backend, model: Model, cache: Cache, *, replay: bool = True) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        model: Model,
+        cache: Cache,
+        *,
+        compute: Callable[[Step], Tensor] | None = None,
+        replay: bool = True,
+    ) -> None:
+        """
+        Args:
+            cache: the model's, with room.
+            compute: what of the model is wanted; None takes a decoder's logits and an encoder's states.
+            replay: whether to run graphs again.
+        """
         self.backend = backend
         self.model = model
         self.cache = cache
         self.replay = replay
+        self._compute = compute or (model.forward if isinstance(model, Decoder) else model.hidden)
         self._traced: OrderedDict[Hashable, _Traced] = OrderedDict()
 
     def logits(self, batch: Batch) -> Floats:
+        """`evaluate` for a decoder: F32 (outputs, vocabulary)."""
+        return self.evaluate(batch)
+
+    def evaluate(self, batch: Batch) -> Floats:
         """Evaluates the batch and stores its keys and values in the cache.
 
         Returns:
-            F32 (outputs, vocabulary); valid until the next call.
+            F32 (outputs, width); valid until the next call.
 
         Raises:
             CacheFull: the cache has no room for the batch; nothing has changed.
@@ -90,9 +112,10 @@ class Evaluator:
         traced.tokens[:] = batch.tokens
         traced.positions[:] = batch.positions
         traced.outputs[:] = batch.outputs
+        traced.segments[:] = batch.segments
         self.cache.fill(traced.history)
-        traced.context.compute(traced.logits)
-        return traced.logits.array()
+        traced.context.compute(traced.result)
+        return traced.result.array()
 
     def reserve(self, num_batch: int) -> None:
         """Makes room for the largest graph: `num_batch` tokens, each with logits of one, at full history.
@@ -102,7 +125,7 @@ class Evaluator:
         """
         with self.backend.new_context() as context:
             traced = self._trace(context, num_batch, 1, self.cache.worst_case(num_batch))
-            context.forward(traced.logits).reserve()
+            context.forward(traced.result).reserve()
 
     def forget_graphs(self) -> None:
         """Drops all graphs; the next batches build theirs anew."""
@@ -126,7 +149,7 @@ class Evaluator:
         context = self.backend.new_context()
         try:
             traced = self._trace(context, tokens, outputs, history)
-            context.forward(traced.logits)
+            context.forward(traced.result)
         except BaseException:
             context.close()
             raise
@@ -138,6 +161,7 @@ class Evaluator:
         ids = inputs.empty(DType.I32, tokens)
         positions = inputs.empty(DType.I32, tokens)
         rows = inputs.empty(DType.I32, outputs)
+        segments = inputs.empty(DType.I32, tokens)
         view = self.cache.trace(context, tokens, history)
-        logits = self.model.forward(Step(ids, positions, rows, view))
-        return _Traced(context, ids.array(), positions.array(), rows.array(), view, logits)
+        result = self._compute(Step(ids, positions, rows, view, segments))
+        return _Traced(context, ids.array(), positions.array(), rows.array(), segments.array(), view, result)

@@ -9,12 +9,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Self
 
+from puna.engine.embed import Embedder, Pooling, scored
 from puna.engine.evaluator import Evaluator
 from puna.engine.events import Event
 from puna.engine.generate import Conversation, generate
 from puna.engine.options import LoadOptions
 from puna.engine.signals import interrupted_by_signals
+from puna.errors import MissingCapability
 from puna.gguf import Metadata
+from puna.kvcache import Cache
 from puna.ml import (
     AllocationStatus,
     BackendMemory,
@@ -22,8 +25,11 @@ from puna.ml import (
     DeviceMemory,
     DType,
     InsufficientMemory,
+    Tensor,
 )
+from puna.ml.array import Floats
 from puna.ml.backend import Backend, new_backend
+from puna.models.base import Encoder, Model, Step
 from puna.models.registry import build_model
 from puna.sampling.constraints import Constraint, Constraints, TokenTable
 from puna.sampling.grammar import Grammar, Thinking
@@ -47,16 +53,68 @@ class LoadedModel:
     def __init__(self, backend: Backend, evaluator: Evaluator, options: LoadOptions, num_ctx: int) -> None:
         self.backend = backend
         self.evaluator = evaluator
+        self.options = options
         self.num_ctx = num_ctx
         self.num_batch = min(options.num_batch, num_ctx)
         self.metadata: Metadata = backend.config()
         self.memory: BackendMemory = backend.backend_memory()
         self._conversation = Conversation()
+        self._others: list[Evaluator] = []
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """The model's tokenizer, built when it is first used."""
         return load_tokenizer(self.metadata)
+
+    @cached_property
+    def pooling(self) -> Pooling:
+        """How a text's vector is made of its states. Raises GGUFError: the file names no known way."""
+        return Pooling.of(self.metadata, self.evaluator.model)
+
+    def embed(self, inputs: Sequence[Sequence[int]]) -> list[Floats]:
+        """One vector F32 (width,) for each text, given as token ids with those that begin and end it.
+
+        Vectors are not normalised. Any model makes them; they mean something if it was trained to.
+
+        Raises:
+            InvalidOption: a text has no tokens, or a number that is none.
+            ContextLengthExceeded: a text is longer than the context.
+            MissingCapability: the model gives scores instead.
+        """
+        if self.pooling is Pooling.RANK:
+            raise MissingCapability(["embedding"], "it compares two texts", "the model")
+        return self._embedder.embed(inputs)
+
+    def rerank(self, inputs: Sequence[Sequence[int]]) -> list[Floats]:
+        """Scores F32 (labels,) of pairs of texts, given as token ids: [CLS] query [SEP] document [SEP].
+
+        Raises:
+            MissingCapability: the model has no head that compares texts.
+            InvalidOption, ContextLengthExceeded: as `embed`.
+        """
+        if self.pooling is not Pooling.RANK:
+            raise MissingCapability(["rerank"], subject="the model")
+        return self._embedder.embed(inputs)
+
+    @cached_property
+    def _embedder(self) -> Embedder:
+        """What makes vectors; a decoder's has a cache of its own, so that no conversation is disturbed."""
+        model, separator = self.evaluator.model, None
+        evaluator, pooling, segments = self.evaluator, self.pooling, 0
+        if isinstance(model, Encoder) and pooling is Pooling.RANK:
+            evaluator, pooling = self._own_evaluator(scored(model)), Pooling.CLS
+            segments, separator = model.segment_kinds, self.tokenizer.eos_id
+        elif not isinstance(model, Encoder):
+            evaluator = self._own_evaluator(model.hidden)
+        return Embedder(
+            evaluator, pooling, self.num_ctx, self.num_batch, self.tokenizer.vocab_size, segments, separator
+        )
+
+    def _own_evaluator(self, compute: Callable[[Step], Tensor]) -> Evaluator:
+        model = self.evaluator.model
+        cache = _new_cache(self.backend, model, replace(self.options, num_parallel=1), self.num_ctx)
+        self._others.append(Evaluator(self.backend, model, cache, compute=compute))
+        return self._others[-1]
 
     @cached_property
     def constraints(self) -> Constraints:
@@ -87,7 +145,10 @@ class LoadedModel:
 
         Raises:
             InvalidOption: the grammar is refused.
+            MissingCapability: the model only reads.
         """
+        if isinstance(self.evaluator.model, Encoder):
+            raise MissingCapability(["completion"], "it makes vectors of texts", "the model")
         sampler = Sampler(sampling, self.tokenizer.vocab_size, prompt)
         constraint = self.constraint(grammar, thinking, prompt) if grammar else None
         return generate(
@@ -120,6 +181,8 @@ class LoadedModel:
 
     def close(self) -> None:
         """Frees everything. Closing twice is harmless."""
+        for evaluator in self._others:
+            evaluator.close()
         self.evaluator.close()
         self.backend.close()
 
@@ -225,22 +288,27 @@ def _build(backend: Backend, options: LoadOptions, progress: Callable[[float], N
     model = build_model(backend)
     num_ctx = context_length(backend.config(), options)
     backend.allocate()
-    cache = model.cache()
-    cache.init(
-        backend,
-        DType[options.kv_cache_type.upper()],
-        options.num_parallel,
-        num_ctx,
-        min(options.num_batch, num_ctx),
-    )
+    cache = _new_cache(backend, model, options, num_ctx)
     evaluator = Evaluator(backend, model, cache)
     try:
-        evaluator.reserve(min(options.num_batch, num_ctx))
+        evaluator.reserve(_largest_batch(model, options, num_ctx))
         backend.load(progress)
         return LoadedModel(backend, evaluator, options, num_ctx)
     except BaseException:
         evaluator.close()
         raise
+
+
+def _new_cache(backend: Backend, model: Model, options: LoadOptions, num_ctx: int) -> Cache:
+    cache = model.cache()
+    dtype = DType[options.kv_cache_type.upper()]
+    cache.init(backend, dtype, options.num_parallel, num_ctx, _largest_batch(model, options, num_ctx))
+    return cache
+
+
+def _largest_batch(model: Model, options: LoadOptions, num_ctx: int) -> int:
+    """The most tokens of one batch: an encoder reads a text all at once."""
+    return num_ctx if isinstance(model, Encoder) else min(options.num_batch, num_ctx)
 
 
 def context_length(metadata: Metadata, options: LoadOptions) -> int:
