@@ -14,6 +14,8 @@ from puna.gguf import GGMLType, GGUFWriter
 from puna.progress import Progress, Report
 
 STATUS = "converting model"
+VERSION = 1
+"""Counts the changes of what the same files become."""
 
 FILES = frozenset(
     (
