@@ -91,7 +91,7 @@ class Evaluator:
         self.model = model
         self.cache = cache
         self.replay = replay
-        self._compute = compute or (model.forward if isinstance(model, Decoder) else model.hidden)
+        self.compute = compute or (model.forward if isinstance(model, Decoder) else model.hidden)
         self._traced: OrderedDict[Hashable, _Traced] = OrderedDict()
 
     def logits(self, batch: Batch) -> Floats:
@@ -163,5 +163,5 @@ class Evaluator:
         rows = inputs.empty(DType.I32, outputs)
         segments = inputs.empty(DType.I32, tokens)
         view = self.cache.trace(context, tokens, history)
-        result = self._compute(Step(ids, positions, rows, view, segments))
+        result = self.compute(Step(ids, positions, rows, view, segments))
         return _Traced(context, ids.array(), positions.array(), rows.array(), segments.array(), view, result)

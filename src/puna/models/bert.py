@@ -28,11 +28,19 @@ from puna.models.base import Encoder, Step
 
 Transform = Callable[[Tensor], Tensor]
 
+
+def _gelu_by_tanh(x: Tensor) -> Tensor:
+    """x/2 (1 + tanh(x s/2)), with s of x², which is x sigmoid(x s); `Tensor.gelu` may be less exact."""
+    factor = math.sqrt(8 / math.pi)
+    slope = x.sqr().scale(factor * 0.044715, factor)
+    return (x * slope).silu() / slope
+
+
 # The names of transformers' configurations.
 _ACTIVATIONS: dict[str, Transform] = {
     "gelu": lambda x: x.gelu_erf(),
-    "gelu_new": lambda x: x.gelu(),
-    "gelu_pytorch_tanh": lambda x: x.gelu(),
+    "gelu_new": _gelu_by_tanh,
+    "gelu_pytorch_tanh": _gelu_by_tanh,
     "relu": lambda x: x.relu(),
     "silu": lambda x: x.silu(),
 }
