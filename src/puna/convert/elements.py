@@ -23,7 +23,9 @@ def element_type(tensor: StoredTensor, wanted: GGMLType | None) -> GGMLType:
             f"{tensor.path.name}: the tensor {tensor.name[:100]!r} has elements of type {tensor.dtype}, "
             "which cannot be converted"
         )
-    return wanted or (GGMLType.F32 if own is GGMLType.F64 else own)
+    if wanted is not None:
+        return wanted
+    return GGMLType.F32 if own is GGMLType.F64 else own
 
 
 def converted(tensor: StoredTensor, target: GGMLType) -> Iterator[bytes]:
