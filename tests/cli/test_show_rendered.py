@@ -1,15 +1,18 @@
 """`puna show --rendered`: the prompt that a conversation becomes, as a user sees it."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
+from tests.scripted_llama import write_scripted_llama
 
 from puna.gguf import GGUFFile
 from puna.gguf.writer import GGUFWriter
 from puna.services.rendering import EXAMPLE, prompt_text
+from puna.template.known import template_text
 from puna.tokenizer import load_tokenizer
 
 Puna = Callable[..., "CompletedProcess[str]"]
@@ -166,3 +169,17 @@ def test_a_model_from_the_package_index(fetched: Callable[[str], Path], smollm2_
     text = prompt_text(smollm2_path, None, EXAMPLE)
     assert text.startswith("<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n")
     assert text.endswith("<|im_start|>user\nAnd at sunset?<|im_end|>\n<|im_start|>assistant\n")
+
+
+def test_a_family_that_the_tokens_tell_is_shown(puna: Puna, tmp_path: Path) -> None:
+    path = write_scripted_llama(
+        tmp_path / "model.gguf",
+        ["a"],
+        control=["<|im_end|>", "<|im_start|>"],
+        metadata={"tokenizer.ggml.eos_token_id": 3},
+    )
+    (tmp_path / "Modelfile").write_text(f"FROM {path}\n")
+    assert puna("create", "mine").returncode == 0
+    assert re.search(r"\n +template +chatml \(by its tokens\)\n", puna("show", "mine").stdout)
+    assert puna("show", "mine", "--template").stdout == template_text("chatml")
+    assert "<|im_start|>user\nWhy is the sky blue?<|im_end|>" in puna("show", "mine", "--rendered").stdout

@@ -95,7 +95,7 @@ def test_an_interrupt_from_another_thread_ends_a_running_computation(tmp_path: P
         with pytest.raises(Interrupted):
             for _ in range(200):
                 list(model.generate([2 + i % 250 for i in range(2000)], GREEDY, num_predict=1))
-                model.evaluator.cache.remove(0, 0)
+                model.engine.forget()
         timer.join()
 
 
@@ -135,10 +135,11 @@ with load_model(Path(sys.argv[1]), LoadOptions(num_threads=1, num_batch=4096)) a
         with model.interrupted_by_signals():
             for _ in range(50):
                 list(model.generate(prompt, SamplingParameters(), num_predict=1))
-                model.evaluator.cache.remove(0, 0)
-                model._conversation.tokens.clear()
+                model.engine.forget()
     except KeyboardInterrupt:
-        print("interrupted with", len(model._conversation.tokens), "tokens kept")
+        kept = sum(len(prefix.tokens) for prefix in model.engine.prefixes)
+        print("interrupted with", kept, "tokens kept")
+    model.engine.check()
     print(len(list(model.generate([5, 6], SamplingParameters(), num_predict=1))) > 0)
 """
 

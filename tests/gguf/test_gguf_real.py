@@ -26,7 +26,7 @@ def test_a_vocabulary_of_262144_tokens(gemma3_path: Path) -> None:
             [b"<pad>", b"<eos>", b"<bos>"],
             b"<unused6241>",
         )
-        assert file.metadata.array("tokenizer.ggml.token_type").shape == (262144,)
+        assert len(file.metadata.array("tokenizer.ggml.token_type")) == 262144
         sizes = read_hyperparameters(file.metadata)
         embedding = file.tensors["token_embd.weight"]
     assert (sizes.block_count, sizes.vocab_size, sizes.head_count_kv[0], sum(sizes.windowed)) == (

@@ -146,9 +146,7 @@ def test_pairs_are_scored_as_by_transformers(labels: int, segments: int, tmp_pat
     words = [[id for id in hf_models.random_tokens(seed, 12) if id not in (CLS, SEP)] for seed in range(6)]
     pairs = [[CLS, *one, SEP, *two, SEP] for one, two in zip(words[::2], words[1::2], strict=True)]
     with _loaded(write_gguf(tmp_path / "model.gguf", model)) as loaded:
-        found = loaded.rerank(pairs)
-        with pytest.raises(MissingCapability, match="does not support embedding"):
-            loaded.embed(pairs)
+        found = loaded.embed(pairs)
     for pair, scores in zip(pairs, found, strict=True):
         first = pair.index(SEP) + 1
         kinds = [0] * first + [segments - 1] * (len(pair) - first)
@@ -158,9 +156,8 @@ def test_pairs_are_scored_as_by_transformers(labels: int, segments: int, tmp_pat
 def test_what_an_encoder_cannot_do(example: tuple[Path, Any]) -> None:
     with _loaded(example[0]) as loaded:
         with pytest.raises(MissingCapability, match="does not support completion"):
-            loaded.generate([1], SamplingParameters())
-        with pytest.raises(MissingCapability, match="does not support rerank"):
-            loaded.rerank([[1]])
+            list(loaded.generate([1], SamplingParameters()))
+        loaded.engine.check()
 
 
 @pytest.mark.parametrize("wrong", [[[4], []], [[96]], [[-1]], [[5, 2**31]]])

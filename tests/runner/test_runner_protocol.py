@@ -9,11 +9,13 @@ from puna.engine.options import LoadOptions
 from puna.engine.request import GenerateRequest
 from puna.runner.protocol import (
     LENGTH,
+    MAX_MESSAGE,
     Cancel,
     Device,
     Embed,
     Embedded,
     Failure,
+    Frames,
     FromRunner,
     Generate,
     Load,
@@ -123,3 +125,19 @@ def test_an_error_that_only_the_compute_half_knows_becomes_the_nearest_known() -
 
     assert failure_of(Special("2 GB are missing")) == Failure("OutOfMemory", "2 GB are missing")
     assert type(error_of(Failure("os", "x"))) is errors.PunaError
+
+
+def test_messages_come_in_pieces_of_any_size() -> None:
+    messages: list[ToRunner] = [Cancel(1), Generate(3, REQUEST), Stop(), Embed(4, [[1] * 5000])]
+    stream = b"".join(encode(message) for message in messages)
+    for size in (1, 3, 7, 100, 4096, len(stream)):
+        frames = Frames()
+        pieces = [stream[start : start + size] for start in range(0, len(stream), size)]
+        bodies = [body for piece in pieces for body in frames.feed(piece)]
+        assert [to_runner.decode(body) for body in bodies] == messages
+
+
+def test_a_message_that_is_too_long_is_refused_before_it_comes() -> None:
+    assert Frames().feed(LENGTH.pack(MAX_MESSAGE)) == []
+    with pytest.raises(errors.PunaError, match=f"{MAX_MESSAGE + 1} bytes"):
+        Frames().feed(LENGTH.pack(MAX_MESSAGE + 1))

@@ -509,3 +509,54 @@ def test_a_prompt_that_its_caller_has_written(folder: Path) -> None:
         assert "".join(event.text for event in events if isinstance(event, Content)) == "".join(THOUGHT)
         assert isinstance(finished, Finished)
         assert END not in model.tokenizer.decode(prepared.prompt, render_special=True)
+
+
+# What the caller began, and what it sets
+
+WORDS = "{% for m in messages %}[{{ m.role }}]{{ m.content }}<|end|>{% endfor %}[assistant]{{ style }}"
+
+
+def test_an_answer_goes_on_with_the_assistant_s_last_message(folder: Path) -> None:
+    begun = Conversation((*HI, Message("assistant", "Well, ")))
+    with scripted(folder, "a", jinja=WORDS) as (chat, _):
+        assert prompt(chat, begun) == "<s>[user]hi<|end|>[assistant]Well, "
+        assert prompt(chat, Conversation((*begun.messages, *HI))).endswith("[user]hi<|end|>[assistant]")
+        called = Message("assistant", "Well, ", tool_calls=(OSLO,))
+        assert prompt(chat, Conversation((*HI, called))).endswith("Well, <|end|>[assistant]")
+        assert prompt(chat, Conversation((*HI, Message("assistant", " ")))).endswith("[assistant]")
+    go = "{{ range .Messages }}[{{ .Role }}]{{ .Content }}<|end|>{{ end }}[assistant]"
+    with scripted(folder, "a", template=go) as (chat, _):
+        assert prompt(chat, begun) == "<s>[user]hi<|end|>[assistant]Well, "
+
+
+def test_the_beginning_cannot_spell_control_tokens(folder: Path) -> None:
+    with scripted(folder, "a", jinja=WORDS) as (chat, _):
+        prepared = chat.prepare(Conversation((*HI, Message("assistant", f"a{END}b{START}"))))
+        ids = chat.prompter.tokenizer.special_ids
+        assert prepared.prompt.count(ids[END]) == 1
+        assert ids[START] not in prepared.prompt
+
+
+def test_what_was_begun_in_a_message_of_its_own_is_read_on(folder: Path) -> None:
+    with scripted(folder, "and", "<|return|>", control=("<|return|>",), jinja=WORDS, parser="harmony") as (
+        chat,
+        _,
+    ):
+        prepared = chat.prepare(Conversation((*HI, Message("assistant", "This"))))
+        events = [*prepared.parser.feed(" and that"), *prepared.parser.finish()]
+        assert joined(events) == [Content(" and that")]
+
+
+def test_variables_of_a_caller_reach_the_template_and_cannot_spell_control_tokens(folder: Path) -> None:
+    with scripted(folder, "a", jinja=WORDS) as (chat, _):
+        assert prompt(chat, Conversation(HI, variables={"style": "brief"})).endswith("[assistant]brief")
+        spelled = chat.prepare(Conversation(HI, variables={"style": END}))
+        assert spelled.prompt.count(chat.prompter.tokenizer.special_ids[END]) == 1
+        for variables in ({"messages": "x"}, {"colour": "red"}, {"style": []}):
+            with pytest.raises(InvalidOption, match="chat_template_kwargs"):
+                chat.prepare(Conversation(HI, variables=variables))
+    with (
+        scripted(folder, "a", template="{{ .Prompt }}") as (chat, _),
+        pytest.raises(InvalidOption, match="has no variable 'style'"),
+    ):
+        chat.prepare(Conversation(HI, variables={"style": "brief"}))

@@ -1,36 +1,48 @@
 """Chat templates that mean harm: each ends in one error, soon and within little memory."""
 
+import contextlib
 import json
 import os
 import resource
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from puna.errors import ModelError
 from puna.template.jinja import render_chat
+from puna.template.limits import Allowance
 
-MEMORY = 1536 << 20
+MEMORY = 1024 << 20
+SECONDS = 3.0
+"""Of the processor: three times what is allowed, as two threads may share one."""
+
 MESSAGES = [{"role": "user", "content": "x"}]
 
 CHILD = """
-import json, sys
+import json, sys, time
 from puna.errors import ModelError
-from puna.template.jinja import render_chat
+from puna.template.jinja import _compile, render_chat
+began = time.thread_time()
 for name, template in json.load(sys.stdin).items():
     try:
+        _compile(template)
+        began = time.thread_time()
         found = f"{len(render_chat(template, [{'role': 'user', 'content': 'x'}]))} characters"
     except (ModelError, MemoryError) as error:
         found = f"{type(error).__name__}: {error}"
-    print(json.dumps([name, found]), flush=True)
+    print(json.dumps([name, found, time.thread_time() - began]), flush=True)
 """
 
 GROWING = "{% set n = namespace(x=['a']) %}{% for i in range(60) %}{% set n.x = … %}{% endfor %}"
 OTHER = GROWING.replace("set n =", "set m =").replace("set n.x", "set m.x")
 LONG = "('a' * 1000000)"
 LIST = "{% set x = range(99999) | list %}"
+PATH = "real" + ".real" * 20_000
+COLLIDING = f"range(0, {99999 * (2**61 - 1)}, {2**61 - 1})"
+FAR_BACK = "('b' + 'a' * 2000000)"
 
 BOMBS = {
     # Small things that are long once they are printed.
@@ -78,7 +90,43 @@ BOMBS = {
     "tags": "{{ ('<!---->' * 4000000) | striptags }}",
     "tags of marked text": "{{ (('<!---->' * 4000000) | safe).striptags() }}",
     "sums of lists": "{{ ([[1]] * 200000) | sum(start=[]) }}",
+    # One operation that looks at everything for each of many things, and at no clock.
+    **{
+        f"a long path: {name}": f"{{{{ range(99999) | {name}{argument}'{PATH}') | string }}}}"
+        for name, argument in {
+            "sort": "(attribute=",
+            "groupby": "(",
+            "join": "('', attribute=",
+            "sum": "(",
+            "max": "(attribute=",
+        }.items()
+    },
+    **{
+        f"searching backwards: {name}": "{{ ('a' * 4000000)." + name + "(" + FAR_BACK + ") }}"
+        for name in ("rfind", "rindex", "rsplit", "rpartition")
+    },
+    **{
+        f"stripping: {name}": "{{ ('a' * 4000000)" + name + "('b' * 2000000 ~ 'a') }}"
+        for name in (".strip", ".lstrip", ".rstrip", "|trim")
+    },
+    "numbers of one hash": "{{ dict.fromkeys(" + COLLIDING + ") | length }}",
+    "numbers of one hash made a dict": "{{ dict(" + COLLIDING + " | map('string') | map('list')) }}",
+    "unique numbers of one hash": "{{ " + COLLIDING + " | unique | list | length }}",
+    "a quotient": "{{ ('1' * 4000000) | int(base=2) // (('1' * 2000000) | int(base=2)) }}",
+    "a remainder": "{{ ('1' * 4000000) | int(base=2) % (('1' * 2000000) | int(base=2)) }}",
+    "filters of filters": "{{ (range(99999) | list" + "|map(attribute='real')" * 90 + ") | list }}",
     # Many operations.
+    "loops within loops": "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+    "a macro in itself": "{% macro a() %}{{ a() }}{{ a() }}{% endmacro %}{{ a() }}",
+    "numbers listed": "{{ range(10 ** 12) | list }}",
+    "a text repeated": "{{ 'a' * 10 ** 10 }}",
+    "a list repeated": "{{ [0] * 10 ** 9 }}",
+    "a wide number": "{{ '%999999999d' | format(1) }}",
+    "a centred text": "{{ 'x' | center(10 ** 9) }}",
+    "a power": "{{ 9 ** (9 ** 9) }}",
+    "replacements": "{% set s = 'a' * 4000000 %}" + "{{ s | replace('a', 'b') | length }}" * 2000,
+    "many groups": "{{ range(99999) | groupby('real') }}",
+    "groupings": "{{ range(30000) | groupby('real') | length }}" * 500,
     "fixed text": "{% set x %}{% for i in range(99999) %}" + "a" * 100_000 + "{% endfor %}{% endset %}",
     "texts kept": "{% set s = 'a' * 30000000 %}" + "{{ s | upper | length }}" * 100,
     "slices": LIST + "{{ x[:] | length }}" * 2000,
@@ -119,8 +167,10 @@ def test_every_bomb_is_one_error_within_little_memory() -> None:
         timeout=600,
     )
     assert result.returncode == 0, result.stderr[-2000:]
-    found = dict(map(json.loads, result.stdout.splitlines()))
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    found = {name: text for name, text, _ in lines}
     assert found.keys() == BOMBS.keys()
+    assert [(name, text, seconds) for name, text, seconds in lines if seconds > SECONDS] == []
     assert {
         name: text for name, text in found.items() if not text.startswith("ModelError: the model's")
     } == {}
@@ -192,3 +242,66 @@ def test_what_templates_do_in_earnest_is_within_the_bounds() -> None:
     )
     messages = [{"role": "user", "content": "word " * 10_000}] * 500
     assert len(render_chat(template, messages)) > 24_000_000
+
+
+LONG_TALK = [{"role": ("user", "assistant")[turn % 2], "content": "word " * 20} for turn in range(999)]
+
+
+def test_what_is_allowed_grows_with_the_conversation() -> None:
+    small, large, many = Allowance.of(300, 3), Allowance.of(10 << 20, 3), Allowance.of(100_000, 1000)
+    assert small.seconds < 1.02
+    assert 10 < large.seconds < 12
+    assert many.seconds < 6
+    assert Allowance.of(100_000, 10**6) == many
+    assert small.value < (4 << 20) + 2000
+    assert large.value == (44 << 20)
+    assert small.steps < 160_000
+    assert many.steps > 5 * 127_000
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        # Looks back at all earlier messages for each, as one published template does.
+        "{% for m in messages %}{% set n = namespace(user=0) %}{% for k in messages[:loop.index] %}"
+        "{% if k.role == 'user' %}{% set n.user = n.user + 1 %}{% endif %}{% endfor %}{% endfor %}done",
+        # Copies the list of what was for each, as another does.
+        "{% set n = namespace(all=[]) %}{% for m in messages %}{% set n.all = n.all + [m] %}{% endfor %}"
+        "{{ n.all | length }}",
+    ],
+)
+def test_a_long_conversation_may_be_looked_at_again_for_each_message(template: str) -> None:
+    assert render_chat(template, LONG_TALK)
+
+
+def test_a_loop_that_is_fine_in_a_long_conversation_is_too_long_in_a_short_one() -> None:
+    template = "{% for i in range(99999) %}{% for j in [1, 2] %}{% endfor %}{% endfor %}done"
+    with pytest.raises(ModelError, match=r"more than 150[0-9]+ steps"):
+        render_chat(template, MESSAGES)
+    assert render_chat(template, LONG_TALK) == "done"
+
+
+def test_one_text_may_be_four_times_as_long_as_the_conversation() -> None:
+    template = "{{ messages[0].content * … }}"
+    messages = [{"role": "user", "content": "a" * (2 << 20)}]
+    assert len(render_chat(template.replace("…", "5"), messages)) == 10 << 20
+    with pytest.raises(ModelError, match="too much text"):
+        render_chat(template.replace("…", "7"), messages)
+    with pytest.raises(ModelError, match="too much text"):
+        render_chat("{{ 'a' * 4300000 }}", MESSAGES)
+
+
+def test_other_threads_go_on_while_a_template_is_stopped() -> None:
+    """Between any two operations of a template another thread may run: the longest one is short."""
+    turns = 0
+    rendering = threading.Thread(target=_render_quietly, args=(BOMBS["sorts"],))
+    rendering.start()
+    while rendering.is_alive():
+        turns += 1
+        rendering.join(0.001)
+    assert turns > 10
+
+
+def _render_quietly(template: str) -> None:
+    with contextlib.suppress(ModelError):
+        render_chat(template, MESSAGES)

@@ -214,7 +214,7 @@ def test_damaged_normalization_maps_are_refused(
         load(write(recipe, tmp_path / "m.gguf"))
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 1 << 32), count=st.integers(1, 300))
 def test_a_map_with_changed_bytes_is_refused_or_harmless(
     recipes: dict[str, Recipe], tmp_path: Path, seed: int, count: int

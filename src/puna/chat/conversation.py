@@ -1,10 +1,12 @@
 """What a caller asks of a model: a conversation to go on with, and how."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from reprlib import repr as brief
 from typing import Any, Literal, TypeAlias
 
 from puna.chat.events import ToolCall
+from puna.chat.variables import Scalar
 from puna.errors import InvalidOption
 from puna.sampling.grammar import Grammar
 from puna.sampling.toolcalls import ToolDeclaration, check_tools
@@ -86,6 +88,27 @@ class NamedTool:
 
 ToolChoice: TypeAlias = Literal["none", "auto", "required"] | NamedTool
 
+_CHOICES: Mapping[str, ToolChoice] = {"none": "none", "auto": "auto", "required": "required"}
+
+
+def read_tool_choice(value: object) -> ToolChoice:
+    """What `tool_choice` of an API says: a word, or {"type": "function", "function": {"name": …}}.
+
+    Null is "auto".
+
+    Raises:
+        InvalidOption: it is neither.
+    """
+    if value is None:
+        return "auto"
+    if isinstance(value, str) and value in _CHOICES:
+        return _CHOICES[value]
+    function = value.get("function") if isinstance(value, Mapping) else None
+    name = function.get("name") if isinstance(function, Mapping) else None
+    if isinstance(name, str) and name:
+        return NamedTool(name)
+    raise InvalidOption(f"tool_choice must be none, auto, required or a function, not {brief(value)}")
+
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
@@ -98,6 +121,7 @@ class Conversation:
         think: whether the model thinks first, or how hard; None lets it if it can.
         format: what the answer, after thinking, is kept to; None leaves it free.
         suffix: the text after the gap that the model is to fill; the last message is the text before it.
+        variables: further ones of the model's chat template, checked when the prompt is made.
         truncate: leave out the oldest turns where the conversation is too long, which else is an error.
 
     Raises:
@@ -112,6 +136,7 @@ class Conversation:
     format: Grammar | None = None
     suffix: str = ""
     truncate: bool = False
+    variables: Mapping[str, Scalar] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         if not self.messages:

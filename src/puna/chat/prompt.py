@@ -4,15 +4,20 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from puna.chat.conversation import Message, Think
+from puna.chat.family import family_by_tokens
+from puna.chat.variables import Scalar, check_variables
+from puna.errors import UnsupportedModel
 from puna.gguf import Metadata
 from puna.template.conversation import render_go
 from puna.template.fields import text_of as text_field
 from puna.template.go import Template, parse
 from puna.template.images import with_image_tags
-from puna.template.jinja import render_chat
+from puna.template.jinja import render_chat, variables_of
+from puna.template.known import known_template
 from puna.template.shield import Shield, cut
 
 if TYPE_CHECKING:
@@ -34,23 +39,36 @@ class Prompter:
         tokenizer: the model's.
         template: its prompt template, one in Go's language or the text of one in Jinja; None for a model that
             only continues text.
+        family: the known family whose template it is, where the model brought none and its vocabulary told.
+        renderer: what the store names to write prompts with, where there is no template to do it.
     """
 
     tokenizer: "Tokenizer"
     template: Template | str | None
+    family: str = ""
+    renderer: str = ""
 
     @classmethod
-    def of(cls, metadata: Metadata, tokenizer: "Tokenizer", own: str | None = None) -> "Prompter":
+    def of(
+        cls, metadata: Metadata, tokenizer: "Tokenizer", own: str | None = None, renderer: str = ""
+    ) -> "Prompter":
         """The prompter for a model with this metadata.
 
         Args:
             own: the Go template that the store has for the model; it goes before the file's.
+            renderer: the way to write prompts that the store names; templates go before it.
 
         Raises:
             GGUFError: the file's template is no text.
             TemplateError: the store's is no template.
         """
-        return cls(tokenizer, metadata.string(CHAT_TEMPLATE_KEY, None) if own is None else parse(own))
+        if own is not None:
+            return cls(tokenizer, parse(own))
+        template = metadata.string(CHAT_TEMPLATE_KEY, None)
+        family = family_by_tokens(metadata) if template is None and not renderer else ""
+        if family:
+            return cls(tokenizer, known_template(family), family=family)
+        return cls(tokenizer, template, renderer=renderer if template is None else "")
 
     def text(self, text: str, *, raw: bool = False) -> list[int]:
         """The tokens of a bare text, which a model continues.
@@ -89,6 +107,7 @@ class Prompter:
 
         Raises:
             ModelError, TemplateError: the template fails or refuses the conversation.
+            UnsupportedModel: the store names a way to write prompts that there is not.
             InvalidOption: the messages or tools are not of the form that the template needs.
         """
         pieces = self._pieces(messages, tools, think, "")
@@ -102,6 +121,7 @@ class Prompter:
         tools: Sequence[Mapping[str, Any]] = (),
         think: Think = None,
         suffix: str = "",
+        variables: Mapping[str, Scalar] | None = None,
     ) -> list[str]:
         """The prompt of a conversation, cut where a text of the caller's spells a control token.
 
@@ -111,14 +131,17 @@ class Prompter:
             tools: those that the model is told of.
             think: whether it is to think, or how hard; None says nothing of it.
             suffix: the text after the gap that the model fills.
+            variables: further ones of a template in Jinja.
 
         Raises:
             ModelError, TemplateError: the template fails or refuses the conversation.
-            InvalidOption: the caller's values are nested too deeply, or a tool is malformed.
+            UnsupportedModel: the store names a way to write prompts that there is not.
+            InvalidOption: the caller's values are nested too deeply, a tool is malformed, or a variable is
+                not the caller's to set.
         """
         go = isinstance(self.template, Template)
         forms = [message.for_go() if go else message.for_jinja() for message in messages]
-        return self._pieces(forms, tools, think, suffix)
+        return self._pieces(forms, tools, think, suffix, variables or {})
 
     def encode(self, pieces: Sequence[str]) -> list[int]:
         """The tokens of a prompt's pieces, with BOS where the model wants it."""
@@ -139,20 +162,45 @@ class Prompter:
         tools: Sequence[Mapping[str, Any]],
         think: Think,
         suffix: str,
+        variables: Mapping[str, Scalar] = MappingProxyType({}),
     ) -> list[str]:
         values: dict[str, Any] = {
             "messages": with_image_tags(messages),
             "tools": list(tools),
             "suffix": suffix,
+            "variables": check_variables(variables, self._mentioned) if variables else {},
         }
         covered, mark = self._shield.cover(values)
-        return cut(self._render(covered["messages"], covered["tools"], think, covered["suffix"]), mark)
+        return cut(self._render(think=think, **covered), mark)
+
+    @property
+    def _mentioned(self) -> frozenset[str]:
+        """The variables that a template in Jinja reads."""
+        return variables_of(self.template) if isinstance(self.template, str) else frozenset()
 
     def _render(
-        self, messages: list[dict[str, Any]], tools: list[dict[str, Any]], think: Think, suffix: str
+        self,
+        messages: list[dict[str, Any]],
+        tools: list[dict[str, Any]],
+        think: Think,
+        suffix: str,
+        variables: dict[str, Scalar],
     ) -> str:
+        goes_on = not suffix and is_continued(messages)
         if isinstance(self.template, Template):
-            return render_go(self.template, messages, tools=tools, suffix=suffix, think=think)
+            return render_go(
+                self.template,
+                messages,
+                tools=tools,
+                suffix=suffix,
+                think=think,
+                continue_final_message=goes_on,
+            )
+        if self.renderer:
+            raise UnsupportedModel(
+                f"the model's prompts are written by the renderer {self.renderer[:100]!r}, which is not "
+                "supported, and it brings no chat template; give it a TEMPLATE with puna create"
+            )
         if self.template is None:
             return text_field(messages[-1], "content") if messages else ""
         return render_chat(
@@ -161,7 +209,8 @@ class Prompter:
             bos_token=self._token_text(self.tokenizer.bos_id),
             eos_token=self._token_text(self.tokenizer.eos_id),
             tools=tools or None,
-            **_thinking_variables(think),
+            continue_final_message=goes_on,
+            **{**_thinking_variables(think), **variables},
         )
 
     @cached_property
@@ -176,6 +225,15 @@ class Prompter:
 
     def _token_text(self, id: int | None) -> str:
         return "" if id is None else self.tokenizer.token_text(id)
+
+
+def is_continued(messages: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the answer goes on with the last message: one of the assistant's, with text and no calls."""
+    last = messages[-1] if messages else {}
+    content = last.get("content")
+    if last.get("role") != "assistant" or last.get("tool_calls"):
+        return False
+    return isinstance(content, str) and bool(content.strip())
 
 
 def _thinking_variables(think: Think) -> dict[str, Any]:

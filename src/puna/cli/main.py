@@ -19,12 +19,15 @@ _BROKEN_PIPE = 141
 
 # Name: module, and the line of help. Each module has a click command named `command`.
 COMMANDS = {
+    "serve": ("puna.cli.commands.serve", "Run the server"),
     "run": ("puna.cli.commands.run", "Run a model"),
     "pull": ("puna.cli.commands.pull", "Fetch a model from a registry or the package index"),
     "push": ("puna.cli.commands.push", "Send a model to a registry"),
     "create": ("puna.cli.commands.create", "Make a model from a Modelfile"),
     "show": ("puna.cli.commands.show", "Show what there is to say of a model"),
     "list": ("puna.cli.commands.list", "List models"),
+    "ps": ("puna.cli.commands.ps", "List models in memory"),
+    "stop": ("puna.cli.commands.stop", "Unload a model"),
     "cp": ("puna.cli.commands.cp", "Copy a model"),
     "rm": ("puna.cli.commands.rm", "Remove models"),
     "export": ("puna.cli.commands.export", "Write models into one file"),
@@ -33,12 +36,14 @@ COMMANDS = {
     "verify": ("puna.cli.commands.verify", "Check the files of all models"),
     "inspect": ("puna.cli.commands.inspect", "Show what a GGUF file holds"),
     "bench": ("puna.cli.commands.bench", "Measure how fast a model runs"),
+    "plan": ("puna.cli.commands.plan", "Show what memory a model would take"),
     "login": ("puna.cli.commands.login", "Log in to a registry"),
     "logout": ("puna.cli.commands.logout", "Log out of a registry"),
+    "config": ("puna.cli.commands.config", "Show all settings, and where each comes from"),
     "doctor": ("puna.cli.commands.doctor", "Show the compute library in use and what could be better"),
 }
 
-ALIASES = {"ls": "list"}
+ALIASES = {"ls": "list", "start": "serve"}
 
 
 class LazyGroup(click.Group):
@@ -62,10 +67,30 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, help_text) for name, (_, help_text) in COMMANDS.items()])
 
 
+def _show_version(context: click.Context, option: click.Parameter, wanted: bool) -> None:
+    """Print the version, and that of a server which answers and has another."""
+    if not wanted or context.resilient_parsing:
+        return
+    from puna.cli.reach import other_version
+
+    click.echo(f"puna version is {__version__}")
+    if other := other_version():
+        click.echo(f"Warning: server version is {other}")
+    context.exit()
+
+
 @click.group(
     cls=LazyGroup, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]}
 )
-@click.version_option(__version__, "-v", "--version", message="puna version is %(version)s")
+@click.option(
+    "-v",
+    "--version",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=_show_version,
+    help="Show the version.",
+)
 @click.pass_context
 def cli(context: click.Context) -> None:
     """Run language models on your own machine."""

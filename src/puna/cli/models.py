@@ -1,33 +1,17 @@
-"""From what a user calls a model to the GGUF file on disk."""
+"""The models of this machine, for commands."""
 
-import os
-from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from puna import settings
 from puna.cli.progress import ProgressDisplay
-from puna.errors import FetchError, FormatError, InvalidOption, ModelNotFound
 from puna.store.library import Library
-from puna.store.model import Model, read_model
-from puna.store.name import PYPI_SCHEME, ModelName, parse_name, scheme_of
 
-_PATH_STARTS = ("/", "./", "../", "~/", ".\\", "..\\", "~\\")
-
-
-@dataclass(frozen=True, slots=True)
-class FoundModel:
-    """What is to be run.
-
-    Attributes:
-        path: the GGUF file.
-        model: what the store says of it; None for a file that the user named.
-    """
-
-    path: Path
-    model: Model | None = None
+if TYPE_CHECKING:
+    from puna.services.finding import FoundModel
 
 
-def find_model(model: str, store: Path | None = None, *, insecure: bool = False) -> FoundModel:
+def find_model(model: str, store: Path | None = None, *, insecure: bool = False) -> "FoundModel":
     """What `model` means: the path of a GGUF file, or a name.
 
     A model that is not in the store is pulled, with progress on standard error.
@@ -37,28 +21,13 @@ def find_model(model: str, store: Path | None = None, *, insecure: bool = False)
         insecure: plain http and private addresses are allowed for the name's registry.
 
     Raises:
-        ModelNotFound: there is no such file or model.
-        FormatError: the path leads to something that cannot be a model.
-        FetchError: the model cannot be fetched.
-        InvalidOption: this is neither a path nor a name.
+        PunaError: as `puna.services.finding.find_model`.
     """
-    path = Path(os.path.expanduser(model))
-    named = model.lower().startswith(PYPI_SCHEME)
-    if not named and (model.startswith(_PATH_STARTS) or model.lower().endswith(".gguf") or path.is_file()):
-        return FoundModel(_regular_file(path))
-    try:
-        name = parse_name(model)
-    except InvalidOption:
-        if model and path.exists():
-            return FoundModel(_regular_file(path))
-        raise
+    from puna.services import finding
+
     library = Library(store) if store else user_library()
-    if library.manifests.find(name) is None:
-        if path.exists() and not named:
-            return FoundModel(_regular_file(path))
-        _pull(name, library, scheme_of(model), insecure=insecure)
-    found = read_model(library, name)
-    return FoundModel(found.weights(library.blobs), found)
+    with ProgressDisplay() as display:
+        return finding.find_model(model, library, display.update, insecure=insecure)
 
 
 def resolve_model(model: str, store: Path | None = None) -> Path:
@@ -69,26 +38,3 @@ def resolve_model(model: str, store: Path | None = None) -> Path:
 def user_library() -> Library:
     """The configured store."""
     return Library(settings.models_path(), keep_unused=settings.keep_unused())
-
-
-def _pull(name: ModelName, library: Library, scheme: str, *, insecure: bool) -> None:
-    # Most runs find their model in the store and are spared these imports.
-    from puna.registry.sources import pull
-
-    try:
-        with ProgressDisplay() as display:
-            pull(name, library, display.update, scheme=scheme, insecure=insecure)
-    except FetchError as error:
-        if name.is_pypi:
-            raise
-        raise ModelNotFound(f"model '{name}' not found here, and cannot be pulled: {error}") from error
-
-
-def _regular_file(path: Path) -> Path:
-    if path.is_dir():
-        raise FormatError(f"{path} is a folder; a GGUF file is wanted")
-    if not path.exists():
-        raise ModelNotFound(f"{path}: no such file")
-    if not path.is_file():
-        raise FormatError(f"{path} is not a regular file; a GGUF file is wanted")
-    return path

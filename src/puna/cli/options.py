@@ -1,43 +1,15 @@
 """The options of a run, under Ollama's names, from text."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from puna.chat.conversation import Think, check_think
-from puna.engine.options import LoadOptions
 from puna.errors import InvalidOption
+from puna.humanize import duration_seconds
 from puna.sampling.grammar import Grammar
-from puna.sampling.parameters import RANGES, SamplingParameters
-
-# Ollama's name of a load option, and the engine's.
-_LOAD = {
-    "num_ctx": "num_ctx",
-    "num_batch": "num_batch",
-    "num_gpu": "num_gpu_layers",
-    "main_gpu": "main_gpu",
-    "num_thread": "num_threads",
-}
-_WHOLE = {*_LOAD, "num_predict", *(name for name, range_ in RANGES.items() if range_.integer)}
-NAMES = sorted(
-    {*_LOAD, *RANGES, "kv_cache_type", "num_predict", "stop", "tensor_split", "transcode"} - {"top_logprobs"}
-)
-
-
-@dataclass(frozen=True, slots=True)
-class RunOptions:
-    """How to load a model and how to generate with it.
-
-    Attributes:
-        num_predict: most tokens to generate; below 0 there is no limit but the context.
-        stop: texts that end the answer.
-    """
-
-    load: LoadOptions
-    sampling: SamplingParameters
-    num_predict: int
-    stop: tuple[str, ...]
+from puna.sampling.parameters import RANGES
+from puna.services.options import NAMES, RANGE_OF, read_options
 
 
 def parse_assignments(texts: Iterable[str]) -> list[tuple[str, str]]:
@@ -51,35 +23,19 @@ def parse_assignments(texts: Iterable[str]) -> list[tuple[str, str]]:
     return pairs
 
 
-def with_defaults(given: Sequence[tuple[str, str]], defaults: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What a user has given, and what a model's own parameters say of the rest.
-
-    Parameters that mean nothing here are left out: models name options of all times and programs.
-    """
-    named = {name for name, _ in given}
-    pairs = []
-    for name, value in defaults.items():
-        if name in NAMES and name not in named:
-            pairs += [(name, str(item)) for item in (value if isinstance(value, list) else [value])]
-    return [*pairs, *given]
-
-
-def run_options(pairs: Iterable[tuple[str, str]]) -> RunOptions:
+def option_values(pairs: Iterable[tuple[str, str]]) -> dict[str, Any]:
     """The options that these names and values set; of one set twice the last counts, but every `stop`.
 
     Raises:
         InvalidOption: an unknown name, or a value out of its range.
     """
-    given = list(pairs)
-    unknown = next((name for name, _ in given if name not in NAMES), None)
-    if unknown is not None:
-        raise InvalidOption(f"unknown option {unknown[:100]!r}; the options are {', '.join(NAMES)}")
-    values = {name: _number(name, value) for name, value in given if name in _WHOLE or name in RANGES}
-    texts = dict(given)
-    sampling = SamplingParameters.from_options(values)
-    num_predict = values.get("num_predict", -1)
-    stop = tuple(value for name, value in given if name == "stop")
-    return RunOptions(_load_options(values, texts), sampling, int(num_predict), stop)
+    given: dict[str, Any] = {}
+    for name, text in pairs:
+        if name not in NAMES:
+            raise InvalidOption(f"unknown option {name[:100]!r}; the options are {', '.join(NAMES)}")
+        given[name] = [*given.get(name, ()), text] if name == "stop" else option_value(name, text)
+    read_options(given)
+    return given
 
 
 def think_option(text: str | None) -> Think:
@@ -87,6 +43,16 @@ def think_option(text: str | None) -> Think:
     think: Think = {"true": True, "false": False}.get(text, text) if text is not None else None
     check_think(think)
     return think
+
+
+def keep_alive_option(text: str | None) -> str | float | None:
+    """What `--keepalive` says: seconds, or a duration such as `10m`. Raises: InvalidOption."""
+    if text is None:
+        return None
+    try:
+        return float(text) if text.lstrip("-").isdecimal() else (duration_seconds(text) and text)
+    except ValueError as error:
+        raise InvalidOption(f"keepalive: {error}") from error
 
 
 def answer_grammar(
@@ -126,25 +92,21 @@ def _text(argument: str) -> str:
         raise InvalidOption(f"cannot read {argument[1:][:100]!r}: {reason}") from error
 
 
-def _load_options(values: Mapping[str, float], texts: Mapping[str, str]) -> LoadOptions:
-    numbers: dict[str, Any] = {field: int(values[name]) for name, field in _LOAD.items() if name in values}
-    for field in ("num_gpu_layers", "num_threads"):
-        # Ollama's -1 layers and 0 threads: the program decides.
-        if numbers.get(field) == (-1 if field == "num_gpu_layers" else 0):
-            del numbers[field]
-    return LoadOptions(
-        **numbers,
-        kv_cache_type=texts.get("kv_cache_type", "f16").lower(),
-        tensor_split=_numbers("tensor_split", texts.get("tensor_split", "")),
-        transcode=_truth("transcode", texts["transcode"]) if "transcode" in texts else None,
-    )
+def option_value(name: str, text: str) -> Any:
+    """The value of a known option that is no list of texts. Raises: InvalidOption: it is of another type."""
+    if name == "kv_cache_type":
+        return text
+    if name == "tensor_split":
+        return _numbers(name, text)
+    return _truth(name, text) if name == "transcode" else _number(name, text)
 
 
 def _number(name: str, text: str) -> float:
+    whole = RANGE_OF[name].integer
     try:
-        return int(text) if name in _WHOLE else float(text)
+        return int(text) if whole else float(text)
     except ValueError as error:
-        kind = "a whole number" if name in _WHOLE else "a number"
+        kind = "a whole number" if whole else "a number"
         raise InvalidOption(f"{name} must be {RANGES.get(name, kind)}, not {text[:100]!r}") from error
 
 

@@ -3,6 +3,7 @@
 import io
 import os
 import sys
+from collections.abc import Callable
 from typing import TextIO
 
 _SHOW_CURSOR_AND_RESET_COLOUR = "\x1b[?25h\x1b[0m"
@@ -57,10 +58,15 @@ def piped_input() -> str | None:
     return sys.stdin.buffer.read().decode("utf-8", errors="replace")
 
 
-def show(text: str, *, grey: bool = False) -> None:
-    """Write a model's text to standard output at once, in grey if that is wanted and it is a terminal."""
+def show(text: str, *, grey: bool = False, wrap: Callable[[str], str] = str) -> None:
+    """Write a model's text to standard output at once.
+
+    Args:
+        grey: in that colour, on a terminal.
+        wrap: breaks lines; is given what can do the terminal no harm.
+    """
     if is_terminal(sys.stdout):
-        text = harmless(text)
+        text = wrap(harmless(text))
         text = f"{_GREY}{text}{_PLAIN}" if grey else text
     sys.stdout.write(text)
     sys.stdout.flush()

@@ -66,7 +66,7 @@ def local_request(
         UnsupportedModel: a file would have to be converted.
         StoreError: the store cannot be written.
     """
-    texts = _texts(modelfile, report)
+    texts = stated(modelfile, report)
     sources = resolve(modelfile, folder)
     with library.tidy_session() as session:
         report(Progress(_GATHERING))
@@ -102,8 +102,12 @@ def resolve(modelfile: Modelfile, folder: Path) -> Sources:
     return Sources(from_, _named(files), _named(adapters))
 
 
-def _texts(modelfile: Modelfile, report: Report) -> dict[str, Any]:
-    """What a Modelfile says besides its files, as the fields of a request."""
+def stated(modelfile: Modelfile, report: Report) -> dict[str, Any]:
+    """What a Modelfile says besides its files, as the fields of a request.
+
+    Raises:
+        ModelfileError, InvalidOption: as `local_request`.
+    """
     options, warnings = parameters(modelfile)
     for warning in warnings:
         report(Progress(f"warning: {warning}"))

@@ -7,7 +7,7 @@ from typing import Self
 
 from puna.ml.array import Floats
 from puna.sampling.constraints import Constraint, Mask
-from puna.sampling.sampler import Sampler
+from puna.sampling.sampler import Choice, Sampler
 
 
 class Chooser:
@@ -28,11 +28,11 @@ class Chooser:
         self.complete = False
 
     def prepare(self) -> None:
-        """Begins to compute the next mask."""
-        if self._worker is not None and self._constraint is not None:
+        """Begins to compute the next mask, unless that has begun."""
+        if self._worker is not None and self._constraint is not None and self._mask is None:
             self._mask = self._worker.submit(self._constraint.mask)
 
-    def choose(self, logits: Floats, room: int) -> list[int]:
+    def choose(self, logits: Floats, room: int) -> list[Choice]:
         """The sampled token, and those that the constraint makes follow it.
 
         With log-probabilities none follows: each needs the logits before it.
@@ -44,7 +44,7 @@ class Chooser:
             InvalidOption: the constraint allows none, or cannot go on.
         """
         if self._constraint is None:
-            return [self._sampler.sample(logits).token]
+            return [self._sampler.sample(logits)]
         mask = self._constraint.mask() if self._mask is None else self._mask.result()
         self._mask = None
         choice = self._sampler.sample(logits, mask)
@@ -52,11 +52,15 @@ class Chooser:
         self.complete = self._constraint.complete
         for token in forced:
             self._sampler.accept(token)
-        return [choice.token, *forced]
+        return [choice, *map(Choice, forced)]
+
+    def close(self) -> None:
+        """Ends its thread. Closing twice is harmless."""
+        if self._worker is not None:
+            self._worker.shutdown()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self._worker is not None:
-            self._worker.shutdown()
+        self.close()

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from puna.kvcache import Cache
+from puna.kvcache import Cache, History
 from puna.ml import Backend, Context, DType, Tensor
 from puna.ml.array import Array, Floats
 from puna.models.base import Decoder, Model, Step
@@ -28,7 +27,7 @@ class Batch:
         tokens: token ids.
         positions: each one's position in its sequence.
         sequences: each one's sequence.
-        outputs: indexes into the batch whose results are wanted, ascending, at least one.
+        outputs: indexes into the batch whose results are wanted, ascending, possibly none.
         segments: see `Step.segments`; one number stands for all.
     """
 
@@ -51,7 +50,7 @@ class Batch:
         )
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Traced:
     """A graph with the arrays through which its inputs are written."""
 
@@ -60,7 +59,7 @@ class _Traced:
     positions: Array
     outputs: Array
     segments: Array
-    history: Any
+    history: History
     result: Tensor
 
 
@@ -83,7 +82,7 @@ class Evaluator:
     ) -> None:
         """
         Args:
-            cache: the model's, with room.
+            cache: the model's, with room before anything is evaluated.
             compute: what of the model is wanted; None takes a decoder's logits and an encoder's states.
             replay: whether to run graphs again.
         """
@@ -108,24 +107,27 @@ class Evaluator:
             CacheFull: the cache has no room for the batch; nothing has changed.
         """
         history = self.cache.start(batch.positions, batch.sequences)
-        traced = self._graph(len(batch.tokens), len(batch.outputs), history)
+        wanted = len(batch.outputs)
+        # A graph without outputs would be one of a kind; that of one output serves as well.
+        traced = self._graph(len(batch.tokens), wanted or 1, history)
         traced.tokens[:] = batch.tokens
         traced.positions[:] = batch.positions
-        traced.outputs[:] = batch.outputs
+        traced.outputs[:wanted] = batch.outputs
         traced.segments[:] = batch.segments
         self.cache.fill(traced.history)
         traced.context.compute(traced.result)
-        return traced.result.array()
+        return traced.result.array()[:wanted]
 
-    def reserve(self, num_batch: int) -> None:
-        """Makes room for the largest graph: `num_batch` tokens, each with logits of one, at full history.
+    def reserve(self, num_batch: int, outputs: int = 1) -> None:
+        """Makes room for the largest graph: `num_batch` tokens, logits of `outputs`, at full history.
 
         Raises:
             InsufficientMemory: there is none.
         """
         with self.backend.new_context() as context:
-            traced = self._trace(context, num_batch, 1, self.cache.worst_case(num_batch))
-            context.forward(traced.result).reserve()
+            worst = self.cache.worst_case(num_batch)
+            _, result = self._trace(context, num_batch, min(outputs, num_batch), worst)
+            context.forward(result).reserve()
 
     def forget_graphs(self) -> None:
         """Drops all graphs; the next batches build theirs anew."""
@@ -148,20 +150,23 @@ class Evaluator:
             self._traced.popitem(last=False)[1].context.close()
         context = self.backend.new_context()
         try:
-            traced = self._trace(context, tokens, outputs, history)
-            context.forward(traced.result)
+            step, result = self._trace(context, tokens, outputs, history)
+            context.forward(result)
+            ids, positions, rows = step.tokens.array(), step.positions.array(), step.outputs.array()
+            # A batch that wants no logits leaves this as it is, and it must make sense.
+            rows[:] = 0
+            segments = step.segments.array()
         except BaseException:
             context.close()
             raise
-        self._traced[key] = traced
+        self._traced[key] = traced = _Traced(context, ids, positions, rows, segments, step.history, result)
         return traced
 
-    def _trace(self, context: Context, tokens: int, outputs: int, history: Hashable) -> _Traced:
+    def _trace(self, context: Context, tokens: int, outputs: int, history: Hashable) -> tuple[Step, Tensor]:
         inputs = context.input()
         ids = inputs.empty(DType.I32, tokens)
         positions = inputs.empty(DType.I32, tokens)
         rows = inputs.empty(DType.I32, outputs)
         segments = inputs.empty(DType.I32, tokens)
-        view = self.cache.trace(context, tokens, history)
-        result = self.compute(Step(ids, positions, rows, view, segments))
-        return _Traced(context, ids.array(), positions.array(), rows.array(), segments.array(), view, result)
+        step = Step(ids, positions, rows, self.cache.trace(context, tokens, history), segments)
+        return step, self.compute(step)

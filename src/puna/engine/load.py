@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cached_property
+from itertools import count
 from pathlib import Path
 from typing import Self
 
-from puna.engine.embed import Embedder, Pooling, scored
+import msgspec
+
+from puna.engine.embed import Embedder, Pooling, scored, texts_together
 from puna.engine.evaluator import Evaluator
-from puna.engine.events import Event
-from puna.engine.generate import Conversation, generate
+from puna.engine.events import Done, Event
+from puna.engine.loop import Engine
 from puna.engine.options import LoadOptions
+from puna.engine.request import GenerateRequest
 from puna.engine.signals import interrupted_by_signals
-from puna.errors import MissingCapability
+from puna.errors import InvalidOption, PunaError
 from puna.gguf import Metadata
-from puna.kvcache import Cache
 from puna.ml import (
     AllocationStatus,
     BackendMemory,
@@ -34,7 +38,6 @@ from puna.models.registry import build_model
 from puna.sampling.constraints import Constraint, Constraints, TokenTable
 from puna.sampling.grammar import Grammar, Thinking
 from puna.sampling.parameters import SamplingParameters
-from puna.sampling.sampler import Sampler
 from puna.tokenizer import Tokenizer, load_tokenizer
 
 DEFAULT_CONTEXT = 4096
@@ -46,20 +49,28 @@ class LoadedModel:
     Attributes:
         metadata: the file's metadata.
         tokenizer: its tokenizer.
-        num_ctx: tokens of context.
+        options: what it was loaded with, or resized to.
+        num_ctx: tokens of context of one request.
+        num_batch: most tokens evaluated at once.
         memory: what it takes of each device.
     """
 
-    def __init__(self, backend: Backend, evaluator: Evaluator, options: LoadOptions, num_ctx: int) -> None:
+    def __init__(self, backend: Backend, model: Model, evaluator: Evaluator, options: LoadOptions) -> None:
         self.backend = backend
+        self.metadata: Metadata = backend.config()
+        self._model = model
+        self._ids = count()
+        self._inboxes: dict[int, deque[Event | PunaError]] = {}
+        self._use(evaluator, options)
+
+    def _use(self, evaluator: Evaluator, options: LoadOptions) -> None:
         self.evaluator = evaluator
         self.options = options
-        self.num_ctx = num_ctx
-        self.num_batch = min(options.num_batch, num_ctx)
-        self.metadata: Metadata = backend.config()
-        self.memory: BackendMemory = backend.backend_memory()
-        self._conversation = Conversation()
-        self._others: list[Evaluator] = []
+        self.num_ctx = context_length(self.metadata, options)
+        self.num_batch = batch_size(self._model, self.num_ctx, options)
+        self._embedder: Embedder | None = None
+        self.memory: BackendMemory = self.backend.backend_memory()
+        self._engine: Engine | None = None
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -67,59 +78,23 @@ class LoadedModel:
         return load_tokenizer(self.metadata)
 
     @cached_property
-    def pooling(self) -> Pooling:
-        """How a text's vector is made of its states. Raises GGUFError: the file names no known way."""
-        return Pooling.of(self.metadata, self.evaluator.model)
-
-    def embed(self, inputs: Sequence[Sequence[int]]) -> list[Floats]:
-        """One vector F32 (width,) for each text, given as token ids with those that begin and end it.
-
-        Vectors are not normalised. Any model makes them; they mean something if it was trained to.
-
-        Raises:
-            InvalidOption: a text has no tokens, or a number that is none.
-            ContextLengthExceeded: a text is longer than the context.
-            MissingCapability: the model gives scores instead.
-        """
-        if self.pooling is Pooling.RANK:
-            raise MissingCapability(["embedding"], "it compares two texts", "the model")
-        return self._embedder.embed(inputs)
-
-    def rerank(self, inputs: Sequence[Sequence[int]]) -> list[Floats]:
-        """Scores F32 (labels,) of pairs of texts, given as token ids: [CLS] query [SEP] document [SEP].
-
-        Raises:
-            MissingCapability: the model has no head that compares texts.
-            InvalidOption, ContextLengthExceeded: as `embed`.
-        """
-        if self.pooling is not Pooling.RANK:
-            raise MissingCapability(["rerank"], subject="the model")
-        return self._embedder.embed(inputs)
-
-    @cached_property
-    def _embedder(self) -> Embedder:
-        """What makes vectors; a decoder's has a cache of its own, so that no conversation is disturbed."""
-        model, separator = self.evaluator.model, None
-        evaluator, pooling, segments = self.evaluator, self.pooling, 0
-        if isinstance(model, Encoder) and pooling is Pooling.RANK:
-            evaluator, pooling = self._own_evaluator(scored(model)), Pooling.CLS
-            segments, separator = model.segment_kinds, self.tokenizer.eos_id
-        elif not isinstance(model, Encoder):
-            evaluator = self._own_evaluator(model.hidden)
-        return Embedder(
-            evaluator, pooling, self.num_ctx, self.num_batch, self.tokenizer.vocab_size, segments, separator
-        )
-
-    def _own_evaluator(self, compute: Callable[[Step], Tensor]) -> Evaluator:
-        model = self.evaluator.model
-        cache = _new_cache(self.backend, model, replace(self.options, num_parallel=1), self.num_ctx)
-        self._others.append(Evaluator(self.backend, model, cache, compute=compute))
-        return self._others[-1]
-
-    @cached_property
     def constraints(self) -> Constraints:
         """Grammars for the model's vocabulary; costs nothing until one is used."""
         return Constraints(token_table(self.tokenizer))
+
+    @property
+    def engine(self) -> Engine:
+        """What answers requests; another one after `resize`."""
+        if self._engine is None:
+            self._engine = Engine(
+                self.evaluator,
+                self.tokenizer,
+                self._constrained,
+                num_ctx=self.num_ctx,
+                num_batch=self.num_batch,
+                limit=self.options.num_parallel,
+            )
+        return self._engine
 
     def generate(
         self,
@@ -131,40 +106,114 @@ class LoadedModel:
         grammar: Grammar | None = None,
         thinking: Thinking | None = None,
         shown: Collection[int] = (),
+        shift: bool = False,
+        num_keep: int = 4,
         halted: Callable[[], bool] = lambda: False,
     ) -> Iterator[Event]:
-        """Yields the answer to the prompt's tokens; see `puna.engine.generate.generate`.
+        """Yields the answer to the prompt's tokens piece by piece, and at last `Done`.
 
-        What the prompt has in common with the last one, and its answer, is not evaluated again.
+        What the prompt has in common with earlier ones, and their answers, is not evaluated again while the
+        cache has it. Several answers may be asked for by turns. See `GenerateRequest` for the arguments.
 
         Args:
-            grammar: what the answer is kept to.
-            thinking: tags of thoughts before the answer, which the grammar leaves alone.
-            shown: ids of control tokens that the text shows.
-            halted: asked after each piece of text whether it was the last that is wanted.
+            halted: asked after each piece of text whether it was the last that is wanted; then the answer
+                has stopped.
 
         Raises:
-            InvalidOption: the grammar is refused.
+            InvalidOption: the prompt is empty, or the grammar is refused.
             MissingCapability: the model only reads.
+            PunaError: as `Engine`, while the answer is read.
         """
-        if isinstance(self.evaluator.model, Encoder):
-            raise MissingCapability(["completion"], "it makes vectors of texts", "the model")
-        sampler = Sampler(sampling, self.tokenizer.vocab_size, prompt)
-        constraint = self.constraint(grammar, thinking, prompt) if grammar else None
-        return generate(
-            self.evaluator,
-            self._conversation,
-            self.tokenizer,
-            prompt,
-            sampler,
-            constraint,
-            num_ctx=self.num_ctx,
-            num_batch=self.num_batch,
+        if grammar is not None:
+            self.constraint(grammar, thinking, prompt)
+        request = GenerateRequest(
+            list(prompt),
+            sampling,
             num_predict=num_predict,
-            stop=stop,
-            shown=shown,
-            halted=halted,
+            stop=tuple(stop),
+            grammar=grammar,
+            thinking=thinking,
+            shown=frozenset(shown),
+            shift=shift,
+            num_keep=num_keep,
         )
+        return self._answer(request, halted)
+
+    def _answer(self, request: GenerateRequest, halted: Callable[[], bool]) -> Iterator[Event]:
+        id, engine = next(self._ids), self.engine
+        engine.submit(id, request)
+        self._inboxes[id] = deque()
+        stopped = False
+        try:
+            while True:
+                event = self._next(id)
+                if isinstance(event, PunaError):
+                    raise event
+                if isinstance(event, Done):
+                    yield msgspec.structs.replace(event, reason="stop") if stopped else event
+                    return
+                if stopped:
+                    continue
+                yield event
+                if stopped := halted():
+                    engine.cancel(id)
+        finally:
+            engine.cancel(id)
+            del self._inboxes[id]
+
+    def _next(self, id: int) -> Event | PunaError:
+        """The next event of a request. Those of others that come on the way are kept for them."""
+        inbox = self._inboxes[id]
+        while not inbox:
+            for other, event in self.engine.step().events:
+                if other in self._inboxes:
+                    self._inboxes[other].append(event)
+        return inbox.popleft()
+
+    @cached_property
+    def pooling(self) -> Pooling:
+        """How a text's vector is made of its states. Raises GGUFError: the file names no known way."""
+        return Pooling.of(self.metadata, self._model)
+
+    def embed(self, inputs: Sequence[Sequence[int]]) -> list[Floats]:
+        """One vector F32 (width,) for each text, given as token ids with those that begin and end it.
+
+        Vectors are not normalised. Any model makes them; they mean something if it was trained to. A model
+        that compares two texts, [CLS] query [SEP] document [SEP], gives its scores instead.
+
+        Raises:
+            InvalidOption: a text has no tokens, or a number that is none.
+            ContextLengthExceeded: a text is longer than the context.
+        """
+        return self.embedder.embed(inputs)
+
+    @property
+    def embedder(self) -> Embedder:
+        """What makes vectors; a decoder's has a cache of its own, so that no request is disturbed."""
+        if self._embedder is None:
+            self._embedder = self._new_embedder(self._model)
+        return self._embedder
+
+    def _new_embedder(self, model: Model) -> Embedder:
+        evaluator, pooling, segments, separator = self.evaluator, self.pooling, 0, None
+        if isinstance(model, Encoder) and pooling is Pooling.RANK:
+            evaluator, pooling = self._second_evaluator(scored(model)), Pooling.CLS
+            segments, separator = model.segment_kinds, self.tokenizer.eos_id
+        elif not isinstance(model, Encoder):
+            evaluator = self._second_evaluator(model.hidden)
+        budget = texts_together(model, self.num_batch)
+        vocabulary = self.tokenizer.vocab_size
+        return Embedder(evaluator, pooling, self.num_ctx, budget, vocabulary, segments, separator)
+
+    def _second_evaluator(self, compute: Callable[[Step], Tensor]) -> Evaluator:
+        """One with room for one request, made without reserving, for it may never be needed."""
+        options = replace(self.options, num_parallel=1)
+        return unreserved_evaluator(self.backend, self._model, options, compute)
+
+    def _constrained(self, request: GenerateRequest) -> Constraint | None:
+        if request.grammar is None:
+            return None
+        return self.constraint(request.grammar, request.thinking, request.prompt)
 
     def constraint(self, grammar: Grammar, thinking: Thinking | None, prompt: Sequence[int]) -> Constraint:
         """The constraint of one answer to the prompt; its warnings tell what of the grammar has no effect.
@@ -175,16 +224,42 @@ class LoadedModel:
         opened = thinking is not None and ends_with(self.tokenizer, prompt, thinking.opening)
         return self.constraints.start(grammar, thinking, thinking_opened=opened)
 
+    def resize(self, options: LoadOptions) -> None:
+        """Makes the cache anew for other num_ctx, num_parallel, num_batch and kv_cache_type.
+
+        The weights stay where they are, and what the old cache held is gone. If there is no room for the new
+        one, the model goes on with one like the old.
+
+        Raises:
+            InvalidOption: requests are under way, or the cache type does not suit the model.
+            InsufficientMemory: the new cache does not fit.
+        """
+        if self._engine is not None and not self._engine.idle:
+            raise InvalidOption("the cache cannot be resized while requests are under way")
+        self._close_evaluators()
+        try:
+            self._use(self._new_evaluator(options), options)
+        except PunaError:
+            self._use(self._new_evaluator(self.options), self.options)
+            raise
+
+    def _new_evaluator(self, options: LoadOptions) -> Evaluator:
+        self.backend.forget_caches()
+        return new_evaluator(self.backend, self._model, options)
+
     def interrupted_by_signals(self) -> AbstractContextManager[None]:
         """While inside, Ctrl-C ends a computation at once; see `puna.engine.signals`."""
         return interrupted_by_signals(self.backend)
 
     def close(self) -> None:
         """Frees everything. Closing twice is harmless."""
-        for evaluator in self._others:
-            evaluator.close()
-        self.evaluator.close()
+        self._close_evaluators()
         self.backend.close()
+
+    def _close_evaluators(self) -> None:
+        if self._embedder is not None:
+            self._embedder.evaluator.close()
+        self.evaluator.close()
 
     def __enter__(self) -> Self:
         return self
@@ -225,15 +300,7 @@ def load_model(
         InsufficientMemory: it does not fit.
     """
     options = options or LoadOptions()
-    params = BackendParams(
-        num_threads=options.num_threads or 0,
-        main_gpu=options.main_gpu,
-        num_gpu_layers=-1 if options.num_gpu_layers is None else options.num_gpu_layers,
-        tensor_split=options.tensor_split,
-        transcode=options.transcode,
-        repack=options.repack,
-        rpc_servers=options.rpc_servers,
-    )
+    params = backend_params(options)
     limits: dict[int, int] = {}
     while True:
         try:
@@ -243,6 +310,40 @@ def load_model(
             if shares is None or options.num_gpu_layers is not None or any(options.tensor_split):
                 raise
         params = replace(params, num_gpu_layers=sum(shares), tensor_split=tuple(map(float, shares)))
+
+
+def plan_model(
+    path: Path, options: LoadOptions | None = None, *, backend: str = "ggml"
+) -> tuple[BackendMemory, int, int]:
+    """What a model would take, by the sizes that loading it would allocate; no weights are read.
+
+    Returns:
+        Its memory, the tokens of context of one request, and the number of its layers.
+
+    Raises:
+        GGUFError, UnsupportedModel, WeightError: as `load_model`.
+    """
+    options = options or LoadOptions()
+    params = replace(backend_params(options), alloc_memory=False)
+    with new_backend(path, params, name=backend) as planned:
+        model = build_model(planned)
+        planned.allocate()
+        new_evaluator(planned, model, options).close()
+        metadata = planned.config()
+        return planned.backend_memory(), context_length(metadata, options), metadata.uint("block_count", 0)
+
+
+def backend_params(options: LoadOptions) -> BackendParams:
+    """The options as backends take them."""
+    return BackendParams(
+        num_threads=options.num_threads or 0,
+        main_gpu=options.main_gpu,
+        num_gpu_layers=-1 if options.num_gpu_layers is None else options.num_gpu_layers,
+        tensor_split=options.tensor_split,
+        transcode=options.transcode,
+        repack=options.repack,
+        rpc_servers=options.rpc_servers,
+    )
 
 
 def next_shares(memory: BackendMemory, limits: dict[int, int]) -> list[int] | None:
@@ -286,28 +387,50 @@ def _load(
 
 def _build(backend: Backend, options: LoadOptions, progress: Callable[[float], None]) -> LoadedModel:
     model = build_model(backend)
-    num_ctx = context_length(backend.config(), options)
     backend.allocate()
-    cache = _new_cache(backend, model, options, num_ctx)
-    evaluator = Evaluator(backend, model, cache)
+    evaluator = new_evaluator(backend, model, options)
     try:
-        evaluator.reserve(_largest_batch(model, options, num_ctx))
         backend.load(progress)
-        return LoadedModel(backend, evaluator, options, num_ctx)
+        return LoadedModel(backend, model, evaluator, options)
     except BaseException:
         evaluator.close()
         raise
 
 
-def _new_cache(backend: Backend, model: Model, options: LoadOptions, num_ctx: int) -> Cache:
-    cache = model.cache()
-    dtype = DType[options.kv_cache_type.upper()]
-    cache.init(backend, dtype, options.num_parallel, num_ctx, _largest_batch(model, options, num_ctx))
-    return cache
+def new_evaluator(backend: Backend, model: Model, options: LoadOptions) -> Evaluator:
+    """An evaluator with a cache and room for the largest graph.
+
+    Raises:
+        InsufficientMemory: there is not enough.
+        InvalidOption: the cache type does not suit the model.
+    """
+    evaluator = unreserved_evaluator(backend, model, options)
+    try:
+        num_batch = batch_size(model, context_length(backend.config(), options), options)
+        evaluator.reserve(num_batch, num_batch if isinstance(model, Encoder) else options.num_parallel)
+    except BaseException:
+        evaluator.close()
+        raise
+    return evaluator
 
 
-def _largest_batch(model: Model, options: LoadOptions, num_ctx: int) -> int:
-    """The most tokens of one batch: an encoder reads a text all at once."""
+def unreserved_evaluator(
+    backend: Backend,
+    model: Model,
+    options: LoadOptions,
+    compute: Callable[[Step], Tensor] | None = None,
+) -> Evaluator:
+    """An evaluator whose memory is taken when it is first used. Raises: InvalidOption, as `new_evaluator`."""
+    num_ctx = context_length(backend.config(), options)
+    evaluator = Evaluator(backend, model, model.cache(), compute=compute)
+    kind = DType[options.kv_cache_type.upper()]
+    num_batch = batch_size(model, num_ctx, options)
+    evaluator.cache.init(backend, kind, options.num_parallel, num_ctx, num_batch)
+    return evaluator
+
+
+def batch_size(model: Model, num_ctx: int, options: LoadOptions) -> int:
+    """Most tokens evaluated at once: an encoder reads a text as a whole."""
     return num_ctx if isinstance(model, Encoder) else min(options.num_batch, num_ctx)
 
 

@@ -1,16 +1,15 @@
 """The metadata of a model file as a lazy mapping with typed accessors."""
 
 import struct
+import sys
+from array import array
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
+from typing import Any, TypeVar, cast, overload
 
 from puna.errors import GGUFError
 from puna.gguf.cursor import ByteOrder
 from puna.gguf.types import FLOAT_TYPES, INTEGER_TYPES, SCALAR_CODES, ValueType
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 Value = str | int | float | bool | list[str] | list[int] | list[float] | list[bool]
 D = TypeVar("D")
@@ -18,6 +17,7 @@ D = TypeVar("D")
 Bool = bool
 Float = float
 
+_NATIVE: ByteOrder = "<" if sys.byteorder == "little" else ">"
 _NUMBER_TYPES = INTEGER_TYPES | FLOAT_TYPES
 _STRING = frozenset({ValueType.STRING})
 _BOOL = frozenset({ValueType.BOOL})
@@ -245,22 +245,17 @@ class Metadata(Mapping[str, Value]):
         entry = self._array_entry(full, _STRING, "an array of strings")
         return split_strings(self.raw(full), entry.count, self.byte_order)
 
-    def array(self, key: str) -> "NDArray[Any]":
-        """An array of numbers or truth values, shape (length,), in the machine's byte order, read-only.
-
-        The dtype is the stored type's. NumPy is imported here and nowhere else in this package.
+    def array(self, key: str) -> "array[Any]":
+        """An array of numbers, of the stored type, in the machine's byte order.
 
         Raises:
             GGUFError: the key is missing or holds something else.
         """
-        import numpy as np
-
         full = self.full_key(key)
-        entry = self._array_entry(full, _NUMBER_TYPES | _BOOL, "an array of numbers")
-        dtype = np.dtype(SCALAR_CODES[entry.element])
-        stored = np.frombuffer(self.raw(full), dtype.newbyteorder(self.byte_order))
-        values = stored.astype(dtype, copy=False)
-        values.flags.writeable = False
+        entry = self._array_entry(full, _NUMBER_TYPES, "an array of numbers")
+        values = array(SCALAR_CODES[entry.element], self.raw(full))
+        if self.byte_order != _NATIVE:
+            values.byteswap()
         return values
 
     def _get(self, key: str, types: frozenset[ValueType], expected: str, default: object) -> object:

@@ -1,6 +1,6 @@
 """The cache of encoders: there is none, a token sees the tokens of its own text in its own batch."""
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -97,6 +97,16 @@ class WithinBatch(Cache):
 
     def can_resume(self, sequence: int, position: int) -> bool:
         return position == 0
+
+    @property
+    def taken(self) -> int:
+        return 0
+
+    def fits(self, tokens: Sequence[int]) -> bool:
+        return sum(tokens) <= self._max_batch
+
+    def end(self, sequence: int) -> int:
+        return 0
 
     def close(self) -> None:
         """There is no memory to free."""

@@ -118,6 +118,19 @@ class Cache(ABC):
     def can_resume(self, sequence: int, position: int) -> bool:
         """Whether everything that a token at `position` of this sequence may see is there."""
 
+    @property
+    @abstractmethod
+    def taken(self) -> int:
+        """How many cells belong to sequences."""
+
+    @abstractmethod
+    def fits(self, tokens: Sequence[int]) -> bool:
+        """Whether there is room for so many more tokens of each of several sequences."""
+
+    @abstractmethod
+    def end(self, sequence: int) -> int:
+        """One more than the last position that a sequence has; 0 if it has none."""
+
     @abstractmethod
     def close(self) -> None:
         """Frees the memory; graphs traced with this cache cannot run any more. Closing twice is harmless."""

@@ -1,6 +1,6 @@
 """Causal caches: a token sees its own sequence's earlier tokens, all of them or the latest."""
 
-from collections.abc import Hashable, Set
+from collections.abc import Hashable, Sequence, Set
 
 import numpy as np
 
@@ -40,6 +40,10 @@ class Causal(Member):
     def cells_needed(self, sequences: int, capacity: int, max_batch: int) -> int:
         """Cells for `sequences` sequences of `capacity` tokens, of which `max_batch` come at a time."""
         return sequences * capacity
+
+    def cells_held(self, tokens: int) -> int:
+        """The most cells that a sequence has at any time while it grows by `tokens` tokens."""
+        return tokens
 
     # -- the engine's view ----------------------------------------------------------------------------
 
@@ -111,6 +115,17 @@ class Causal(Member):
 
     def can_resume(self, sequence: int, position: int) -> bool:
         return self._complete(self.cells.held(sequence), position)
+
+    @property
+    def taken(self) -> int:
+        return self.cells.members.size - self.cells.free
+
+    def fits(self, tokens: Sequence[int]) -> bool:
+        return sum(map(self.cells_held, tokens)) <= self.cells.free
+
+    def end(self, sequence: int) -> int:
+        held = self.cells.held(sequence)
+        return int(held.max()) + 1 if held.size else 0
 
     def _complete(self, held: Positions, position: int) -> bool:
         """Whether `held` has all that a token at `position` may see of what is before it."""
@@ -202,6 +217,9 @@ class SlidingWindow(_Limited):
     def lowest_kept(self, position: int) -> int:
         return position - (self._memory - 1)
 
+    def cells_held(self, tokens: int) -> int:
+        return min(tokens, self._memory + self._max_batch)
+
     def cells_needed(self, sequences: int, capacity: int, max_batch: int) -> int:
         return sequences * capacity if self._memory >= capacity else sequences * self._memory + max_batch
 
@@ -221,6 +239,9 @@ class Chunked(_Limited):
 
     def lowest_kept(self, position: int) -> int:
         return position - position % self._chunk
+
+    def cells_held(self, tokens: int) -> int:
+        return min(tokens, self._chunk + self._max_batch)
 
     def cells_needed(self, sequences: int, capacity: int, max_batch: int) -> int:
         return min(sequences * capacity, sequences * self._chunk + max_batch)

@@ -76,6 +76,16 @@ class Composed(Cache):
     def can_resume(self, sequence: int, position: int) -> bool:
         return all(member.can_resume(sequence, position) for member in self._members)
 
+    @property
+    def taken(self) -> int:
+        return max(member.taken for member in self._members)
+
+    def fits(self, tokens: Sequence[int]) -> bool:
+        return all(member.fits(tokens) for member in self._members)
+
+    def end(self, sequence: int) -> int:
+        return max(member.end(sequence) for member in self._members)
+
     def close(self) -> None:
         for member in self._members:
             member.close()

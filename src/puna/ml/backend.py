@@ -101,6 +101,10 @@ class Backend(ABC):
         """A copy of what has been allocated, or planned when `alloc_memory` is off."""
 
     @abstractmethod
+    def forget_caches(self) -> None:
+        """Takes caches and graphs off the books: they have been closed, and others will be made."""
+
+    @abstractmethod
     def config(self) -> Metadata:
         """The model file's metadata."""
 

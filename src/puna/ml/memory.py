@@ -41,6 +41,7 @@ class DeviceMemory:
         weights: bytes of weights per layer; one more entry than the model has blocks, the last is the output.
         cache: bytes of KV cache per layer, in the same order.
         graph: bytes of the compute buffer, not per layer.
+        free, total: bytes of the device before the model came; 0 where unknown.
     """
 
     name: str
@@ -48,6 +49,8 @@ class DeviceMemory:
     weights: list[Memory] = field(default_factory=list)
     cache: list[Memory] = field(default_factory=list)
     graph: Memory = field(default_factory=Memory)
+    free: int = field(default=0, compare=False)
+    total: int = field(default=0, compare=False)
 
     @property
     def size(self) -> int:
@@ -80,6 +83,12 @@ class BackendMemory:
     input_weights: Memory
     cpu: DeviceMemory
     gpus: list[DeviceMemory]
+
+    def forget_caches(self) -> None:
+        """Takes caches and graphs off the books, weights stay."""
+        for device in (self.cpu, *self.gpus):
+            device.cache = [Memory() for _ in device.cache]
+            device.graph = Memory()
 
     @property
     def size(self) -> int:

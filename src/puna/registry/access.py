@@ -34,9 +34,14 @@ class Access:
 
     @contextmanager
     def repository(self, registry: Registry, name: ModelName) -> Iterator[Repository]:
-        """The name's repository in a registry, for the time of the block."""
+        """The name's repository in a registry, for the time of the block.
+
+        Raises:
+            Interrupted: the operation has been cancelled.
+        """
         repository = Repository(self.network, registry, name, self.identity, self.patience)
         try:
-            yield repository
+            with self.patience.cancellation.calling(repository.close):
+                yield repository
         finally:
             repository.close()

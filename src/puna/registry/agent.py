@@ -4,11 +4,12 @@ import platform
 import sys
 
 from puna import __version__
+from puna.options import OLLAMA_VERSION
 from puna.registry.registries import Registry
 
 # The Ollama release whose models and registry protocol Puna handles. Ollama's registry answers 412, "requires
 # a newer version", to clients that name none, or one older than the model wants.
-_OLLAMA_EQUIVALENT = "0.35.0"
+_OLLAMA_EQUIVALENT = OLLAMA_VERSION
 
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "i386": "386", "i686": "386"}
 _SYSTEMS = {"win32": "windows"}

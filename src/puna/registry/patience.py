@@ -1,11 +1,11 @@
 """How long to wait for a registry, which failures pass by themselves, and when to ask again."""
 
 import random
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
+from puna.cancellation import Cancellation
 from puna.errors import AddressRefused, FetchError, ModelNotFound, Unauthorized
 from puna.registry.http import DEADLINE, IDLE_TIMEOUT
 from puna.registry.network import Unreachable
@@ -52,6 +52,7 @@ class Patience:
         tries: failures in a row, with nothing gained between them, after which it is given up.
         contacts: tries to reach a registry at all, where nothing has been gained that could be lost.
         delay: seconds of the first pause after a failure; each next one is twice as long.
+        cancellation: ends the waiting.
     """
 
     deadline: float = DEADLINE
@@ -59,6 +60,7 @@ class Patience:
     tries: int = 6
     contacts: int = 2
     delay: float = 1.0
+    cancellation: Cancellation = field(default_factory=Cancellation)
 
     def pause(self, failures: int, error: FetchError) -> float:
         """Seconds to wait after so many failures in a row: as long as the registry asks for, if it does.
@@ -83,6 +85,7 @@ class Patience:
 
         Raises:
             FetchError: the last failure.
+            Interrupted: the operation was cancelled.
         """
         failures = 0
         while True:
@@ -92,7 +95,7 @@ class Patience:
                 failures += 1
                 if contact and isinstance(error, Unreachable) and failures >= self.contacts:
                     raise
-                time.sleep(self.pause(failures, error))
+                self.cancellation.sleep(self.pause(failures, error))
 
 
 def is_permanent(error: FetchError) -> bool:

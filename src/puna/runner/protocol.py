@@ -109,7 +109,7 @@ class Loaded(_Message, frozen=True):
         num_ctx: tokens of context that one request may have.
         num_parallel: requests that are computed at once.
         devices: what it takes.
-        layers: how many layers the model has.
+        layers: how many layers the model has; the output counts as one, as it does in num_gpu_layers.
     """
 
     num_ctx: int
@@ -193,6 +193,33 @@ def encode(message: ToRunner | FromRunner) -> bytes:
     return LENGTH.pack(len(body)) + body
 
 
+class Frames:
+    """Cuts what comes from a socket, in whatever pieces, into the bodies of messages."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The bodies that `data` completes, in order.
+
+        Raises:
+            PunaError: a message is longer than `MAX_MESSAGE`; nothing after it can be understood.
+        """
+        self._buffer += data
+        bodies, start = [], 0
+        while len(self._buffer) >= start + LENGTH.size:
+            (length,) = LENGTH.unpack_from(self._buffer, start)
+            if length > MAX_MESSAGE:
+                raise PunaError(f"a message of {length} bytes is longer than the {MAX_MESSAGE} it may have")
+            end = start + LENGTH.size + length
+            if len(self._buffer) < end:
+                break
+            bodies.append(bytes(self._buffer[start + LENGTH.size : end]))
+            start = end
+        del self._buffer[:start]
+        return bodies
+
+
 def failure_of(error: PunaError) -> Failure:
     """The error as a message."""
     numbers = (error.length, error.limit) if isinstance(error, errors.ContextLengthExceeded) else ()
@@ -209,4 +236,8 @@ def error_of(failure: Failure) -> PunaError:
     known = cls if isinstance(cls, type) and issubclass(cls, PunaError) else PunaError
     # Not through its constructor: some classes take more than a text.
     error = known.__new__(known, failure.text)
+    if isinstance(error, errors.MissingCapability):
+        error.missing, error.detail = (), failure.text
+    if isinstance(error, errors.Overloaded):
+        error.retry_after = 1
     return error

@@ -21,7 +21,10 @@ MAX_SOURCE = 64 * 1024
 MAX_CHOICES = 10_000
 MAX_CHOICE_BYTES = 256 * 1024
 
-_EMBEDDED = re.compile(r"%json\b")
+EMBEDDED = re.compile(r"%json\b")
+"""What stands before a JSON Schema in a Lark grammar."""
+
+_BLANK = re.compile(r"\s*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,15 +161,26 @@ def _check_text(kind: str, text: str) -> None:
 
 def _check_embedded(text: str) -> None:
     """The JSON schemas inside a Lark grammar meet the same limits as others."""
-    for found in _EMBEDDED.finditer(text):
-        start = re.compile(r"\s*").match(text, found.end())
-        try:
-            value, _ = json.JSONDecoder().raw_decode(text, start.end() if start else found.end())
-        except (ValueError, RecursionError) as error:
-            raise InvalidOption(
-                f"what follows %json in the Lark grammar is no JSON: {str(error)[:60]}"
-            ) from error
-        parse_schema(_dumped(value))
+    for found in EMBEDDED.finditer(text):
+        schema, _, _ = embedded_schema(text, found.end())
+        parse_schema(_dumped(schema))
+
+
+def embedded_schema(text: str, position: int) -> tuple[Any, int, int]:
+    """The JSON value that follows a position of a Lark grammar, with its beginning and end.
+
+    Raises:
+        InvalidOption: no JSON follows.
+    """
+    blank = _BLANK.match(text, position)
+    start = blank.end() if blank else position
+    try:
+        value, end = json.JSONDecoder().raw_decode(text, start)
+    except (ValueError, RecursionError) as error:
+        raise InvalidOption(
+            f"what follows %json in the Lark grammar is no JSON: {str(error)[:60]}"
+        ) from error
+    return value, start, end
 
 
 def _check_choices(source: str) -> None:

@@ -7,7 +7,7 @@ could satisfy. Keywords: JSON Schema 2020-12 and the drafts before it.
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
@@ -32,10 +32,14 @@ MAX_PROPERTIES = 2_000
 MAX_MULTIPLE = 10_000
 """The least common multiple of the digits of all `multipleOf`: states of an automaton."""
 
+MAX_PRODUCT = 2**32 - 1
+"""The largest product of two `multipleOf`, without their points: the compiler multiplies within 32 bits."""
+
 MAX_LEAST = 1_000_000
 """The largest `minItems`, `minLength` or `minProperties`: no context holds a longer answer."""
 
 _LEAST = ("minItems", "minLength", "minProperties", "minContains")
+_COMBINING = frozenset({"allOf", "anyOf", "oneOf", "$ref", "$dynamicRef", "$recursiveRef"})
 _REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
 
 
@@ -68,7 +72,8 @@ class _Totals:
     nodes: int = 0
     items: int = 0
     properties: int = 0
-    multiples: set[int] = field(default_factory=set)
+    multiples: list[Decimal] = field(default_factory=list)
+    combined: bool = False
 
 
 def check_schema(schema: Mapping[str, Any]) -> None:
@@ -87,11 +92,25 @@ def check_schema(schema: Mapping[str, Any]) -> None:
         elif isinstance(value, list):
             totals.items += len(value)
         _check_totals(totals)
-    multiple = math.lcm(*totals.multiples)
-    if multiple > MAX_MULTIPLE:
+    _check_multiples(totals.multiples, together=totals.combined)
+
+
+def _check_multiples(multiples: Sequence[Decimal], *, together: bool) -> None:
+    """`together`: any two of them may come to hold for one number."""
+    digits = {int("".join(map(str, multiple.as_tuple().digits))) for multiple in multiples}
+    common = math.lcm(*digits)
+    if common > MAX_MULTIPLE:
         raise InvalidOption(
-            f"the JSON schema's multipleOf {sorted(totals.multiples)[:5]} have the common multiple "
-            f"{str(multiple)[:30]}; at most {MAX_MULTIPLE} is supported"
+            f"the JSON schema's multipleOf {sorted(digits)[:5]} have the common multiple "
+            f"{str(common)[:30]}; at most {MAX_MULTIPLE} is supported"
+        )
+    if len(multiples) < 2 or not together:
+        return
+    smallest, *_, largest = sorted(multiples)
+    if largest / smallest * common > MAX_PRODUCT or largest**2 > MAX_PRODUCT:
+        raise InvalidOption(
+            f"the JSON schema's multipleOf {smallest:g} and {largest:g} are too far apart, or too large, to "
+            "hold for one number"
         )
 
 
@@ -131,8 +150,9 @@ def _check_object(schema: Mapping[str, Any], totals: _Totals) -> None:
     properties = schema.get("properties")
     if isinstance(properties, Mapping):
         totals.properties += len(properties)
-    if multiple := _digits(schema.get("multipleOf")):
-        totals.multiples.add(multiple)
+    if multiple := _multiple(schema.get("multipleOf")):
+        totals.multiples.append(multiple)
+    totals.combined = totals.combined or not _COMBINING.isdisjoint(schema)
 
 
 def _number(value: object) -> float:
@@ -143,8 +163,8 @@ def _number(value: object) -> float:
         return math.inf
 
 
-def _digits(value: object) -> int:
-    """A JSON number's digits as a whole number, without the zeros at both ends; 0 for anything else."""
+def _multiple(value: object) -> Decimal:
+    """A JSON number without the zeros at its end; 0 for anything else."""
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(_number(value)):
-        return 0
-    return int("".join(map(str, Decimal(repr(value)).normalize().as_tuple().digits)))
+        return Decimal(0)
+    return Decimal(repr(value)).normalize().copy_abs()

@@ -11,11 +11,12 @@ from puna.chat.fit import fit
 from puna.chat.parsers.answer import Parser
 from puna.chat.parsers.formats.generic import TemplateTags
 from puna.chat.parsers.registry import support
-from puna.chat.prompt import CHAT_TEMPLATE_KEY, Prompter
+from puna.chat.prompt import CHAT_TEMPLATE_KEY, Prompter, is_continued
 from puna.chat.style import BARE, Style, style_of
 from puna.engine.events import Done, TextChunk
 from puna.engine.events import Event as EngineEvent
 from puna.engine.text import StopFilter
+from puna.errors import MissingCapability
 from puna.gguf import Metadata
 from puna.sampling.grammar import Grammar
 from puna.sampling.grammar import Thinking as ThinkingTags
@@ -36,11 +37,17 @@ class Finished:
         counts: tokens and times, as the engine counted them.
         dropped_tokens: by how many tokens the prompt was shortened.
         dropped_messages: how many of the oldest messages were left out.
+        load_seconds: how long the model took to load, where it had to.
+        total_seconds: from the request to here, waiting included; 0 where nobody measured.
+        context: the prompt and the answer as tokens, where they were asked for.
     """
 
     counts: Done
     dropped_tokens: int = 0
     dropped_messages: int = 0
+    load_seconds: float = 0.0
+    total_seconds: float = 0.0
+    context: tuple[int, ...] = ()
 
     @property
     def reason(self) -> Literal["stop", "length", "cancelled"]:
@@ -75,6 +82,7 @@ class ModelFacts:
         full_name: with its registry and everything, as the API names it in some errors.
         template: its template in Go's language; None leaves it to the file.
         parser: the name of the parser of its answers; None leaves it to its templates.
+        renderer: the name of the way to write its prompts, which counts where it has no template.
         capabilities: what it is said to be able to do.
     """
 
@@ -83,6 +91,7 @@ class ModelFacts:
     template: str | None = None
     parser: str | None = None
     capabilities: tuple[str, ...] = ()
+    renderer: str = ""
 
 
 def facts_of(name: str, model: Model | None) -> ModelFacts:
@@ -93,7 +102,12 @@ def facts_of(name: str, model: Model | None) -> ModelFacts:
     *path, tag = model.name.parts
     full_name = f"{'/'.join(path)}:{tag}"
     return ModelFacts(
-        name, full_name, model.template, config.parser or None, tuple(config.capabilities or ())
+        name,
+        full_name,
+        model.template,
+        config.parser or None,
+        tuple(config.capabilities or ()),
+        config.renderer or "",
     )
 
 
@@ -122,6 +136,12 @@ class Prepared:
     shown: frozenset[int] = frozenset()
     dropped_tokens: int = 0
     dropped_messages: int = 0
+
+    def without_banned(self, sampling: SamplingParameters) -> SamplingParameters:
+        """The parameters, such that no banned token is chosen."""
+        if not self.banned:
+            return sampling
+        return replace(sampling, logit_bias={**sampling.logit_bias, **dict.fromkeys(self.banned, -MAX_BIAS)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +197,7 @@ class Chat:
             TemplateError: the store's is no template.
         """
         facts = facts or ModelFacts()
-        prompter = Prompter.of(metadata, tokenizer, facts.template)
+        prompter = Prompter.of(metadata, tokenizer, facts.template, facts.renderer)
         go = prompter.template if isinstance(prompter.template, Template) else None
         jinja = metadata.string(CHAT_TEMPLATE_KEY, None)
         style = style_of(metadata.architecture, stated=facts.parser, template=go, chat_template=jinja)
@@ -209,13 +229,10 @@ class Chat:
         Raises:
             PunaError: as the generator.
         """
-        if prepared.banned:
-            bias = {**sampling.logit_bias, **dict.fromkeys(prepared.banned, -MAX_BIAS)}
-            sampling = replace(sampling, logit_bias=bias)
         reading = Reading(prepared, stop)
         events = generator.generate(
             prepared.prompt,
-            sampling,
+            prepared.without_banned(sampling),
             num_predict=num_predict,
             stop=stop,
             grammar=prepared.grammar,
@@ -239,16 +256,22 @@ class Chat:
             ModelError, TemplateError: the template fails or refuses the conversation.
             InvalidOption: a value is nested too deeply.
         """
-        self._check(conversation)
+        self.check(conversation)
         think = self._think(conversation.think)
         style = self.style
         grammar, bare = self._grammar(conversation)
         # What is kept to a grammar has no header: the prompt writes the one of the message for the user.
-        header = style.final if grammar else ""
+        # In what goes on with an earlier message, that message's is there already.
+        continued = not conversation.suffix and is_continued([conversation.messages[-1].for_go()])
+        header = style.final if grammar and not continued else ""
 
         def render(messages: Sequence[Message]) -> _Prompt:
             pieces = self.prompter.pieces(
-                messages, tools=conversation.offered, think=think, suffix=conversation.suffix
+                messages,
+                tools=conversation.offered,
+                think=think,
+                suffix=conversation.suffix,
+                variables=conversation.variables,
             )
             pieces[-1] += header
             return _Prompt(self.prompter.encode(pieces), style.open_tag(pieces[-1]))
@@ -262,7 +285,7 @@ class Chat:
         )
         if not bare:
             # What the prompt writes of the answer; a header gives no events.
-            parser.feed(header)
+            parser.feed(style.final if continued else header)
         thinks = bool(style.closing) and bool(open_tag or think)
         return Prepared(
             prompt=fitted.prompt.tokens,
@@ -276,11 +299,18 @@ class Chat:
             dropped_messages=fitted.dropped_messages,
         )
 
-    def _check(self, conversation: Conversation) -> None:
-        """Check that the model can do it, with the texts of Ollama's errors."""
+    def check(self, conversation: Conversation, act: str = "chat") -> None:
+        """Check that the model can do what is asked for, with the texts of Ollama's errors.
+
+        Args:
+            act: what the caller wants of it, for a model that cannot generate at all.
+
+        Raises:
+            MissingCapability: it cannot.
+        """
         short, full = f'"{self.facts.name}"', self.facts.full_name or f'"{self.facts.name}"'
-        wanted = [(Capability.COMPLETION, short, True)]
-        wanted.append((Capability.TOOLS, full, bool(conversation.tools)))
+        self.check_completion(act)
+        wanted = [(Capability.TOOLS, full, bool(conversation.tools))]
         wanted.append((Capability.INSERT, full, bool(conversation.suffix)))
         wanted.append((Capability.VISION, short, any(m.images for m in conversation.messages)))
         wanted.append((Capability.THINKING, short, bool(conversation.think)))
@@ -292,6 +322,11 @@ class Chat:
                     model=self.facts.name,
                     subject=subject if self.facts.name else "the model",
                 )
+
+    def check_completion(self, act: str = "chat") -> None:
+        """Check that the model generates at all. Raises: MissingCapability, which says it cannot `act`."""
+        if Capability.COMPLETION not in self.capabilities:
+            raise MissingCapability([act], subject=f'"{self.facts.name}"' if self.facts.name else "the model")
 
     def _think(self, think: Think) -> Think:
         """Whether to think: models that can do so unless they are told not to."""
@@ -347,15 +382,22 @@ class Reading:
 
     def events(self, events: Iterable[EngineEvent]) -> Iterator[Event | Finished]:
         """The answer's events, and at last `Finished`."""
-        parser = self._prepared.parser
         for event in events:
             if isinstance(event, TextChunk):
-                yield from self._let_through(parser.feed(event.text))
-                continue
-            yield from self._let_through(parser.finish())
-            if text := self._content.flush():
-                yield Content(text)
-            yield Finished(event, self._prepared.dropped_tokens, self._prepared.dropped_messages)
+                yield from self.feed(event.text)
+            else:
+                yield from self.finish()
+                yield Finished(event, self._prepared.dropped_tokens, self._prepared.dropped_messages)
+
+    def feed(self, text: str) -> list[Event]:
+        """The events that this text completes."""
+        return list(self._let_through(self._prepared.parser.feed(text)))
+
+    def finish(self) -> list[Event]:
+        """The events of what was held back, at the answer's end: nothing is fed after it."""
+        events = list(self._let_through(self._prepared.parser.finish()))
+        rest = self._content.flush()
+        return [*events, Content(rest)] if rest else events
 
     def _let_through(self, events: Iterable[Event]) -> Iterator[Event]:
         for event in events:

@@ -1,5 +1,6 @@
 """Making models, with all that is known of templates and of where models come from."""
 
+from puna.cancellation import Cancellation
 from puna.create.create import TemplateRules, create_model
 from puna.create.layers import DetectedTemplate
 from puna.create.request import CreateRequest
@@ -7,26 +8,36 @@ from puna.errors import GGUFError
 from puna.gguf import Metadata
 from puna.progress import Report
 from puna.registry.sources import pull
+from puna.services.template_check import with_template
 from puna.store.library import Library
 from puna.store.name import ModelName
 from puna.template.go import parse
 from puna.template.known import detect
 
 
-def create(request: CreateRequest, library: Library, report: Report, *, insecure: bool = False) -> None:
+def create(
+    request: CreateRequest,
+    library: Library,
+    report: Report,
+    *,
+    insecure: bool = False,
+    cancellation: Cancellation | None = None,
+) -> None:
     """Make the model that `request` describes; what it derives from is pulled if it is not there.
 
     Args:
         insecure: plain http and private addresses are allowed for that pull.
+        cancellation: ends it.
 
     Raises:
         PunaError: as `puna.create.create.create_model`.
     """
 
     def fetch(name: ModelName, report: Report) -> None:
-        pull(name, library, report, insecure=insecure)
+        pull(name, library, report, insecure=insecure, cancellation=cancellation)
 
-    create_model(request, library, report, pull=fetch, templates=TemplateRules(_check, _detect))
+    told = with_template(report, library, request.name)
+    create_model(request, library, told, pull=fetch, templates=TemplateRules(_check, _detect))
 
 
 def _check(text: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from puna.chat.capabilities import Capability, capabilities
+from puna.chat.family import family_by_tokens
 from puna.chat.parsers.registry import support as parser_support
 from puna.create.describe import modelfile_of
 from puna.errors import GGUFError, StoreError, TemplateError
@@ -21,6 +22,7 @@ from puna.store.library import Library
 from puna.store.model import Model, read_model
 from puna.store.name import ModelName
 from puna.template.go import parse
+from puna.template.known import template_text
 
 _CHAT_TEMPLATE = "tokenizer.chat_template"
 _LEFT_OUT = {"general.name", _CHAT_TEMPLATE}
@@ -63,7 +65,15 @@ class Description:
         if self.model.template is not None:
             return self.model.template
         jinja = self.weights.metadata.string(_CHAT_TEMPLATE, "") if self.weights else ""
-        return jinja or DEFAULT_TEMPLATE
+        return jinja or (template_text(self.family) if self.family else DEFAULT_TEMPLATE)
+
+    @property
+    def family(self) -> str:
+        """The known family whose template it has, if it brings none and its vocabulary tells; else empty."""
+        if self.model.template is not None or self.model.config.renderer or not self.weights:
+            return ""
+        metadata = self.weights.metadata
+        return "" if _CHAT_TEMPLATE in metadata else family_by_tokens(metadata)
 
     @property
     def modelfile(self) -> str:
@@ -120,6 +130,8 @@ def describe_as_document(description: Description, *, verbose: bool) -> dict[str
         "modelfile": description.modelfile,
         "parameters": "\n".join(f"{name:<30} {value}" for name, value in description.parameters),
         "template": description.template,
+        "template_family": description.family,
+        "renderer": config.renderer or "",
         "system": model.system,
         "details": {
             "parent_model": model.parent,

@@ -75,7 +75,10 @@ def prompt_text(path: Path, model: Model | None, talk: Talk) -> str:
     """
     with GGUFFile.open(path) as file:
         prompter = Prompter.of(
-            file.metadata, load_tokenizer(file.metadata), model.template if model else None
+            file.metadata,
+            load_tokenizer(file.metadata),
+            model.template if model else None,
+            (model.config.renderer or "") if model else "",
         )
     messages = _with_own(model, talk.messages) if model else talk.messages
     text = prompter.text_of(messages, tools=talk.tools, think=talk.think)

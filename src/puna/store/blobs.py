@@ -278,7 +278,7 @@ class BlobWriter:
         """
         digest = self.flush()
         if expected is not None and digest != expected:
-            raise DigestMismatch(f"digest mismatch, expected {expected}, got {digest}")
+            raise DigestMismatch(f'digest mismatch, expected "{expected}", got "{digest}"')
         self._store.place(self.path, digest, self._pin)
         return digest
 

@@ -7,6 +7,7 @@ template documentation.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from puna.template.continued import cut_at_tag, tagged
 from puna.template.fields import Json, in_order, list_field, object_field, object_of, text_of
 from puna.template.go import Budget, Stringer, Struct, Template, Value
 from puna.template.go.values import to_json
@@ -20,6 +21,7 @@ def render_go(
     tools: Sequence[Mapping[str, Json]] = (),
     suffix: str = "",
     think: bool | str | None = None,
+    continue_final_message: bool = False,
 ) -> str:
     """The prompt of a conversation.
 
@@ -30,15 +32,20 @@ def render_go(
         tools: the functions that the model may call.
         suffix: the text after the gap that the model is to fill; the last message is the text before it.
         think: whether to think, or how hard (`low` …); None leaves it to the model.
+        continue_final_message: whether to end with the last message's content.
 
     Raises:
         TemplateError: the template fails.
+        ModelError: it leaves out what is to be continued.
         InvalidOption: a message or a tool is not of the form above.
     """
     common = {"Response": "", **_thinking(think)}
     if suffix:
         prompt = text_of(messages[-1], "content") if messages else ""
         return template.execute({**common, "Prompt": prompt, "Suffix": suffix})
+    if continue_final_message:
+        content = text_of(messages[-1], "content")
+        return cut_at_tag(render_go(template, tagged(messages), tools=tools, think=think), content)
     turns = _collated(messages)
     if "messages" not in template.vars():
         return _legacy(template, turns, common)

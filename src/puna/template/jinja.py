@@ -15,17 +15,19 @@ import jinja2
 from jinja2 import nodes, pass_context
 from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension
+from jinja2.meta import find_undeclared_variables
 from jinja2.parser import Parser
 from jinja2.runtime import Context
 from jinja2.utils import Namespace
 
 from puna.errors import ModelError
+from puna.template.continued import cut_at_tag, tagged
 from puna.template.jinja_input import plain_messages, plain_variables
 from puna.template.limits import BoundedEnvironment, budget_of, budgeted
 
 _MAX_TEMPLATE = 128 << 10
 _MAX_INDENT = 16
-_MAX_OUTPUT = 32 << 20
+_MOST_OTHER_KEYS = 1000
 # What running a template's code may raise besides Jinja's own errors.
 _PYTHON_ERRORS = (
     *(ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError, TypeError, ValueError),
@@ -53,11 +55,21 @@ class _Dict:
     """What templates know as `dict`: makes dicts, without the methods of the class, which change them."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
-        return dict(*args, **kwargs)
+        return dict(*map(_checked, args), **kwargs)
 
     def fromkeys(self, keys: Iterable[Any], value: Any = None) -> dict[Any, Any]:
         """A dict with one value for all keys."""
-        return dict.fromkeys(keys, value)
+        return dict.fromkeys(_checked(keys), value)
+
+
+def _checked(keys: Any) -> Any:
+    """Keys, or pairs with them, of which few are no texts: others can be made to have one hash."""
+    if isinstance(keys, Mapping):
+        return keys
+    listed = list(keys)
+    if sum(not isinstance(key, str) for key in listed) > _MOST_OTHER_KEYS:
+        raise SecurityError(f"it makes a dict of more than {_MOST_OTHER_KEYS} things that are no texts")
+    return listed
 
 
 class _Namespace(Namespace):
@@ -90,6 +102,7 @@ def render_chat(
     messages: Sequence[Mapping[str, Any]],
     *,
     add_generation_prompt: bool = True,
+    continue_final_message: bool = False,
     bos_token: str = "",
     eos_token: str = "",
     **extra: Any,
@@ -101,32 +114,43 @@ def render_chat(
         messages: one at least, each with `role` and `content`, and what else the template knows. Fields that
             are None count as missing; thinking may be called `thinking`, `reasoning_content` or `reasoning`.
         add_generation_prompt: whether to open the assistant's turn at the end.
+        continue_final_message: whether to end with the last message's content instead, which is a text.
         bos_token: the text of the token that begins a sequence.
         eos_token: the text of the token that ends one.
         extra: further variables of the template (`tools`, `documents`, `enable_thinking` …).
 
     Raises:
-        ModelError: the template cannot be read, fails, or refuses the conversation.
+        ModelError: the template cannot be read, fails, refuses the conversation, or leaves out what is to be
+            continued.
         InvalidOption: there are no messages, or one is no object.
     """
     variables = {
         "tools": None,
         "documents": None,
         **plain_variables(extra),
-        "messages": plain_messages(messages),
-        "add_generation_prompt": add_generation_prompt,
+        "messages": plain_messages(tagged(messages) if continue_final_message else messages),
+        "add_generation_prompt": add_generation_prompt and not continue_final_message,
         "bos_token": bos_token,
         "eos_token": eos_token,
     }
     compiled = _compile(template)
+    variables, budget = budgeted(variables)
     try:
-        return _bounded(compiled.generate(budgeted(variables)))
+        prompt = "".join(budget.bounded(compiled.generate(variables)))
     except _Refused as error:
         raise ModelError(
             f"the model's chat template refuses this conversation: {_one_line(error)}"
         ) from error
     except (jinja2.TemplateError, *_PYTHON_ERRORS) as error:
         raise ModelError(f"the model's chat template fails: {_one_line(error)}") from error
+    return cut_at_tag(prompt, messages[-1]["content"]) if continue_final_message else prompt
+
+
+@lru_cache(maxsize=16)
+def variables_of(template: str) -> frozenset[str]:
+    """The names that a template reads and does not set itself. Raises: ModelError, as `render_chat`."""
+    _compile(template)
+    return frozenset(find_undeclared_variables(_environment().parse(template)))
 
 
 @lru_cache(maxsize=16)
@@ -155,17 +179,6 @@ def _environment() -> BoundedEnvironment:
     environment.globals["raise_exception"] = _raise_exception
     environment.globals["strftime_now"] = _strftime_now
     return environment
-
-
-def _bounded(pieces: Any) -> str:
-    length = 0
-    kept: list[str] = []
-    for piece in pieces:
-        length += len(piece)
-        if length > _MAX_OUTPUT:
-            raise SecurityError("it makes too much text")
-        kept.append(piece)
-    return "".join(kept)
 
 
 @pass_context

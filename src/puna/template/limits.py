@@ -8,12 +8,14 @@ that holds another twice, which holds a third twice, is small until it is printe
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from operator import mul
 from string import Formatter
 from typing import Any, TypeAlias, cast
 
 from jinja2 import nodes, pass_context
 from jinja2.exceptions import SecurityError
-from jinja2.filters import do_indent, do_replace, do_round
+from jinja2.filters import do_indent, do_replace, do_round, do_trim
 from jinja2.nodes import EvalContext
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedEscapeFormatter, SandboxedFormatter
@@ -24,19 +26,27 @@ from markupsafe import Markup
 from puna.template.sizes import (
     CONTAINERS,
     ELEMENT,
-    MAX_VALUE,
     binary_size,
     elements,
     format_size,
+    integer_size,
     joined_size,
     method_size,
     replaced_size,
     split_size,
+    stripped_size,
+    written_size,
 )
 
-MAX_STEPS = 1_000_000
-MAX_SECONDS = 10.0
-MAX_TOTAL = 256 << 20
+# What every template may do; what more for each character of the conversation; and for each of its first
+# thousand messages, as a template may look at all of them for each (one of 90 of published models does,
+# and one copies). Of those, the slowest needs 1.6 ms and 260 steps a message of 500, makes 110,000
+# characters a message, and a prompt 2.2 times as long as the conversation.
+_STEPS_ALLOWED = (150_000, 1 / 2, 600)
+_SECONDS_ALLOWED = (1.0, 1 / (1 << 20), 0.004)
+_VALUE_ALLOWED = (4 << 20, 4, 0)
+_TOTAL_ALLOWED = (64 << 20, 32, 512 << 10)
+_MOST_MESSAGES = 1000
 
 _BUDGET = " budget"  # no template can name a variable with a blank
 _STEPS = "steps"
@@ -63,54 +73,102 @@ _SPLITTING_FILTERS = frozenset(
         *("title", "unique", "urlencode", "wordcount"),
     }
 )
+# They look at each element of what they are given, before or while they say what they make of it.
+_ITERATING_FILTERS = frozenset(
+    {
+        *("groupby", "map", "max", "min", "reject", "rejectattr", "select", "selectattr", "sort", "unique"),
+    }
+)
+_LONGEST_PATH = 16
 _MOST_DIGITS = 400
 
 Function: TypeAlias = Callable[..., Any]
 
 
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """What one rendering may take.
+
+    Attributes:
+        steps: loop turns and calls.
+        seconds: of the processor, in this thread: how busy the machine is does not matter.
+        value: characters of one text, or of what a list holds, written out.
+        total: characters of all that is made.
+    """
+
+    steps: int
+    seconds: float
+    value: int
+    total: int
+
+    @classmethod
+    def of(cls, size: int, messages: int) -> "Allowance":
+        """For a conversation of so many characters, in so many messages."""
+        counts = (1, size, min(messages, _MOST_MESSAGES))
+        steps, seconds, value, total = (
+            sum(map(mul, allowed, counts))
+            for allowed in (_STEPS_ALLOWED, _SECONDS_ALLOWED, _VALUE_ALLOWED, _TOTAL_ALLOWED)
+        )
+        return cls(int(steps), seconds, int(value), int(total))
+
+
 class Budget:
     """What one rendering may still spend. Every method raises SecurityError when it is too much."""
 
-    def __init__(self) -> None:
+    def __init__(self, allowance: Allowance) -> None:
+        self._allowance = allowance
         self._steps = 0
         self._characters = 0
-        self._deadline = time.monotonic() + MAX_SECONDS
+        self._deadline = time.thread_time() + allowance.seconds
         # By identity, with the value itself, so that no other gets its identity.
         self._weights: dict[int, tuple[Any, int]] = {}
 
     def tick(self) -> None:
         """Look at the clock."""
-        if time.monotonic() > self._deadline:
-            raise SecurityError(f"it takes more than {MAX_SECONDS:.0f} seconds")
+        if time.thread_time() > self._deadline:
+            raise SecurityError(f"it takes more than {self._allowance.seconds:.1f} seconds")
 
     def step(self) -> None:
         """Count one loop turn or call."""
         self._steps += 1
-        if self._steps > MAX_STEPS:
-            raise SecurityError(f"it takes more than {MAX_STEPS} steps")
+        if self._steps > self._allowance.steps:
+            raise SecurityError(f"it takes more than {self._allowance.steps} steps")
         self.tick()
 
     def charge(self, characters: int) -> None:
         """Count a text or list of that length, before it is made."""
         self._characters += characters
-        if characters > MAX_VALUE or self._characters > MAX_TOTAL:
+        if characters > self._allowance.value or self._characters > self._allowance.total:
             raise SecurityError("it makes too much text")
 
     def charged(self, texts: Iterable[str]) -> Iterator[str]:
         """The texts, which together make one."""
-        length = 0
-        for text in texts:
+        for text in self.bounded(texts):
             self.tick()
             self.charge(len(text))
+            yield text
+
+    def bounded(self, texts: Iterable[str]) -> Iterator[str]:
+        """The texts, which are charged already, as long as one may be."""
+        length = 0
+        for text in texts:
             length += len(text)
-            if length > MAX_VALUE:
+            if length > self._allowance.value:
                 raise SecurityError("it makes too much text")
             yield text
+
+    def ticking(self, values: Iterable[Any]) -> Iterator[Any]:
+        """The values, with a look at the clock for each."""
+        for value in values:
+            self.tick()
+            yield value
 
     def made(self, value: Any) -> None:
         """Count a value that the template has made."""
         if isinstance(value, str):
             self.charge(len(value))
+        elif isinstance(value, int):
+            self.charge(integer_size(value.bit_length()))
         elif isinstance(value, CONTAINERS):
             self.charge(ELEMENT * (len(value) + 4))
             self.weigh(value)
@@ -130,20 +188,21 @@ class Budget:
         weight = 2
         for element in elements(value):
             weight += (len(element) if type(element) is str else self.weigh(element)) + 2
-            if weight > MAX_VALUE:
+            if weight > self._allowance.value:
                 raise SecurityError("it makes too much text")
         return weight
 
 
-def budgeted(variables: dict[str, Any]) -> dict[str, Any]:
-    """The variables for one rendering, with a fresh budget among them."""
-    return {**variables, _BUDGET: Budget()}
+def budgeted(variables: dict[str, Any]) -> tuple[dict[str, Any], Budget]:
+    """The variables for one rendering, with a fresh budget among them, and that budget."""
+    budget = Budget(Allowance.of(written_size(variables), len(variables.get("messages", ()))))
+    return {**variables, _BUDGET: budget}, budget
 
 
 class BoundedEnvironment(ImmutableSandboxedEnvironment):
     """The sandbox. Render its templates with variables that `budgeted` returned."""
 
-    intercepted_binops = frozenset({"+", "*", "%", "**"})
+    intercepted_binops = frozenset({"+", "*", "%", "**", "//"})
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options, finalize=_charge_output)
@@ -155,6 +214,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         self.filters = {name: _watched(name, function) for name, function in self.filters.items()}
         self.filters |= {_STEPS: _counted, _CONCAT: _concat, _MADE: _made, _TICK: _ticked, "join": _join}
         self.filters |= {"replace": _replace, "indent": _indent, "format": _format, "sum": _sum}
+        self.filters["trim"] = _trim
 
     def add_filter(self, name: str, function: Function) -> None:
         """Add a filter; it is watched as all others are."""
@@ -216,6 +276,9 @@ def _watched(name: str, function: Function) -> Function:
         budget.tick()
         if isinstance(value, str) and name in _SPLITTING_FILTERS:
             budget.charge(split_size(value))
+        if name in _ITERATING_FILTERS:
+            _check_paths(args, kwargs)
+            value = _watched_input(budget, name, value)
         first = {
             _PassArg.context: (context,),
             _PassArg.eval_context: (context.eval_ctx,),
@@ -225,9 +288,31 @@ def _watched(name: str, function: Function) -> Function:
         result = function(*first, value, *args, **kwargs)
         if result is not value:
             budget.made(result)
-        return result
+        return budget.ticking(result) if isinstance(result, Iterator) else result
 
     return watched
+
+
+def _watched_input(budget: Budget, name: str, value: Any) -> Any:
+    """What such a filter is given, with a look at the clock for each element."""
+    if not value or not isinstance(value, (str, range, Iterator, *CONTAINERS)):
+        return value
+    values = budget.ticking(cast(Iterable[Any], value))
+    if name != "groupby":
+        return values
+    # It takes four times as long as sorting, and ends before anybody can look.
+    listed = list(values)
+    budget.charge(4 * ELEMENT * len(listed))
+    return listed
+
+
+def _check_paths(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Refuse attributes of attributes by the thousand, which are looked up for each element."""
+    if any(
+        isinstance(value, str) and value.count(".") + value.count(",") > _LONGEST_PATH
+        for value in (*args, *kwargs.values())
+    ):
+        raise SecurityError("it names too long a path of attributes")
 
 
 class _Instrument(NodeTransformer):
@@ -332,6 +417,7 @@ def _concat(context: Context, values: list[Any]) -> str:
 def _join(context: Context, values: Iterable[Any], d: str = "", attribute: str | int | None = None) -> str:
     budget = budget_of(context)
     budget.tick()
+    _check_paths((attribute,), {})
     if isinstance(values, str):
         budget.charge(split_size(values))
     if attribute is not None:
@@ -377,9 +463,19 @@ def _format(context: Context, text: Any, *args: Any, **kwargs: Any) -> str:
 
 
 @pass_context
+def _trim(context: Context, text: Any, chars: str | None = None) -> str:
+    budget = budget_of(context)
+    budget.tick()
+    text = _text(budget, text)
+    budget.charge(len(text) + stripped_size(text, str(chars or "")))
+    return do_trim(text, chars)
+
+
+@pass_context
 def _sum(context: Context, values: Iterable[Any], attribute: str | int | None = None, start: Any = 0) -> Any:
     environment = cast(BoundedEnvironment, context.environment)
-    for value in values:
+    _check_paths((attribute,), {})
+    for value in budget_of(context).ticking(values):
         if attribute is not None:
             value = environment.getitem(value, attribute)
         start = environment.call_binop(context, "+", start, value)

@@ -10,19 +10,30 @@ from typing import Any
 
 from jinja2.exceptions import SecurityError
 
-MAX_VALUE = 32 << 20
-
 # What a template makes besides text. Views are of dicts.
 CONTAINERS: tuple[type[Collection[Any]], ...] = (list, tuple, dict, KeysView, ValuesView, ItemsView)
 # About what an element costs, in memory too.
 ELEMENT = 32
 
-_MAX_INTEGER_BITS = 1 << 16
+# A whole number takes long before it takes room: one of 65,536 bits counts as 4 Mi characters.
+_INTEGER_BIT = 64
 _SMALL_INTEGER_BITS = 1024
 _PADDING_METHODS = ("center", "expandtabs", "ljust", "rjust", "zfill")
 # They make what is not watched here, or take longer than their results tell; chat templates do not use them.
 _REFUSED_METHODS = ("encode", "striptags", "to_bytes", "translate")
 _SHORT = 1 << 16
+# Python compares each place with all of the text here, going backwards or stripping characters.
+_COMPARING_METHODS = ("rfind", "rindex", "rpartition", "rsplit", "strip", "lstrip", "rstrip")
+_COMPARED = 64
+
+
+def written_size(value: Any) -> int:
+    """About how long a JSON value is when it is written out."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, CONTAINERS):
+        return 2 + sum(written_size(element) + 2 for element in elements(value))
+    return 20
 
 
 def elements(value: Any) -> Iterator[Any]:
@@ -53,7 +64,9 @@ def binary_size(operator: str, left: Any, right: Any, weight: int) -> int:
     if operator == "*":
         return _repeated_size(left, right, weight)
     if operator == "**" and isinstance(left, int) and isinstance(right, int):
-        return _integer_size(left.bit_length() * max(right, 0))
+        return integer_size(left.bit_length() * max(right, 0))
+    if operator in ("//", "%") and isinstance(left, int) and isinstance(right, int):
+        return integer_size(max(left.bit_length(), right.bit_length()))
     if operator == "%" and isinstance(left, str):
         return format_size(left, right, weight)
     return 0
@@ -74,6 +87,8 @@ def method_size(owner: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, 
         raise SecurityError(f"it calls {name}")
     if not isinstance(owner, str):
         return 0
+    if name in _COMPARING_METHODS:
+        return _compared_size(owner, name, next((value for value in args if isinstance(value, str)), ""))
     if name in _PADDING_METHODS:
         width = next((value for value in (*args, *kwargs.values()) if isinstance(value, int)), 8)
         return len(owner) + max(width, 0) * (owner.count("\t") if name == "expandtabs" else 1)
@@ -81,11 +96,23 @@ def method_size(owner: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, 
         return replaced_size(owner, str(args[0]), str(args[1]))
     if name == "join" and args and isinstance(args[0], str | list | tuple | dict):
         return joined_size(owner, args[0])
-    if name == "splitlines" or (name in ("split", "rsplit") and not any(isinstance(a, str) for a in args)):
+    if name == "splitlines" or (name == "split" and not any(isinstance(a, str) for a in args)):
         return split_size(owner)
-    if name in ("split", "rsplit"):
+    if name == "split":
         return ELEMENT * owner.count(next(a for a in args if isinstance(a, str)) or " ")
     return 0
+
+
+def _compared_size(owner: str, name: str, text: str) -> int:
+    pieces = 0
+    if name == "rsplit":
+        pieces = ELEMENT * owner.count(text) if text else split_size(owner)
+    return pieces + stripped_size(owner, text)
+
+
+def stripped_size(text: str, characters: str) -> int:
+    """What it costs to compare each character of a text with all of another one, where that is much."""
+    return len(text) * len(characters) // _COMPARED
 
 
 def joined_size(separator: str, texts: str | list[Any] | tuple[Any, ...] | dict[Any, Any]) -> int:
@@ -99,10 +126,10 @@ def _repeated_size(left: Any, right: Any, weight: int) -> int:
         if isinstance(value, str | list | tuple) and isinstance(times, int):
             return weight * max(times, 0)
     if isinstance(left, int) and isinstance(right, int):
-        return _integer_size(left.bit_length() + right.bit_length())
+        return integer_size(left.bit_length() + right.bit_length())
     return 0
 
 
-def _integer_size(bits: int) -> int:
-    # They take long before they take room.
-    return bits * (MAX_VALUE // _MAX_INTEGER_BITS) if bits > _SMALL_INTEGER_BITS else 0
+def integer_size(bits: int) -> int:
+    """What a whole number of so many bits costs."""
+    return bits * _INTEGER_BIT if bits > _SMALL_INTEGER_BITS else 0

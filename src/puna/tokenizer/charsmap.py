@@ -5,8 +5,8 @@ each ended by NUL. The library follows offsets found in the trie without looking
 damaged map from an untrusted file must not reach it.
 """
 
-import numpy as np
-from numpy.typing import NDArray
+import struct
+from collections.abc import Sequence
 
 from puna.errors import ModelError
 
@@ -32,24 +32,24 @@ def check_charsmap(charsmap: bytes) -> None:
         replacements.decode()
     except UnicodeDecodeError as error:
         raise _damaged("its replacements are not UTF-8") from error
-    _check_trie(np.frombuffer(charsmap, "<u4", trie_size // 4, offset=4), len(replacements))
+    _check_trie(struct.unpack_from(f"<{trie_size // 4}I", charsmap, 4), len(replacements))
 
 
-def _check_trie(units: NDArray[np.uint32], replacements: int) -> None:
+def _check_trie(units: Sequence[int], replacements: int) -> None:
     """Every unit a walk can reach lies inside, and every value is the place of a replacement.
 
     A unit holds its label in bits 0-7, whether it has a value in bit 8, a shift in bit 9 and an offset from
     bit 10; units with bit 31 are values. Children lie at index ^ offset ^ byte, and the number of units is a
     multiple of 256, so looking at index ^ offset is enough.
     """
-    nodes = np.flatnonzero(units >> 31 == 0)
-    packed = units[nodes]
-    children = nodes ^ ((packed >> 10) << ((packed & 0x200) >> 6)).astype(np.int64)
-    if (children >= len(units)).any():
-        raise _damaged("its trie points outside itself")
-    values = units[children[packed & 0x100 != 0]] & 0x7FFFFFFF
-    if (values >= replacements).any():
-        raise _damaged("a replacement lies outside of it")
+    for index, unit in enumerate(units):
+        if unit >> 31:
+            continue
+        child = index ^ (unit >> 10) << ((unit & 0x200) >> 6)
+        if child >= len(units):
+            raise _damaged("its trie points outside itself")
+        if unit & 0x100 and units[child] & 0x7FFFFFFF >= replacements:
+            raise _damaged("a replacement lies outside of it")
 
 
 def _damaged(reason: str) -> ModelError:

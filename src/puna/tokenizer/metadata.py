@@ -1,8 +1,7 @@
 """What a tokenizer needs of a model file's metadata."""
 
+from array import array
 from typing import Any, Protocol
-
-from numpy.typing import NDArray
 
 
 class TokenizerMetadata(Protocol):
@@ -24,4 +23,4 @@ class TokenizerMetadata(Protocol):
 
     def strings_bytes(self, key: str, /) -> list[bytes]: ...
 
-    def array(self, key: str, /) -> NDArray[Any]: ...
+    def array(self, key: str, /) -> "array[Any]": ...

@@ -5,12 +5,11 @@ of settings. GGUF's token types are the numbers of its own enumeration.
 """
 
 import re
+import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cache
-
-import numpy as np
-from numpy.typing import NDArray
 
 from puna.errors import ModelError
 from puna.tokenizer.charsmap import check_charsmap
@@ -20,9 +19,8 @@ from puna.tokenizer.vocabulary import TokenType, Vocabulary, byte_values, intege
 
 # The library refuses longer ones.
 _LONGEST_PIECE = 7999
-# Bytes of a piece's message before and after its text, and pieces put together at a time.
-_HEAD, _TAIL = 12, 7
-_BLOCK = 1 << 14
+# Bytes of a piece's message after its text.
+_TAIL = 7
 
 CHARSMAP = "tokenizer.ggml.precompiled_charsmap"
 ADD_SPACE_PREFIX = "tokenizer.ggml.add_space_prefix"
@@ -62,7 +60,7 @@ def read_charsmap(metadata: TokenizerMetadata) -> bytes:
     """
     if CHARSMAP not in metadata:
         return b""
-    charsmap = integers(metadata, CHARSMAP).astype(np.uint8).tobytes()
+    charsmap = bytes(value & 0xFF for value in integers(metadata, CHARSMAP))
     check_charsmap(charsmap)
     return charsmap
 
@@ -147,15 +145,14 @@ def model_proto(
     Raises:
         ModelError: a byte token is not written <0xHH>.
     """
-    types = vocabulary.types.copy()
-    types[types == TokenType.UNKNOWN] = TokenType.CONTROL
+    types = bytearray(vocabulary.types.replace(_byte(TokenType.UNKNOWN), _byte(TokenType.CONTROL)))
     if algorithm is Algorithm.BPE:
-        types[types == TokenType.USER_DEFINED] = TokenType.NORMAL
-    texts, scores = _accepted(vocabulary.tokens, types), vocabulary.scores
+        types = types.replace(_byte(TokenType.USER_DEFINED), _byte(TokenType.NORMAL))
+    texts, scores = _accepted(vocabulary.tokens, types), vocabulary.scores.tolist()
     if unknown is None:
         texts = [*texts, b"<unknown of the library>"]
-        types = np.append(types, np.uint8(TokenType.UNKNOWN))
-        scores = np.append(scores, np.float32(0))
+        types.append(TokenType.UNKNOWN)
+        scores.append(0.0)
     else:
         types[unknown] = TokenType.UNKNOWN
     has_bytes = len(set(byte_values(vocabulary).values())) == 256
@@ -169,7 +166,7 @@ def model_proto(
     return _pieces_field(texts, types, scores) + _bytes_field(2, trainer) + _bytes_field(3, normalizer)
 
 
-def _accepted(tokens: list[bytes], types: NDArray[np.uint8]) -> list[bytes]:
+def _accepted(tokens: list[bytes], types: bytearray) -> list[bytes]:
     everything = b"".join(tokens)
     if b"\0" not in everything and max(map(len, tokens)) <= _LONGEST_PIECE and _is_utf8(everything):
         return tokens
@@ -189,43 +186,25 @@ def _is_utf8(data: bytes) -> bool:
     return True
 
 
-def _pieces_field(texts: list[bytes], types: NDArray[np.uint8], scores: NDArray[np.float32]) -> bytes:
+def _pieces_field(texts: Sequence[bytes], types: Sequence[int], scores: Sequence[float]) -> bytes:
     """Field 1, repeated: {1: piece (bytes), 2: score (fixed32), 3: type (varint)}."""
-    blocks = (slice(start, start + _BLOCK) for start in range(0, len(texts), _BLOCK))
-    return b"".join(_block(texts[block], types[block], scores[block]) for block in blocks)
+    heads = {length: _head(length) for length in set(map(len, texts))}
+    tail = struct.Struct("<BfBB").pack
+    parts = [b""] * (3 * len(texts))
+    parts[::3] = [heads[len(text)] for text in texts]
+    parts[1::3] = texts
+    parts[2::3] = [tail(0x15, score, 0x18, type) for score, type in zip(scores, types, strict=True)]
+    return b"".join(parts)
 
 
-def _block(texts: list[bytes], types: NDArray[np.uint8], scores: NDArray[np.float32]) -> bytes:
-    """The messages of some pieces, put together by array operations; a loop would take most of the load."""
-    lengths = np.fromiter(map(len, texts), np.int64, len(texts))
-    head = _columns(b"\x0a", _wide_varints(_HEAD + lengths + _TAIL - 6), b"\x0a", _wide_varints(lengths))
-    score = scores.astype("<f4").view(np.uint8).reshape(-1, 4)
-    tail = _columns(b"\x15", score, b"\x18", types[:, None])
-    ends = np.cumsum(_HEAD + lengths + _TAIL)
-    out = np.empty(ends[-1], np.uint8)
-    out[(ends - _TAIL - lengths - _HEAD)[:, None] + np.arange(_HEAD)] = head
-    out[(ends - _TAIL)[:, None] + np.arange(_TAIL)] = tail
-    joined = np.frombuffer(b"".join(texts), np.uint8)
-    shifts = ends - _TAIL - np.cumsum(lengths)
-    out[np.arange(len(joined)) + np.repeat(shifts, lengths)] = joined
-    return out.tobytes()
+def _head(length: int) -> bytes:
+    """What stands before a piece's text of so many bytes: its message's tag and size, and its own."""
+    own = b"\x0a" + _varint(length)
+    return b"\x0a" + _varint(len(own) + length + _TAIL) + own
 
 
-def _columns(*columns: bytes | NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Columns side by side: arrays (n, width), and single bytes repeated for every row."""
-    rows = max(len(column) for column in columns)
-    wide = [
-        np.broadcast_to(np.frombuffer(c, np.uint8), (rows, 1)) if isinstance(c, bytes) else c for c in columns
-    ]
-    return np.concatenate(wide, axis=1)
-
-
-def _wide_varints(values: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """Varints of five bytes each, (n, 5): longer than need be, but all alike."""
-    groups = values[:, None] >> np.array([0, 7, 14, 21, 28]) & 0x7F
-    groups[:, :4] |= 0x80
-    narrow: NDArray[np.uint8] = groups.astype(np.uint8)
-    return narrow
+def _byte(value: int) -> bytes:
+    return bytes([value])
 
 
 def _varint(value: int) -> bytes:

@@ -1,13 +1,12 @@
 """The vocabulary of a GGUF file: tokens, their types and scores, checked."""
 
+import math
 import re
+from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from enum import IntEnum
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TypeVar
 
 from puna.errors import ModelError
 from puna.tokenizer.metadata import TokenizerMetadata
@@ -19,6 +18,8 @@ SPACE = "▁".encode()
 
 # Larger scores lose no meaning when cut here, and sums over a long text stay finite.
 SCORE_LIMIT = 1e9
+
+T = TypeVar("T", int, float)
 
 _BYTE_TOKEN = re.compile(rb"<0x([0-9A-F]{2})>")
 
@@ -40,14 +41,14 @@ class Vocabulary:
 
     Attributes:
         tokens: the text of each token as the file has it, in UTF-8 bytes; n entries, no two equal.
-        types: uint8 (n,), values of TokenType.
-        scores: float32 (n,), finite; zeros where the file has none.
+        types: a value of TokenType for each.
+        scores: float32, finite; zeros where the file has none.
         ids: the id of each token.
     """
 
     tokens: list[bytes]
-    types: NDArray[np.uint8]
-    scores: NDArray[np.float32]
+    types: bytes
+    scores: "array[float]"
     ids: dict[bytes, int]
 
     def __len__(self) -> int:
@@ -55,8 +56,8 @@ class Vocabulary:
 
     def ids_of(self, *types: TokenType) -> list[int]:
         """Ids of all tokens of the given types, ascending."""
-        found: list[int] = np.flatnonzero(np.isin(self.types, types)).tolist()
-        return found
+        wanted = re.compile(b"[" + re.escape(bytes(types)) + b"]")
+        return [found.start() for found in wanted.finditer(self.types)]
 
     def find(self, texts: Iterable[bytes]) -> dict[bytes, int]:
         """Ids of those of the texts that are tokens, in the order of the texts."""
@@ -64,10 +65,10 @@ class Vocabulary:
 
     def retyped(self, changes: dict[int, TokenType]) -> "Vocabulary":
         """The same vocabulary with other types for some ids."""
-        types = self.types.copy()
+        types = bytearray(self.types)
         for id, type in changes.items():
             types[id] = type
-        return replace(self, types=types)
+        return replace(self, types=bytes(types))
 
 
 def read_vocabulary(metadata: TokenizerMetadata, limit: int | None = None) -> Vocabulary:
@@ -85,10 +86,10 @@ def read_vocabulary(metadata: TokenizerMetadata, limit: int | None = None) -> Vo
     if limit is not None:
         tokens, types, scores = tokens[:limit], types[:limit], scores[:limit]
     tokens = _named(tokens, types)
-    return Vocabulary(tokens, types, scores, _ids(tokens))
+    return Vocabulary(tokens, bytes(types), scores, _ids(tokens))
 
 
-def integers(metadata: TokenizerMetadata, key: str) -> NDArray[np.integer[Any]]:
+def integers(metadata: TokenizerMetadata, key: str) -> "array[int]":
     """An array of integers.
 
     Raises:
@@ -96,40 +97,40 @@ def integers(metadata: TokenizerMetadata, key: str) -> NDArray[np.integer[Any]]:
         ModelError: the numbers are not integers.
     """
     values = metadata.array(key)
-    if values.dtype.kind not in "iu":
-        raise ModelError(f"{key} must hold integers, but holds {values.dtype}")
+    if values.typecode in "fd":
+        raise ModelError(f"{key} must hold integers, but holds numbers with a fraction")
     return values
 
 
-def _of_length(values: NDArray[Any], key: str, length: int) -> NDArray[Any]:
+def _of_length(values: "array[T]", key: str, length: int) -> "array[T]":
     if len(values) != length:
         raise ModelError(f"{key} has {len(values)} entries, but {TOKENS} has {length}")
     return values
 
 
-def _types(metadata: TokenizerMetadata, length: int) -> NDArray[np.uint8]:
+def _types(metadata: TokenizerMetadata, length: int) -> bytearray:
     if TYPES not in metadata:
-        return np.full(length, TokenType.NORMAL, np.uint8)
+        return bytearray([TokenType.NORMAL]) * length
     values = _of_length(integers(metadata, TYPES), TYPES, length)
-    strange = np.flatnonzero((values < 0) | (values > max(TokenType)))
-    if len(strange):
-        raise ModelError(f"{TYPES}[{strange[0]}] is {values[strange[0]]}, which is no token type")
-    types = values.astype(np.uint8)
-    types[types == 0] = TokenType.NORMAL
-    return types
+    if length and not 0 <= min(values) <= max(values) <= max(TokenType):
+        strange = next(id for id, value in enumerate(values) if not 0 <= value <= max(TokenType))
+        raise ModelError(f"{TYPES}[{strange}] is {values[strange]}, which is no token type")
+    return bytearray(values.tolist()).replace(b"\0", bytes([TokenType.NORMAL]))
 
 
-def _scores(metadata: TokenizerMetadata, length: int) -> NDArray[np.float32]:
+def _scores(metadata: TokenizerMetadata, length: int) -> "array[float]":
     if SCORES not in metadata:
-        return np.zeros(length, np.float32)
-    values = _of_length(metadata.array(SCORES), SCORES, length).astype(np.float32)
-    strange = np.flatnonzero(np.isnan(values))
-    if len(strange):
-        raise ModelError(f"{SCORES}[{strange[0]}] is not a number")
-    return np.clip(values, -SCORE_LIMIT, SCORE_LIMIT)
+        return array("f", bytes(4 * length))
+    values = _of_length(metadata.array(SCORES), SCORES, length)
+    strange = next((id for id, value in enumerate(values) if math.isnan(value)), None)
+    if strange is not None:
+        raise ModelError(f"{SCORES}[{strange}] is not a number")
+    if length and (min(values) < -SCORE_LIMIT or max(values) > SCORE_LIMIT):
+        return array("f", [min(max(value, -SCORE_LIMIT), SCORE_LIMIT) for value in values])
+    return array("f", values)
 
 
-def _named(tokens: list[bytes], types: NDArray[np.uint8]) -> list[bytes]:
+def _named(tokens: list[bytes], types: bytearray) -> list[bytes]:
     """Empty tokens get llama.cpp's placeholder text and become control tokens, which no text matches."""
     if b"" not in tokens:
         return tokens
@@ -181,7 +182,7 @@ def mark_byte_tokens(vocabulary: Vocabulary) -> Vocabulary:
 
     Some converters left these typed as normal tokens.
     """
-    if (vocabulary.types == TokenType.BYTE).any():
+    if TokenType.BYTE in vocabulary.types:
         return vocabulary
     found = vocabulary.find(b"<0x%02X>" % value for value in range(256))
     if len(found) != 256:

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import click
 
-from puna.cli.models import user_library
+from puna.cli.place import Order, managing_place
 from puna.cli.progress import show_progress
+from puna.cli.reach import Where, where_options
 from puna.errors import ModelfileError, ModelNotFound
 from puna.store.name import parse_name
 
@@ -19,28 +20,23 @@ _DEFAULT_FILE = "Modelfile"
 @click.option("-q", "--quantize", metavar="TYPE", default="", help="The type the weights are to have.")
 @click.option("--insecure", is_flag=True, help="Allow plain http and private addresses for a pull.")
 @click.option("--json", "as_json", is_flag=True, help="Report progress as lines of JSON.")
-def command(model: str, path: str | None, quantize: str, insecure: bool, as_json: bool) -> None:
+@where_options
+def command(model: str, path: str | None, quantize: str, insecure: bool, as_json: bool, where: Where) -> None:
     """Make MODEL as a Modelfile says.
 
     Without a Modelfile, it is made from the GGUF files in the current folder. A file that is on the store's
-    disk is linked, not copied.
+    disk is linked, not copied; a server on another machine is sent the files.
     """
-    from puna.create.local import local_request
     from puna.modelfile.parser import parse, read
-    from puna.services.creation import create
 
-    name = parse_name(model)
     file = Path(os.path.expanduser(path or _DEFAULT_FILE))
     if path is not None and not file.exists():
         raise ModelNotFound(f"specified Modelfile wasn't found: {path}")
-    library = user_library()
+    parse_name(model)
     try:
         modelfile = read(file) if file.exists() else parse("FROM .")
-        with (
-            show_progress(as_json) as report,
-            local_request(modelfile, name, file.parent, library, report, quantize=quantize) as request,
-        ):
-            create(request, library, report, insecure=insecure)
+        with managing_place(where) as place, show_progress(as_json) as report:
+            place.create(Order(model, modelfile, file.parent, quantize, insecure), report)
     except ModelfileError as error:
         error.args = (f"{file}: {error}",)
         raise

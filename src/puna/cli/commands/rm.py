@@ -2,32 +2,31 @@
 
 import click
 
-from puna import settings
 from puna.cli import terminal
-from puna.errors import ModelNotFound, PunaError
-from puna.store.library import Library
-from puna.store.name import parse_name
+from puna.cli.place import Place, managing_place
+from puna.cli.reach import Where, where_options
+from puna.errors import PunaError, ServerUnreachable
 
 
 @click.command("rm", short_help="Remove models")
 @click.argument("models", metavar="MODEL…", nargs=-1, required=True)
-def command(models: tuple[str, ...]) -> int:
+@where_options
+def command(models: tuple[str, ...], where: Where) -> int:
     """Remove models, and the files that no other model uses."""
-    library = Library(settings.models_path())
-    return max([_remove(library, model) for model in models])
+    with managing_place(where) as place:
+        return max([_remove(place, model) for model in models])
 
 
-def _remove(library: Library, model: str) -> int:
+def _remove(place: Place, model: str) -> int:
     """Remove one model; the exit status."""
     try:
-        done = library.delete(parse_name(model))
-    except ModelNotFound:
-        terminal.complain("Error", f"model '{model[:100]}' not found")
-        return 1
+        kept = place.delete(model)
+    except ServerUnreachable:
+        raise
     except PunaError as error:
         terminal.complain("Error", str(error))
         return 1
     click.echo(f"deleted '{model}'")
-    if done.kept:
-        terminal.complain("Warning", done.kept)
+    if kept:
+        terminal.complain("Warning", kept)
     return 0

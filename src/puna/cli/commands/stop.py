@@ -1,0 +1,17 @@
+"""`puna stop MODEL`: a model leaves a server's memory."""
+
+import click
+
+from puna.cli.reach import required_server
+from puna.errors import ModelNotFound
+
+
+@click.command("stop", short_help="Unload a model")
+@click.argument("model")
+def command(model: str) -> None:
+    """Have the server unload MODEL as soon as nobody uses it."""
+    with required_server() as client:
+        try:
+            client.generate(model, keep_alive=0)
+        except ModelNotFound as error:
+            raise ModelNotFound(f'couldn\'t find model "{model[:100]}" to stop') from error

@@ -1,0 +1,417 @@
+"""The engine: many requests to one loaded model, evaluated together.
+
+A step is plan, run, commit: which tokens are evaluated next (`puna.engine.plan`), their evaluation in one
+batch (`puna.engine.evaluator`), and what follows from the logits (`puna.engine.commit`). Between steps
+requests come and go. There are no threads here and no locks: one caller drives it.
+
+All sequences share one pool of cells. Those that have ended stay as prefixes (`puna.engine.prefixes`) until
+their cells or numbers are wanted. Should the pool still be too small, the youngest sequence gives up its
+cells and is evaluated again when another has ended.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from puna.engine.choose import Chooser
+from puna.engine.commit import commit
+from puna.engine.evaluator import Batch, Evaluator
+from puna.engine.events import Done, Event
+from puna.engine.plan import Need, plan
+from puna.engine.prefixes import Prefix, Prefixes, longest
+from puna.engine.request import GenerateRequest
+from puna.engine.sequence import Sequence, fitted_prompt, kept, outside, shift_length, without
+from puna.engine.text import TextStream, Transcript
+from puna.errors import InternalError, InvalidOption, MissingCapability, PunaError
+from puna.kvcache import MAX_SEQUENCES, CacheFull, ShiftRefused
+from puna.ml.array import Floats
+from puna.models.base import Encoder
+from puna.sampling.constraints import Constraint
+from puna.sampling.sampler import Sampler
+from puna.tokenizer import Tokenizer
+
+Constrain = Callable[[GenerateRequest], Constraint | None]
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """What one step brought.
+
+    Attributes:
+        events: pieces and ends of answers, by request; a request that failed ends with its error.
+        tokens: how many were evaluated.
+        sequences: how many requests took part.
+        waiting: how many wait for room.
+        cells: how many cells of the cache are taken.
+    """
+
+    events: list[tuple[int, Event | PunaError]]
+    tokens: int
+    sequences: int
+    waiting: int
+    cells: int
+
+
+class _Part(NamedTuple):
+    """A sequence's share of a batch."""
+
+    sequence: Sequence
+    tokens: int
+
+    @property
+    def is_last(self) -> bool:
+        """Whether nothing is left to evaluate after it, so that the logits are wanted."""
+        return self.tokens == self.sequence.pending
+
+
+class Engine:
+    """Answers requests with one model and one cache.
+
+    Args:
+        constrain: the constraint of a request, None where it asks for none.
+        num_ctx: tokens of context of each request.
+        num_batch: most tokens in one batch.
+        limit: most requests that are computed at once.
+    """
+
+    def __init__(
+        self,
+        evaluator: Evaluator,
+        tokenizer: Tokenizer,
+        constrain: Constrain,
+        *,
+        num_ctx: int,
+        num_batch: int,
+        limit: int,
+    ) -> None:
+        self.prefixes = Prefixes()
+        self._evaluator = evaluator
+        self._cache = evaluator.cache
+        self._tokenizer = tokenizer
+        self._constrain = constrain
+        self._num_ctx = num_ctx
+        self._num_batch = num_batch
+        self._limit = min(limit, MAX_SEQUENCES)
+        self._numbers = set(range(MAX_SEQUENCES))
+        self._waiting: deque[Sequence] = deque()
+        self._running: list[Sequence] = []
+        self._outbox: list[tuple[int, Event | PunaError]] = []
+        self._submitted = 0
+        # Nobody is admitted until something is given back; asking again before would be in vain.
+        self._full = False
+
+    # -- requests come and go -------------------------------------------------------------------------
+
+    def submit(self, id: int, request: GenerateRequest) -> None:
+        """Queues a request; its events come with the steps that follow.
+
+        Raises:
+            InvalidOption: a token or option makes no sense, the grammar is refused, or the id is in use.
+            ContextLengthExceeded: the prompt does not fit the context.
+            MissingCapability: the model only reads.
+        """
+        if isinstance(self._evaluator.model, Encoder):
+            raise MissingCapability(["completion"], "it makes vectors of texts", "the model")
+        if any(sequence.id == id for sequence in (*self._running, *self._waiting)):
+            raise InvalidOption(f"a request with id {id} is under way already")
+        self._waiting.append(self._sequence(id, request))
+        self._submitted += 1
+
+    def _sequence(self, id: int, request: GenerateRequest) -> Sequence:
+        vocabulary = self._tokenizer.vocab_size
+        wrong = outside(request.prompt, vocabulary)
+        if wrong is not None:
+            raise InvalidOption(f"the prompt has token {wrong}; this model's are 0 to {vocabulary - 1}")
+        tokens, dropped = fitted_prompt(request, self._num_ctx)
+        sampler = Sampler(request.sampling, vocabulary, request.prompt)
+        stream = TextStream(self._tokenizer.decoder(shown=request.shown), request.stop)
+        return Sequence(
+            id,
+            self._submitted,
+            request,
+            tokens,
+            prompt_tokens=len(tokens),
+            limit=self._most_generated(request, len(tokens)),
+            keep=kept(request.num_keep, len(tokens), self._num_ctx),
+            chooser=Chooser(sampler, self._constrain(request)),
+            transcript=Transcript(stream),
+            shifted=dropped,
+        )
+
+    def _most_generated(self, request: GenerateRequest, prompt_tokens: int) -> int:
+        room = 2**63 if request.shift else self._num_ctx - prompt_tokens
+        return room if request.num_predict < 0 else min(request.num_predict, room)
+
+    def cancel(self, id: int) -> None:
+        """Ends a request now; its Done comes with the next step. Unknown ids are passed over."""
+        for sequence in (*self._running, *self._waiting):
+            if sequence.id == id:
+                self._leave(sequence)
+                self._outbox.append((id, sequence.done("cancelled", time.perf_counter())))
+
+    @property
+    def idle(self) -> bool:
+        """Whether a step would bring nothing."""
+        return not (self._running or self._waiting or self._outbox)
+
+    def forget(self) -> None:
+        """Lets go of all that the cache holds of requests that have ended."""
+        while self._evict():
+            pass
+
+    # -- a step ---------------------------------------------------------------------------------------
+
+    def step(self) -> StepReport:
+        """Evaluates one batch and tells what came of it.
+
+        Raises:
+            Interrupted: the computation was stopped; requests stand where they stood, and may go on.
+        """
+        self._admit()
+        parts = self._evaluate()
+        tokens = sum([part.tokens for part in parts])
+        events, self._outbox = self._outbox, []
+        return StepReport(events, tokens, len(parts), len(self._waiting), self._cache.taken)
+
+    def _evaluate(self) -> list[_Part]:
+        """Runs a batch, puts what came of it into the outbox, and returns the batch; it may be empty."""
+        while self._running:
+            for sequence in self._running:
+                if len(sequence.tokens) > self._num_ctx:
+                    self._shift(sequence)
+            parts = self._planned()
+            try:
+                self._run(parts)
+            except CacheFull as error:
+                self._make_room(error)
+            except BaseException:
+                for part in parts:
+                    self._cache.remove(part.sequence.number, part.sequence.held)
+                raise
+            else:
+                return parts
+        return []
+
+    def _planned(self) -> list[_Part]:
+        running = self._running
+        if sum([one.pending for one in running]) <= self._num_batch:
+            return [_Part(one, one.pending) for one in running]
+        counts = plan([Need(one.pending, one.prefilling) for one in running], self._num_batch)
+        parts = [_Part(one, count) for one, count in zip(running, counts, strict=True) if count]
+        if len(parts) < len(running):
+            # Who went without comes first next time.
+            served = [part.sequence for part in parts]
+            self._running = [one for one in running if one not in served] + served
+        return parts
+
+    def _run(self, parts: list[_Part]) -> None:
+        for part in parts:
+            if part.is_last:
+                part.sequence.chooser.prepare()
+        logits = self._evaluator.logits(_batch(parts))
+        now = time.perf_counter()
+        complete = [part.sequence for part in parts if part.sequence.advance(part.tokens, now)]
+        for sequence, row in zip(complete, logits, strict=True):
+            self._commit(sequence, row)
+
+    def _commit(self, sequence: Sequence, logits: Floats) -> None:
+        tokenizer = self._tokenizer
+        try:
+            events = commit(
+                sequence, logits, tokenizer.end_ids, tokenizer.pieces, self._num_ctx, time.perf_counter()
+            )
+        except PunaError as error:
+            self._fail(sequence, error)
+            return
+        self._outbox += [(sequence.id, event) for event in events]
+        if events and isinstance(events[-1], Done):
+            self._leave(sequence)
+
+    # -- room -----------------------------------------------------------------------------------------
+
+    def _admit(self) -> None:
+        """Lets requests in, first come, first served, as long as there is room."""
+        while self._waiting and len(self._running) < self._limit and not self._full:
+            sequence = self._waiting[0]
+            if self._place(sequence):
+                self._running.append(self._waiting.popleft())
+            else:
+                self._full = True
+
+    def _place(self, sequence: Sequence) -> bool:
+        """Finds a number and cells for a sequence, with as much of it as the cache has."""
+        found = longest(self._candidates(), sequence.tokens, sequence.request.scope, self._cache.can_resume)
+        number, held = self._seat(found)
+        sequence.place(number, held, time.perf_counter())
+        while not self._fits(sequence):
+            if self._evict():
+                continue
+            if not self._running:
+                break
+            self._keep(sequence)
+            sequence.displace()
+            return False
+        return True
+
+    def _candidates(self) -> Iterator[Prefix]:
+        yield from self.prefixes
+        for one in self._running:
+            if one.held:
+                yield Prefix(one.number, one.tokens[: one.held], one.request.scope)
+
+    def _seat(self, found: tuple[Prefix, int] | None) -> tuple[int, int]:
+        """A number whose sequence is what was found, and how much that is."""
+        if found is None:
+            return self._free_number(), 0
+        prefix, length = found
+        whole = length == len(prefix.tokens)
+        if prefix.number in self.prefixes and (whole or self._is_next_to_go(prefix)):
+            self.prefixes.take(prefix.number)
+            self._cache.remove(prefix.number, length)
+            return prefix.number, length
+        number = self._free_number()
+        self._cache.copy_prefix(prefix.number, number, length)
+        return number, length
+
+    def _is_next_to_go(self, prefix: Prefix) -> bool:
+        oldest = self.prefixes.oldest()
+        return not self._numbers and oldest is not None and oldest.number == prefix.number
+
+    def _free_number(self) -> int:
+        """Fewer sequences run than there are numbers, so one is free or kept."""
+        if not self._numbers:
+            self._evict()
+        number = min(self._numbers)
+        self._numbers.remove(number)
+        return number
+
+    def _fits(self, sequence: Sequence) -> bool:
+        return self._cache.fits([one.pending for one in (*self._running, sequence)])
+
+    def _evict(self) -> bool:
+        """Lets go of the prefix that was used longest ago; False if there is none."""
+        oldest = self.prefixes.oldest()
+        if oldest is not None:
+            self._drop(self.prefixes.take(oldest.number).number)
+        return oldest is not None
+
+    def _drop(self, number: int) -> None:
+        self._cache.remove(number, 0)
+        self._numbers.add(number)
+        self._full = False
+
+    def _make_room(self, error: CacheFull) -> None:
+        """After a batch did not fit: fewer prefixes, or else one sequence less."""
+        if self._evict():
+            return
+        youngest = max(self._running, key=lambda one: one.order)
+        if len(self._running) == 1:
+            self._fail(youngest, error)
+            return
+        self._running.remove(youngest)
+        self._drop(youngest.number)
+        youngest.displace()
+        self._waiting.appendleft(youngest)
+        self._full = True
+
+    def _shift(self, sequence: Sequence) -> None:
+        """Drops old tokens of a sequence that is longer than the context."""
+        keep = sequence.keep
+        count = shift_length(len(sequence.tokens), keep, self._num_ctx)
+        try:
+            if keep + count > sequence.held:
+                raise ShiftRefused("some of these tokens have not been evaluated")
+            self._cache.remove(sequence.number, keep, keep + count)
+            sequence.held -= count
+        except ShiftRefused:
+            self._cut(sequence, keep)
+        except BaseException:
+            # An interrupt may have left keys at their old positions.
+            self._cut(sequence, keep)
+            raise
+        sequence.tokens = without(sequence.tokens, keep, count)
+        sequence.shifted += count
+
+    def _cut(self, sequence: Sequence, length: int) -> None:
+        """Leaves the first tokens of a sequence in the cache, or none; the others are evaluated again."""
+        sequence.held = length if self._cache.can_resume(sequence.number, length) else 0
+        sequence.prefilling = True
+        self._cache.remove(sequence.number, sequence.held)
+
+    # -- leaving --------------------------------------------------------------------------------------
+
+    def _leave(self, sequence: Sequence) -> None:
+        """Takes a sequence out; what the cache has of it stays as a prefix."""
+        sequence.chooser.close()
+        if sequence in self._waiting:
+            self._waiting.remove(sequence)
+            return
+        self._running.remove(sequence)
+        self._keep(sequence)
+        self._full = False
+
+    def _fail(self, sequence: Sequence, error: PunaError) -> None:
+        """Takes a sequence out whose answer cannot go on; nothing of it stays."""
+        sequence.chooser.close()
+        self._running.remove(sequence)
+        self._drop(sequence.number)
+        self._outbox.append((sequence.id, error))
+
+    def _keep(self, sequence: Sequence) -> None:
+        """Makes a sequence's cells a prefix, unless another has all of it; what it has all of goes."""
+        prefix = Prefix(sequence.number, sequence.tokens[: sequence.held], sequence.request.scope)
+        if not prefix.tokens:
+            self._drop(prefix.number)
+            return
+        for other, length in list(self.prefixes.alike(prefix)):
+            if length == len(prefix.tokens) and self._cache.can_resume(other.number, length):
+                self._drop(prefix.number)
+                self.prefixes.used(other.number)
+                return
+            if length == len(other.tokens) and self._cache.can_resume(prefix.number, length):
+                self._drop(self.prefixes.take(other.number).number)
+        self.prefixes.keep(prefix)
+
+    # -- the books ------------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Checks that every cell belongs to a sequence that runs or is kept, and that each has all of its.
+
+        Raises:
+            InternalError: one does not.
+        """
+        lengths = {one.number: one.held for one in self._running}
+        lengths |= {prefix.number: len(prefix.tokens) for prefix in self.prefixes}
+        for number in range(MAX_SEQUENCES):
+            expected, found = lengths.get(number, 0), self._cache.end(number)
+            if found != expected or not self._cache.can_resume(number, expected):
+                raise InternalError(f"sequence {number} should have {expected} tokens and has {found}")
+            if (number in self._numbers) == (number in lengths):
+                raise InternalError(f"sequence number {number} is free and in use at once, or neither")
+        if not lengths and self._cache.taken:
+            raise InternalError(f"{self._cache.taken} cells are taken and belong to nobody")
+
+
+def _batch(parts: list[_Part]) -> Batch:
+    """The parts one after the other; logits of each sequence's last token."""
+    if len(parts) == 1 and parts[0].is_last:
+        sequence = parts[0].sequence
+        return Batch.of(sequence.tokens[sequence.held :], sequence.held, sequence.number)
+    tokens: list[int] = []
+    positions: list[int] = []
+    numbers: list[int] = []
+    outputs: list[int] = []
+    for part in parts:
+        held, end = part.sequence.held, part.sequence.held + part.tokens
+        tokens += part.sequence.tokens[held:end]
+        positions += range(held, end)
+        numbers += [part.sequence.number] * part.tokens
+        if part.is_last:
+            outputs.append(len(tokens) - 1)
+    return Batch(*(np.asarray(values, np.int32) for values in (tokens, positions, numbers, outputs)))

@@ -1,0 +1,152 @@
+"""One request on its way: its tokens, how many of them the cache has, and what becomes of the text."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence as Tokens
+from dataclasses import dataclass, field
+from typing import Literal
+
+from puna.engine.choose import Chooser
+from puna.engine.events import Done
+from puna.engine.request import GenerateRequest
+from puna.engine.text import Transcript
+from puna.errors import ContextLengthExceeded
+
+Reason = Literal["stop", "length", "cancelled"]
+NOWHERE = -1
+
+
+@dataclass(slots=True)
+class Clock:
+    """When things happened, in seconds of the monotonic clock; 0 is not yet."""
+
+    admitted: float = 0.0
+    prompt_done: float = 0.0
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """A request and how far it has come.
+
+    Whatever it waits for, a prompt, the token chosen last, or all of it again after it had to give up its
+    cells, are the tokens behind `held`.
+
+    Attributes:
+        id: the caller's.
+        order: counts requests in the order they came.
+        tokens: the prompt and what was chosen, without what a shift has dropped.
+        prompt_tokens: how many the prompt has.
+        limit: most tokens to generate.
+        keep: how many tokens a shift leaves at the beginning.
+        number: in the cache; NOWHERE while it waits.
+        held: how many of the tokens, from the first on, the cache has.
+        prefilling: what it waits for is a prompt, or its text again.
+        generated: tokens chosen, the end token not counted.
+        cached: tokens of the prompt that the cache had already.
+        shifted: tokens dropped from the context.
+    """
+
+    id: int
+    order: int
+    request: GenerateRequest
+    tokens: array[int]
+    prompt_tokens: int
+    limit: int
+    keep: int
+    chooser: Chooser
+    transcript: Transcript
+    number: int = NOWHERE
+    held: int = 0
+    prefilling: bool = True
+    generated: int = 0
+    cached: int = 0
+    shifted: int = 0
+    clock: Clock = field(default_factory=Clock)
+
+    @property
+    def pending(self) -> int:
+        """Tokens that are still to be evaluated."""
+        return len(self.tokens) - self.held
+
+    @property
+    def room(self) -> int:
+        """How many more tokens may be generated."""
+        return self.limit - self.generated
+
+    def place(self, number: int, held: int, now: float) -> None:
+        """Gives it a number in the cache, which has `held` of its tokens there."""
+        self.number, self.held, self.prefilling = number, held, True
+        if not self.clock.prompt_done:
+            self.cached = held
+        if not self.clock.admitted:
+            self.clock.admitted = now
+
+    def displace(self) -> None:
+        """Takes it out of the cache; all is to be evaluated again."""
+        self.number, self.held, self.prefilling = NOWHERE, 0, True
+
+    def advance(self, count: int, now: float) -> bool:
+        """Notes that the cache has `count` more tokens; returns whether it has all."""
+        self.held += count
+        if self.pending:
+            return False
+        self.prefilling = False
+        if not self.clock.prompt_done:
+            self.clock.prompt_done = now
+        return True
+
+    def done(self, reason: Reason, now: float) -> Done:
+        """How it ended."""
+        admitted, prompt_done = self.clock.admitted, self.clock.prompt_done
+        return Done(
+            reason,
+            self.prompt_tokens,
+            (prompt_done or now) - admitted if admitted else 0.0,
+            self.generated,
+            now - prompt_done if prompt_done else 0.0,
+            self.cached,
+            self.shifted,
+        )
+
+
+def fitted_prompt(request: GenerateRequest, num_ctx: int) -> tuple[array[int], int]:
+    """The prompt as it fits the context, and how many tokens it lost.
+
+    With `shift`, one that is too long loses its middle: what a shift would keep remains, and of the end so
+    much that half of the rest is free.
+
+    Raises:
+        ContextLengthExceeded: it is too long, and the request does not let tokens go.
+    """
+    prompt = request.prompt
+    if len(prompt) <= num_ctx:
+        return array("i", prompt), 0
+    if not request.shift:
+        raise ContextLengthExceeded(len(prompt), num_ctx)
+    keep = kept(request.num_keep, len(prompt), num_ctx)
+    end = num_ctx - keep - (num_ctx - keep) // 2
+    return array("i", prompt[:keep] + prompt[-end:]), len(prompt) - keep - end
+
+
+def kept(num_keep: int, prompt_tokens: int, num_ctx: int) -> int:
+    """How many tokens at the beginning stay when the context shifts."""
+    wanted = prompt_tokens if num_keep < 0 else min(num_keep, prompt_tokens)
+    return min(wanted, num_ctx - 1)
+
+
+def shift_length(tokens: int, keep: int, num_ctx: int) -> int:
+    """How many tokens behind the first `keep` go, so that about half of the room there is free."""
+    return max((num_ctx - keep) // 2, tokens - num_ctx, 1)
+
+
+def without(tokens: array[int], begin: int, count: int) -> array[int]:
+    """The tokens but for `count` of them from `begin` on."""
+    return tokens[:begin] + tokens[begin + count :]
+
+
+def outside(tokens: Tokens[int], vocabulary: int) -> int | None:
+    """The first id that is none of the vocabulary."""
+    if min(tokens) >= 0 and max(tokens) < vocabulary:
+        return None
+    return next(token for token in tokens if not 0 <= token < vocabulary)

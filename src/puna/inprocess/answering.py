@@ -1,0 +1,161 @@
+"""An answer's events as the replies of Ollama's API."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+from puna.chat.events import Content, Event, Thinking, ToolCall
+from puna.client import replies
+from puna.client.replies import Answer, ChatReply, Function, GenerateReply, Message
+from puna.engine.events import Done, TextChunk, TokenLogprob
+from puna.engine.events import Event as EngineEvent
+from puna.services.conversation import Finished
+
+Reply = TypeVar("Reply", bound=Answer)
+
+
+@dataclass(slots=True)
+class Heard:
+    """The log-probabilities of an answer, taken from the engine's events as they pass."""
+
+    pending: list[TokenLogprob] = field(default_factory=list)
+
+    def listen(self, events: Iterable[EngineEvent]) -> Iterator[EngineEvent]:
+        """The events, unchanged."""
+        for event in events:
+            if isinstance(event, TextChunk):
+                self.pending += event.logprobs
+            yield event
+
+    def take(self) -> list[replies.TokenLogprob] | None:
+        """What was heard since the last time; None for nothing."""
+        taken, self.pending = self.pending, []
+        return [_logprob(token) for token in taken] or None
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What the last reply tells besides the engine's counts.
+
+    Attributes:
+        began: when the request came, by `time.perf_counter`.
+        load_seconds: how long the model took to load, if this is its first answer.
+    """
+
+    began: float
+    load_seconds: float
+
+    def counts(self, finished: Finished) -> dict[str, Any]:
+        """The fields of the last reply."""
+        done: Done = finished.counts
+        return {
+            "done": True,
+            "done_reason": finished.reason,
+            "total_duration": nanoseconds(time.perf_counter() - self.began + self.load_seconds),
+            "load_duration": nanoseconds(self.load_seconds),
+            "prompt_eval_count": done.prompt_tokens,
+            "prompt_eval_duration": nanoseconds(done.prompt_seconds),
+            "eval_count": done.generated_tokens,
+            "eval_duration": nanoseconds(done.generation_seconds),
+            "cached_tokens": done.cached_tokens,
+            "dropped_tokens": finished.dropped_tokens + done.shifted_tokens,
+        }
+
+
+Build = Callable[[str, "Event | None", dict[str, Any]], Reply]
+"""Makes a reply from the model's name, an event or none for the end, and further fields."""
+
+
+def pieces(
+    model: str, events: Iterable["Event | Finished"], heard: Heard, measured: Measured, build: Build[Reply]
+) -> Iterator[Reply]:
+    """A reply for each event; those that the engine gave no text for have log-probabilities alone."""
+    for event in events:
+        fields: dict[str, Any] = {"created_at": now_text(), "logprobs": heard.take()}
+        if isinstance(event, Finished):
+            yield build(model, None, {**fields, **measured.counts(event)})
+        else:
+            yield build(model, event, fields)
+
+
+def chat_reply(model: str, event: Event | None, fields: dict[str, Any]) -> ChatReply:
+    """A piece of an answer to a conversation."""
+    match event:
+        case Thinking(text):
+            message = Message(role="assistant", thinking=text)
+        case Content(text):
+            message = Message(role="assistant", content=text)
+        case ToolCall():
+            message = Message(role="assistant", tool_calls=[tool_call(event)])
+        case _:
+            message = Message(role="assistant")
+    return ChatReply(model=model, message=message, **fields)
+
+
+def generate_reply(model: str, event: Event | None, fields: dict[str, Any]) -> GenerateReply:
+    """A piece of an answer to a prompt."""
+    match event:
+        case Thinking(text):
+            return GenerateReply(model=model, thinking=text, **fields)
+        case Content(text):
+            return GenerateReply(model=model, response=text, **fields)
+        case ToolCall():
+            return GenerateReply(model=model, tool_calls=[tool_call(event)], **fields)
+    return GenerateReply(model=model, **fields)
+
+
+def whole_chat(parts: Iterable[ChatReply]) -> ChatReply:
+    """The pieces as one reply."""
+    taken = list(parts)
+    last = taken[-1]
+    messages = [part.message for part in taken]
+    message = Message(
+        role="assistant",
+        content="".join(message.content for message in messages),
+        thinking="".join(message.thinking for message in messages),
+        tool_calls=[call for message in messages for call in message.tool_calls or ()] or None,
+    )
+    return ChatReply(message=message, **_common(last, taken))
+
+
+def whole_generate(parts: Iterable[GenerateReply]) -> GenerateReply:
+    """The pieces as one reply."""
+    taken = list(parts)
+    return GenerateReply(
+        response="".join(part.response for part in taken),
+        thinking="".join(part.thinking for part in taken),
+        tool_calls=[call for part in taken for call in part.tool_calls or ()] or None,
+        **_common(taken[-1], taken),
+    )
+
+
+def _common(last: Answer, parts: Iterable[Answer]) -> dict[str, Any]:
+    fields = {name: getattr(last, name) for name in Answer.__struct_fields__}
+    return {**fields, "logprobs": [one for part in parts for one in part.logprobs or ()] or None}
+
+
+def tool_call(call: ToolCall) -> replies.ToolCall:
+    """The call."""
+    function = Function(name=call.name, arguments=call.arguments, index=call.index)
+    return replies.ToolCall(function=function, id=call.id or "")
+
+
+def _logprob(token: TokenLogprob) -> replies.TokenLogprob:
+    return replies.TokenLogprob(
+        token=token.bytes.decode("utf-8", "replace"),
+        logprob=token.logprob,
+        bytes=list(token.bytes),
+        top_logprobs=[_logprob(one) for one in token.top] or None,
+    )
+
+
+def now_text() -> str:
+    """This moment as RFC 3339 writes it, in UTC."""
+    return datetime.now(UTC).isoformat().replace("+00:00", "Z")
+
+
+def nanoseconds(seconds: float) -> int:
+    """Seconds as the API counts them."""
+    return round(seconds * 1e9)

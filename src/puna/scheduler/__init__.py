@@ -1,0 +1,1 @@
+"""Which models are in memory, for which requests, and for how long."""

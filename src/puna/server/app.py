@@ -1,0 +1,116 @@
+"""The composition root: which parts make the server."""
+
+import logging
+import math
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import cast
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+
+from puna import settings as environment
+from puna.errors import PunaError
+from puna.options import ServerSettings
+from puna.runner.process import Runner, plan
+from puna.scheduler.scheduler import Scheduler
+from puna.scheduler.state import SchedulerOptions
+from puna.server import health
+from puna.server.logs import facts
+from puna.server.metrics import Metrics
+from puna.server.middleware.hosts import Hosts, host_rules, machine_names
+from puna.server.middleware.keys import Keys
+from puna.server.middleware.origins import Origins, origin_rules
+from puna.server.middleware.requests import Requests, request_id
+from puna.server.native import inference, models
+from puna.server.state import AppState
+from puna.services.inference import Inference
+from puna.services.operations import Operations
+from puna.store.library import Library
+
+logger = logging.getLogger("puna.server")
+
+
+def build_state(settings: ServerSettings, library: Library) -> AppState:
+    """The parts that routes work with."""
+    scheduler = Scheduler(_scheduling(settings), start=Runner.start, plan=plan)
+    metrics = _metrics(settings)
+    return AppState(
+        settings=settings,
+        library=library,
+        scheduler=scheduler,
+        inference=Inference(library, scheduler, watcher=metrics),
+        metrics=metrics,
+        operations=Operations(settings.max_transfers),
+        hidden=(str(library.root), *environment.private_folders()),
+    )
+
+
+def build_app(state: AppState) -> Starlette:
+    """The application: every route, behind what each request goes through."""
+    settings = state.settings
+    app = Starlette(
+        routes=[*models.routes(state), *health.routes(state), *inference.routes(state)],
+        middleware=[
+            Middleware(Requests, state),
+            Middleware(Hosts, state, host_rules(settings, machine_names())),
+            Middleware(Origins, state, origin_rules(settings.origins)),
+            Middleware(Keys, state),
+        ],
+        exception_handlers={PunaError: _puna_error, HTTPException: _http_error},
+        lifespan=_lifespan,
+    )
+    app.router.redirect_slashes = False
+    app.state.puna = state
+    return app
+
+
+def _scheduling(settings: ServerSettings) -> SchedulerOptions:
+    """What the settings say of models in memory."""
+    return SchedulerOptions(
+        max_loaded=settings.max_loaded_models,
+        max_queue=settings.max_queue,
+        keep_alive=settings.keep_alive,
+        load_timeout=None if math.isinf(settings.load_timeout) else settings.load_timeout,
+        num_parallel=settings.num_parallel,
+        context_length=settings.context_length or None,
+        kv_cache_type=settings.kv_cache_type,
+        gpu_overhead=settings.gpu_overhead,
+        spread=settings.sched_spread,
+    )
+
+
+def _metrics(settings: ServerSettings) -> Metrics:
+    if not settings.metrics:
+        return Metrics()
+    from puna.server.prometheus import PrometheusMetrics
+
+    return PrometheusMetrics()
+
+
+@asynccontextmanager
+async def _lifespan(app: Starlette) -> AsyncIterator[None]:
+    state: AppState = app.state.puna
+    yield
+    state.operations.close()
+    await state.scheduler.close(0.0)
+    await state.inference.close()
+
+
+async def _puna_error(request: Request, error: Exception) -> Response:
+    state: AppState = request.app.state.puna
+    answer = state.explain(cast(PunaError, error))
+    if answer.status >= 500:
+        logger.warning("a request failed", extra=facts(request_id=request_id(request), error=error))
+    return state.error_response(request.scope["path"], answer)
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    """What Starlette itself refuses, in Ollama's words."""
+    refusal = cast(HTTPException, error)
+    texts = {404: "404 page not found", 405: "405 method not allowed"}
+    text = texts.get(refusal.status_code, refusal.detail)
+    return PlainTextResponse(text, refusal.status_code, refusal.headers)

@@ -1,0 +1,334 @@
+"""Requests and answers on the wire: bodies within limits, JSON by Go's rules, streams of JSON lines.
+
+Ollama's clients were written against Go's `encoding/json`: keys match in any case, unknown ones are passed
+over, null leaves a field as it is, and the content type says nothing.
+"""
+
+import asyncio
+import logging
+import types
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
+from contextlib import aclosing, suppress
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, TypeAlias, TypeVar, Union, get_args, get_origin
+
+import msgspec
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from puna.errors import PunaError
+from puna.server.errors import INTERNAL, ClientGone, ErrorAnswer, Refused
+
+logger = logging.getLogger("puna.server")
+
+JSON = "application/json; charset=utf-8"
+NDJSON = "application/x-ndjson"
+MAX_DEPTH = 256
+"""How deep arrays and objects of a body may lie in each other."""
+MAX_VALUES = 2_000_000
+"""Most commas and opening brackets of a body, so that a small body does not become a large heap."""
+
+_LAST_WORDS_SECONDS = 1.0
+
+T = TypeVar("T")
+
+Item: TypeAlias = bytes | msgspec.Struct | Mapping[str, Any]
+"""A document of a stream; bytes are one that is encoded already, without its newline."""
+
+Explain: TypeAlias = Callable[[PunaError], ErrorAnswer]
+"""What to answer to an error; see `AppState.explain`."""
+
+
+@dataclass(frozen=True, slots=True)
+class BodyLimits:
+    """What a request's body may be.
+
+    Attributes:
+        size: bytes.
+        seconds: for the whole of it to come.
+    """
+
+    size: int = 100 << 20
+    seconds: float = 300.0
+
+
+async def read_body(request: Request, limits: BodyLimits) -> bytes:
+    """The request's body, of which no more is taken in than may be.
+
+    Raises:
+        Refused: 413 for a longer one, 408 for one that does not end in time, 415 for a compressed one.
+        ClientGone: the client closed the connection.
+    """
+    if request.headers.get("content-encoding", "identity").lower() not in ("", "identity"):
+        raise Refused(415, "compressed request bodies are not supported", {"Connection": "close"})
+    length = request.headers.get("content-length", "0")
+    too_long = Refused(
+        413, f"request body too large: the limit is {limits.size} bytes", {"Connection": "close"}
+    )
+    if len(length) > 19 or int(length) > limits.size:
+        raise too_long
+    body = bytearray()
+    try:
+        async with asyncio.timeout(limits.seconds):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > limits.size:
+                    raise too_long
+    except TimeoutError as error:
+        raise Refused(408, "the request body did not come in time", {"Connection": "close"}) from error
+    except ClientDisconnect as error:
+        raise ClientGone from error
+    return bytes(body)
+
+
+async def read_json(request: Request, kind: type[T], limits: BodyLimits) -> T:
+    """The request's body as a `kind`; see `read_body` and `decode_json`. Raises: Refused, ClientGone."""
+    return decode_json(await read_body(request, limits), kind)
+
+
+def decode_json(content: bytes, kind: type[T]) -> T:
+    """The one JSON document in `content`, by Go's rules for the keys that the Structs in `kind` declare.
+
+    Free-form values (`Any`, `dict[str, Any]`, unions of several Structs) stay as they are sent.
+
+    Raises:
+        Refused: 400; it is empty, no JSON, too deep, or a value has the wrong type.
+    """
+    if not content.strip():
+        raise Refused(400, "missing request body")
+    if content.count(b",") + content.count(b"[") + content.count(b"{") > MAX_VALUES:
+        raise Refused(400, f"the request body has more than {MAX_VALUES} values")
+    try:
+        value = msgspec.json.decode(content)
+        check_depth(value)
+        return msgspec.convert(_folded(value, kind), kind)
+    except RecursionError as error:
+        raise _too_deep() from error
+    except UnicodeDecodeError as error:
+        raise Refused(400, "invalid JSON: it is not UTF-8") from error
+    except msgspec.ValidationError as error:
+        raise Refused(400, f"invalid request: {str(error).replace('`', '')[:200]}") from error
+    except msgspec.DecodeError as error:
+        raise Refused(400, f"invalid JSON: {str(error).removeprefix('JSON is malformed: ')[:200]}") from error
+
+
+def check_depth(value: object, limit: int = MAX_DEPTH) -> None:
+    """Raises Refused when lists and dicts lie more than `limit` deep in each other."""
+    level = [value]
+    for _ in range(limit):
+        level = [
+            child
+            for item in level
+            if isinstance(item, dict | list)
+            for child in (item.values() if isinstance(item, dict) else item)
+        ]
+        if not level:
+            return
+    raise _too_deep()
+
+
+def json_response(
+    value: object, status: int = 200, headers: Mapping[str, str] | None = None, *, content_type: str = JSON
+) -> Response:
+    """The value as a JSON document."""
+    return Response(msgspec.json.encode(value), status, headers, content_type)
+
+
+def error_response(answer: ErrorAnswer) -> Response:
+    """The error as the native routes tell it."""
+    return json_response({"error": answer.text}, answer.status, answer.headers)
+
+
+def stream_ndjson(events: AsyncGenerator[Item, None], explain: Explain) -> Response:
+    """A stream of JSON lines, each sent when it comes; the next is asked for when the client takes them.
+
+    An error before the first item makes the answer's status; a later one is the stream's last line. The
+    generator is closed as soon as the client is gone: by cancellation while it waits, else by `aclose`, so
+    one that iterates over another should hold that by `contextlib.aclosing`.
+    """
+    return _Lines(events, explain)
+
+
+async def last_item(request: Request, events: AsyncGenerator[Item, None]) -> Item:
+    """The last item of a stream, for a client that wants no stream.
+
+    Raises:
+        ClientGone: the client did not wait for it.
+        Exception: what `events` raises.
+    """
+
+    async def drained() -> Item:
+        last: Item = {}
+        async with aclosing(events):
+            async for item in events:
+                last = item
+        return last
+
+    return await while_connected(request.receive, drained())
+
+
+async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
+    """What `work` returns; it is cancelled as soon as the client is gone. The body must have been read.
+
+    Raises:
+        ClientGone: the client closed the connection before `work` was done.
+    """
+    task, gone = asyncio.create_task(work), asyncio.create_task(_disconnected(receive))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientGone
+        return task.result()
+    finally:
+        task.cancel()
+        gone.cancel()
+        await asyncio.gather(task, gone, return_exceptions=True)
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+class _Lines(Response):
+    """See `stream_ndjson`."""
+
+    def __init__(self, events: AsyncGenerator[Item, None], explain: Explain) -> None:
+        super().__init__(media_type=NDJSON)
+        del self.headers["content-length"]
+        self._events = events
+        self._explain = explain
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with suppress(ClientGone):
+            await while_connected(receive, self._answer(scope, receive, send))
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with aclosing(self._events):
+            try:
+                first = await anext(self._events, None)
+            except PunaError as error:
+                await error_response(self._explain(error))(scope, receive, send)
+                return
+            await send(
+                {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
+            )
+            last = await self._lines(first, send)
+        await _send_body(send, last, more=False)
+
+    async def _lines(self, item: Item | None, send: Send) -> bytes:
+        """Send the items; what is to be said at the end."""
+        try:
+            while item is not None:
+                await _send_body(send, _line(item))
+                item = await anext(self._events, None)
+        except PunaError as error:
+            return _line({"error": self._explain(error).text})
+        except asyncio.CancelledError:
+            # Either nobody listens any more, or the server is about to stop.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LAST_WORDS_SECONDS):
+                    await _send_body(send, _line({"error": "the server is shutting down"}), more=False)
+            raise
+        except Exception:  # the status has been sent: this is the last place to tell of a fault
+            logger.exception("a stream failed")
+            return _line({"error": INTERNAL})
+        return b""
+
+
+async def _send_body(send: Send, body: bytes, *, more: bool = True) -> None:
+    await send({"type": "http.response.body", "body": body, "more_body": more})
+
+
+def _line(item: Item) -> bytes:
+    return (item if isinstance(item, bytes) else msgspec.json.encode(item)) + b"\n"
+
+
+def _too_deep() -> Refused:
+    return Refused(400, f"the request body is nested more than {MAX_DEPTH} levels deep")
+
+
+@dataclass(frozen=True, slots=True)
+class _Field:
+    name: str
+    kind: Any
+    nullable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """Where in values of a type keys are to be matched: as a Struct, in the items, in the values."""
+
+    struct: type[msgspec.Struct] | None = None
+    items: Any = None
+    values: Any = None
+
+
+def _folded(value: Any, kind: Any) -> Any:
+    """The value with the keys of its objects as the Structs of `kind` spell them."""
+    shape = _shape(kind)
+    if isinstance(value, dict):
+        if shape.struct is not None:
+            return _folded_struct(value, shape.struct)
+        if shape.values is not None:
+            return {key: _folded(item, shape.values) for key, item in value.items()}
+    if isinstance(value, list) and shape.items is not None:
+        return [_folded(item, shape.items) for item in value]
+    return value
+
+
+def _folded_struct(value: dict[str, Any], struct: type[msgspec.Struct]) -> dict[str, Any]:
+    fields = _fields(struct)
+    found = {}
+    for key, item in value.items():
+        field = fields.get(key) or fields.get(key.lower())
+        if field is not None and (item is not None or field.nullable):
+            found[field.name] = _folded(item, field.kind)
+    return found
+
+
+@cache
+def _fields(struct: type[msgspec.Struct]) -> dict[str, _Field]:
+    """The Struct's fields by their names on the wire, as they are and in lower case."""
+    fields = {
+        field.encode_name: _Field(field.encode_name, field.type, _is_nullable(field.type))
+        for field in msgspec.structs.fields(struct)
+    }
+    return {**{name.lower(): field for name, field in fields.items()}, **fields}
+
+
+@cache
+def _shape(kind: Any) -> _Shape:
+    members = _members(kind)
+    structs = [member for member in members if _is_struct(member)]
+    items = [
+        get_args(member)[0] for member in members if get_origin(member) in (list, tuple) and get_args(member)
+    ]
+    values = [get_args(member)[1] for member in members if get_origin(member) is dict]
+    return _Shape(
+        structs[0] if len(structs) == 1 else None,
+        items[0] if items and _has_struct(items[0]) else None,
+        values[0] if values and not structs and _has_struct(values[0]) else None,
+    )
+
+
+def _has_struct(kind: Any) -> bool:
+    return any(
+        _is_struct(member) or any(_has_struct(inner) for inner in get_args(member))
+        for member in _members(kind)
+    )
+
+
+def _is_struct(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, msgspec.Struct)
+
+
+def _is_nullable(kind: Any) -> bool:
+    return any(member in (None, types.NoneType, Any, object) for member in _members(kind))
+
+
+def _members(kind: Any) -> tuple[Any, ...]:
+    """The types of a union; of another type itself."""
+    return get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)

@@ -1,0 +1,382 @@
+"""What the routes of `puna.server.native.inference` read and write: Ollama's documents."""
+
+import base64
+import binascii
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from puna.chat.conversation import Message
+from puna.chat.events import ToolCall
+from puna.engine.events import TokenLogprob
+from puna.errors import InvalidOption
+from puna.services.conversation import Finished
+from puna.services.loaded import ModelInMemory
+
+# As far in the future as Go's clocks reach: how Ollama says for ever.
+_FOR_EVER = (2**63 - 1) / 1e9
+
+
+# Requests. What is null counts as left out.
+
+
+class Body(msgspec.Struct, kw_only=True):
+    """What every request has."""
+
+    model: str = ""
+    options: dict[str, Any] = {}
+    keep_alive: Any = None
+
+
+class AnswerBody(Body, kw_only=True):
+    """What every request for an answer has. Everything is streamed where `stream` is not false."""
+
+    stream: bool = True
+    format: Any = None
+    think: Any = None
+    truncate: bool = False
+    shift: bool = False
+    logprobs: bool = False
+    top_logprobs: int = 0
+    debug_render_only: bool = msgspec.field(default=False, name="_debug_render_only")
+
+
+class GenerateBody(AnswerBody, kw_only=True):
+    """POST /api/generate."""
+
+    prompt: str = ""
+    suffix: str = ""
+    system: str = ""
+    template: str = ""
+    context: list[Any] = []
+    raw: bool = False
+    images: list[str] = []
+
+
+class FunctionBody(msgspec.Struct, kw_only=True):
+    """A function that was called."""
+
+    index: int = 0
+    name: str = ""
+    arguments: dict[str, Any] = {}
+
+
+class CallBody(msgspec.Struct, kw_only=True):
+    """A call in an earlier answer."""
+
+    id: str = ""
+    function: FunctionBody = msgspec.field(default_factory=FunctionBody)
+
+
+class MessageBody(msgspec.Struct, kw_only=True):
+    """A message of a conversation."""
+
+    role: str = ""
+    content: str = ""
+    thinking: str = ""
+    images: list[str] = []
+    tool_calls: list[CallBody] = []
+    tool_name: str = ""
+    tool_call_id: str = ""
+
+
+class ChatBody(AnswerBody, kw_only=True):
+    """POST /api/chat."""
+
+    messages: list[MessageBody] = []
+    tools: list[dict[str, Any]] = []
+    tool_choice: Any = None
+
+
+class EmbedBody(Body, kw_only=True):
+    """POST /api/embed."""
+
+    input: Any = None
+    truncate: bool = False
+    dimensions: int = 0
+
+
+class EmbeddingsBody(Body, kw_only=True):
+    """POST /api/embeddings."""
+
+    prompt: str = ""
+    truncate: bool = False
+
+
+class TokenizeBody(msgspec.Struct, kw_only=True):
+    """POST /api/tokenize."""
+
+    model: str = ""
+    prompt: str = ""
+    content: str = ""
+    add_special: bool = True
+    parse_special: bool = False
+
+
+class DetokenizeBody(msgspec.Struct, kw_only=True):
+    """POST /api/detokenize."""
+
+    model: str = ""
+    tokens: list[Any] = []
+    render_special: bool = False
+
+
+class RerankBody(Body, kw_only=True):
+    """POST /api/rerank."""
+
+    query: str = ""
+    documents: list[str] = []
+    top_n: int = 0
+
+
+# Answers. What has its default is left out.
+
+
+class FunctionOnWire(msgspec.Struct, kw_only=True):
+    """A function that the model calls."""
+
+    index: int
+    name: str
+    arguments: dict[str, Any]
+
+
+class CallOnWire(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """A call of a tool."""
+
+    id: str = ""
+    function: FunctionOnWire
+
+
+class LogprobOnWire(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """A token and its log-probability."""
+
+    token: str
+    logprob: float
+    bytes: list[int]
+    top_logprobs: "list[LogprobOnWire] | UnsetType" = UNSET
+
+
+class DebugOnWire(msgspec.Struct, kw_only=True):
+    """A prompt that was only rendered."""
+
+    rendered_template: str
+    image_count: int
+
+
+class Measures(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """The figures at an answer's end; durations are nanoseconds."""
+
+    total_duration: int = 0
+    load_duration: int = 0
+    prompt_eval_count: int = 0
+    prompt_eval_duration: int = 0
+    eval_count: int = 0
+    eval_duration: int = 0
+    cached_tokens: int = 0
+    dropped_tokens: int = 0
+
+
+class GenerateReply(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """A piece of the answer of /api/generate, or all of it."""
+
+    model: str
+    created_at: str
+    response: str
+    thinking: str = ""
+    done: bool
+    done_reason: str = ""
+    context: list[int] | UnsetType = UNSET
+    total_duration: int = 0
+    load_duration: int = 0
+    prompt_eval_count: int = 0
+    prompt_eval_duration: int = 0
+    eval_count: int = 0
+    eval_duration: int = 0
+    cached_tokens: int = 0
+    dropped_tokens: int = 0
+    tool_calls: list[CallOnWire] | UnsetType = UNSET
+    debug: DebugOnWire | UnsetType = msgspec.field(default=UNSET, name="_debug_info")
+    logprobs: list[LogprobOnWire] | UnsetType = UNSET
+
+
+class MessageOnWire(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """What the model says."""
+
+    role: str
+    content: str
+    thinking: str = ""
+    tool_calls: list[CallOnWire] | UnsetType = UNSET
+
+
+class ChatReply(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """A piece of the answer of /api/chat, or all of it."""
+
+    model: str
+    created_at: str
+    message: MessageOnWire
+    done: bool
+    done_reason: str = ""
+    total_duration: int = 0
+    load_duration: int = 0
+    prompt_eval_count: int = 0
+    prompt_eval_duration: int = 0
+    eval_count: int = 0
+    eval_duration: int = 0
+    cached_tokens: int = 0
+    dropped_tokens: int = 0
+    debug: DebugOnWire | UnsetType = msgspec.field(default=UNSET, name="_debug_info")
+    logprobs: list[LogprobOnWire] | UnsetType = UNSET
+
+
+class Part(msgspec.Struct, kw_only=True):
+    """A part of an answer, whichever route gives it."""
+
+    content: str = ""
+    thinking: str = ""
+    calls: list[CallOnWire] = []
+    logprobs: list[LogprobOnWire] = []
+
+
+def generate_reply(model: str, part: Part, reason: str = "", **more: Any) -> GenerateReply:
+    """The part as /api/generate gives it; with a reason it is the last."""
+    return GenerateReply(
+        model=model,
+        created_at=now(),
+        response=part.content,
+        thinking=part.thinking,
+        done=bool(reason),
+        done_reason=reason,
+        tool_calls=part.calls or UNSET,
+        logprobs=part.logprobs or UNSET,
+        **more,
+    )
+
+
+def chat_reply(model: str, part: Part, reason: str = "", **more: Any) -> ChatReply:
+    """The part as /api/chat gives it; with a reason it is the last."""
+    return ChatReply(
+        model=model,
+        created_at=now(),
+        message=MessageOnWire(
+            role="assistant", content=part.content, thinking=part.thinking, tool_calls=part.calls or UNSET
+        ),
+        done=bool(reason),
+        done_reason=reason,
+        logprobs=part.logprobs or UNSET,
+        **more,
+    )
+
+
+def measures(finished: Finished) -> dict[str, int]:
+    """The figures at an answer's end, by their names on the wire."""
+    counts = finished.counts
+    return {
+        "total_duration": _nanoseconds(finished.total_seconds),
+        "load_duration": _nanoseconds(finished.load_seconds),
+        "prompt_eval_count": counts.prompt_tokens,
+        "prompt_eval_duration": _nanoseconds(counts.prompt_seconds),
+        "eval_count": counts.generated_tokens,
+        "eval_duration": _nanoseconds(counts.generation_seconds),
+        "cached_tokens": counts.cached_tokens,
+        "dropped_tokens": finished.dropped_tokens + counts.shifted_tokens,
+    }
+
+
+def call_on_wire(call: ToolCall) -> CallOnWire:
+    """A call of a tool."""
+    function = FunctionOnWire(index=call.index, name=call.name, arguments=call.arguments)
+    return CallOnWire(id=call.id or "", function=function)
+
+
+def logprob_on_wire(token: TokenLogprob) -> LogprobOnWire:
+    """A token's log-probability, and those of its alternatives."""
+    return LogprobOnWire(
+        token=token.bytes.decode("utf-8", "replace"),
+        logprob=token.logprob,
+        bytes=list(token.bytes),
+        top_logprobs=[logprob_on_wire(other) for other in token.top] if token.top else UNSET,
+    )
+
+
+def message_from_wire(message: MessageBody) -> Message:
+    """A message of a conversation. Raises: InvalidOption, for pictures that are no base64."""
+    return Message(
+        role=message.role.lower(),
+        content=message.content,
+        thinking=message.thinking,
+        images=pictures(message.images),
+        tool_calls=tuple(
+            ToolCall(call.function.index, call.function.name, call.function.arguments, call.id or None)
+            for call in message.tool_calls
+        ),
+        tool_name=message.tool_name,
+        tool_call_id=message.tool_call_id,
+    )
+
+
+def pictures(texts: Sequence[str]) -> tuple[bytes, ...]:
+    """The content of image files in base64. Raises: InvalidOption."""
+    return tuple(_picture(index, text) for index, text in enumerate(texts))
+
+
+def _picture(index: int, text: str) -> bytes:
+    try:
+        content = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise InvalidOption(f"invalid image: images[{index}] is not base64") from error
+    if not content:
+        raise InvalidOption(f"invalid image: images[{index}] is empty")
+    return content
+
+
+def in_memory_on_wire(models: Iterable[ModelInMemory]) -> dict[str, Any]:
+    """GET /api/ps."""
+    return {"models": [_in_memory(one) for one in models]}
+
+
+def _in_memory(one: ModelInMemory) -> dict[str, Any]:
+    loaded, model = one.loaded, one.model
+    return {
+        "name": loaded.name,
+        "model": loaded.name,
+        "size": loaded.size,
+        "digest": model.digest if model else "",
+        "details": {
+            "parent_model": model.parent if model else "",
+            "format": model.config.model_format if model else "",
+            "family": model.config.model_family if model else "",
+            "families": model.config.model_families if model else None,
+            "parameter_size": model.config.model_type if model else "",
+            "quantization_level": model.config.file_type if model else "",
+        },
+        "expires_at": _in(loaded.expires),
+        "size_vram": loaded.gpu_size,
+        "context_length": loaded.num_ctx,
+    }
+
+
+def _in(seconds: float) -> str:
+    """The local time so many seconds from now."""
+    lasting = _FOR_EVER if math.isinf(seconds) else min(seconds, _FOR_EVER)
+    return (datetime.now(UTC) + timedelta(seconds=lasting)).astimezone().isoformat()
+
+
+def now() -> str:
+    """The time in UTC, as RFC 3339 writes it."""
+    return datetime.now(UTC).isoformat().removesuffix("+00:00") + "Z"
+
+
+def _nanoseconds(seconds: float) -> int:
+    return round(seconds * 1e9)
+
+
+def embedded(
+    model: str, vectors: Sequence[Sequence[float]], figures: Mapping[str, int] | None = None
+) -> dict[str, Any]:
+    """POST /api/embed; figures that are 0 are left out."""
+    kept = {name: value for name, value in (figures or {}).items() if value}
+    return {"model": model, "embeddings": vectors, **kept}

@@ -1,0 +1,202 @@
+"""What callers ask of models, whatever way they speak; and the conversations that this makes."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from reprlib import repr as brief
+from typing import Any, TypeAlias
+
+from puna.chat.conversation import Conversation, Message, Think, ToolChoice
+from puna.chat.prompt import Prompter
+from puna.errors import InvalidOption
+from puna.sampling.grammar import Grammar
+from puna.services.conversation import Chat, Prepared
+from puna.services.limits import Limits, check_count
+from puna.store.model import Model
+from puna.template.go import parse
+from puna.tokenizer import Tokenizer
+
+Format: TypeAlias = object
+"""A `Grammar`, or a `format` as Ollama's API has it; see `Grammar.from_format`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What every request to a model says.
+
+    Attributes:
+        model: its name, as the caller writes it.
+        options: under Ollama's names; see `puna.services.options`.
+        keep_alive: seconds that the model stays in memory afterwards; None leaves it to the server.
+        id: by which the request can be ended.
+        key: the name of the key that it came with: prompts of one key are not found in the cache of another.
+    """
+
+    model: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    keep_alive: float | None = None
+    id: str = ""
+    key: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskedAnswer(Asked):
+    """What every request for an answer says.
+
+    Attributes:
+        format: what the answer, after thinking, is kept to.
+        think: whether the model thinks first, or how hard; None lets it if it can.
+        truncate: leave out the oldest turns of a conversation that is too long, which else is an error.
+        shift: drop old tokens when the context is full, rather than end the answer.
+        logprobs: report the log-probability of each token.
+        top_logprobs: with logprobs, so many alternatives.
+        logit_bias: token id to what is added to its logit.
+    """
+
+    format: Format = None
+    think: Think = None
+    truncate: bool = False
+    shift: bool = False
+    logprobs: bool = False
+    top_logprobs: int = 0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+
+    @property
+    def grammar(self) -> Grammar | None:
+        """What the answer is kept to. Raises: InvalidOption."""
+        return self.format if isinstance(self.format, Grammar) else Grammar.from_format(self.format)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatRequest(AskedAnswer):
+    """A conversation to go on with; see `puna.chat.conversation.Conversation`.
+
+    The model's own messages come before the caller's, and its system message before all, where the caller's
+    first message is none.
+    """
+
+    messages: Sequence[Message]
+    tools: Sequence[Mapping[str, Any]] = ()
+    tool_choice: ToolChoice = "auto"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompletionRequest(AskedAnswer):
+    """A prompt to go on with.
+
+    Attributes:
+        suffix: the text after the gap that the model is to fill.
+        system: the system message; empty for the model's own.
+        template: a prompt template in Go's language that replaces the model's.
+        context: the tokens of an earlier prompt and answer, which come first.
+        raw: the prompt is whole: no template, no system message, control tokens as they are spelled.
+        images: the content of image files.
+    """
+
+    prompt: str
+    suffix: str = ""
+    system: str = ""
+    template: str = ""
+    context: Sequence[int] = ()
+    raw: bool = False
+    images: tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbedRequest(Asked):
+    """Texts to make vectors of.
+
+    Attributes:
+        inputs: texts, or their tokens.
+        truncate: cut texts that are too long, which else is an error.
+        dimensions: keep only so many numbers of each vector; 0 for all.
+        normalize: give the vectors the length 1.
+    """
+
+    inputs: Sequence[str | Sequence[int]]
+    truncate: bool = False
+    dimensions: int = 0
+    normalize: bool = True
+
+
+def chat_conversation(request: ChatRequest, model: Model | None, limits: Limits) -> Conversation:
+    """The conversation that a request means, with a model of the store or a bare file.
+
+    Raises:
+        InvalidOption: there is too much of something, or it makes no sense.
+    """
+    check_count("messages", request.messages, limits.messages)
+    _check_images(request.messages, limits)
+    speaks_first = request.messages[:1] and request.messages[0].role == "system"
+    system = [] if speaks_first else _system(model, "")
+    return Conversation(
+        messages=(*system, *_own(model), *request.messages),
+        tools=tuple(request.tools),
+        tool_choice=request.tool_choice,
+        think=request.think,
+        format=request.grammar,
+        truncate=request.truncate,
+    )
+
+
+def completion_conversation(request: CompletionRequest, model: Model | None, limits: Limits) -> Conversation:
+    """The conversation that a prompt means: with a suffix, or in raw mode, the prompt alone.
+
+    Raises:
+        InvalidOption: there is too much of something, or it makes no sense.
+    """
+    messages = [Message("user", request.prompt, images=request.images)]
+    _check_images(messages, limits)
+    if not request.suffix and not request.raw:
+        own = [] if request.context else _own(model)
+        messages = [*_system(model, request.system), *own, *messages]
+    return Conversation(
+        messages=tuple(messages),
+        think=request.think,
+        format=request.grammar,
+        suffix="" if request.raw else request.suffix,
+        truncate=request.truncate,
+    )
+
+
+def _system(model: Model | None, asked: str) -> list[Message]:
+    text = asked or (model.system if model else "")
+    return [Message("system", text)] if text else []
+
+
+def _own(model: Model | None) -> list[Message]:
+    return [Message(message.role, message.content) for message in model.messages] if model else []
+
+
+def check_raw(request: CompletionRequest) -> None:
+    """Raises InvalidOption where a prompt is whole, and yet something is to be put around it."""
+    if request.raw and (request.template or request.system or request.context):
+        raise InvalidOption("raw mode does not support template, system, or context")
+
+
+def with_template(chat: Chat, template: str) -> Chat:
+    """The same model, prompted by another template. Raises: TemplateError."""
+    return replace(chat, prompter=Prompter(chat.prompter.tokenizer, parse(template))) if template else chat
+
+
+def prepare_completion(chat: Chat, request: CompletionRequest, conversation: Conversation) -> Prepared:
+    """What the engine needs for a prompt. Raises: as `Chat.prepare`."""
+    if request.raw:
+        return chat.prepare_raw(request.prompt, conversation.format)
+    prepared = chat.prepare(conversation)
+    if not request.context:
+        return prepared
+    bos = chat.prompter.tokenizer.bos_id
+    tokens = prepared.prompt[1:] if prepared.prompt[:1] == [bos] else prepared.prompt
+    return replace(prepared, prompt=[*request.context, *tokens])
+
+
+def check_tokens(tokens: Sequence[object], tokenizer: Tokenizer, name: str) -> None:
+    """Check that all are ids of the vocabulary. Raises: InvalidOption, which calls the list `name`."""
+    for index, id in enumerate(tokens):
+        if type(id) is not int or not 0 <= id < tokenizer.vocab_size:
+            last = tokenizer.vocab_size - 1
+            raise InvalidOption(f"{name}[{index}] must be a token id from 0 to {last}, not {brief(id)}")
+
+
+def _check_images(messages: Sequence[Message], limits: Limits) -> None:
+    check_count("images", [image for message in messages for image in message.images], limits.images)

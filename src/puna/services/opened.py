@@ -1,0 +1,160 @@
+"""Models at hand without their weights: what prompts are made and answers are read with."""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from puna.errors import InvalidOption, ModelNotFound
+from puna.gguf import GGUFFile
+from puna.scheduler.state import ModelSource
+from puna.services.conversation import Chat, facts_of
+from puna.services.limits import Limits
+from puna.store.library import Library
+from puna.store.manifests import MODEL_LAYER, StoredManifest, model_digest
+from puna.store.model import Model, stored_model
+from puna.store.name import parse_name
+from puna.tokenizer import load_tokenizer
+
+if TYPE_CHECKING:
+    from puna.tokenizer import Tokenizer
+
+# Of one token: its bytes several times over, as Python and the tokenizer's library keep them.
+_TOKEN_BYTES = 768
+_RANKING = 4
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedModel:
+    """A model of the store, ready for everything but computing.
+
+    Attributes:
+        source: what a runner loads.
+        digest: the model's, 64 hexadecimal digits.
+        tokenizer: may be used by several threads at once.
+        chat: its conversations; how many tokens of context they have is known once it is loaded.
+        trained_ctx: tokens of context that it was made for; 0 where its file does not say.
+        ranks: it says how well a text fits a query.
+    """
+
+    source: ModelSource
+    digest: str
+    model: Model
+    tokenizer: "Tokenizer"
+    chat: Chat
+    trained_ctx: int
+    ranks: bool
+
+    @property
+    def size(self) -> int:
+        """Roughly the bytes that it takes."""
+        return self.tokenizer.vocab_size * _TOKEN_BYTES
+
+    def called(self, name: str) -> "OpenedModel":
+        """The same, as somebody calls it."""
+        return replace(self, chat=replace(self.chat, facts=facts_of(name, self.model)))
+
+
+def open_model(library: Library, stored: StoredManifest, tokenizer: "Tokenizer | None" = None) -> OpenedModel:
+    """Read everything of a model but its weights. A vocabulary of 262,144 tokens takes a second.
+
+    Args:
+        tokenizer: that of the same GGUF file, if it is at hand.
+
+    Raises:
+        StoreError, UnsupportedModel: as `stored_model` and `Model.weights`.
+        GGUFError, ModelError, TemplateError: the file is no model, or one of an unknown kind.
+    """
+    model = stored_model(library, stored)
+    path = model.weights(library.blobs)
+    with GGUFFile.open(path) as file:
+        metadata = file.metadata
+        tokenizer = tokenizer or load_tokenizer(metadata)
+        chat = Chat.of(metadata, tokenizer, 0, facts_of(str(model.name), model))
+        return OpenedModel(
+            source=ModelSource(_weights_digest(model), path, str(model.name)),
+            digest=model.digest,
+            model=model,
+            tokenizer=tokenizer,
+            chat=chat,
+            trained_ctx=metadata.uint(metadata.full_key("context_length"), 0),
+            ranks=metadata.uint(metadata.full_key("pooling_type"), 0) == _RANKING,
+        )
+
+
+def find_stored(library: Library, name: str, not_found: Callable[[str], str]) -> StoredManifest:
+    """The manifest of the model that a caller calls `name`.
+
+    Args:
+        not_found: the text of the error, from the name.
+
+    Raises:
+        InvalidOption: this is no name.
+        ModelNotFound: the store has no such model.
+        StoreError: its manifest cannot be read.
+    """
+    try:
+        parsed = parse_name(name)
+    except InvalidOption as error:
+        raise InvalidOption("invalid model name") from error
+    try:
+        return library.manifests.stored(parsed)
+    except ModelNotFound as error:
+        raise ModelNotFound(not_found(name[:400])) from error
+
+
+def _weights_digest(model: Model) -> str:
+    layer = model.manifest.first(MODEL_LAYER)
+    return layer.digest if layer else ""
+
+
+class OpenedModels:
+    """The models that were opened last. Who asks for one that is being opened waits with the others."""
+
+    def __init__(self, library: Library, limits: Limits) -> None:
+        self._library = library
+        self._limits = limits
+        self._opened: OrderedDict[str, OpenedModel] = OrderedDict()
+        self._opening: dict[str, asyncio.Task[OpenedModel]] = {}
+
+    async def get(self, stored: StoredManifest) -> OpenedModel:
+        """The model of a manifest. Raises: as `open_model`."""
+        digest = model_digest(stored.content)
+        if found := self._opened.get(digest):
+            self._opened.move_to_end(digest)
+            return found
+        if digest not in self._opening:
+            task = asyncio.create_task(self._open(digest, stored))
+            self._opening[digest] = task
+            task.add_done_callback(lambda done: self._forget(digest, done))
+        # It is opened even if whoever asked first no longer waits.
+        return await asyncio.shield(self._opening[digest])
+
+    async def close(self) -> None:
+        """Wait for what is being opened, and forget everything."""
+        await asyncio.gather(*self._opening.values(), return_exceptions=True)
+        self._opened.clear()
+
+    def _forget(self, digest: str, done: "asyncio.Task[OpenedModel]") -> None:
+        del self._opening[digest]
+        if not done.cancelled():
+            # Nobody may be left to see it.
+            done.exception()
+
+    async def _open(self, digest: str, stored: StoredManifest) -> OpenedModel:
+        opened = await asyncio.to_thread(open_model, self._library, stored, self._tokenizer_of(stored))
+        self._opened[digest] = opened
+        while len(self._opened) > 1 and self._is_too_much():
+            self._opened.popitem(last=False)
+        return opened
+
+    def _tokenizer_of(self, stored: StoredManifest) -> "Tokenizer | None":
+        """The tokenizer of another model with the same file."""
+        layer = stored.manifest().first(MODEL_LAYER)
+        same = (one.tokenizer for one in self._opened.values() if layer and one.source.digest == layer.digest)
+        return next(same, None)
+
+    def _is_too_much(self) -> bool:
+        size = sum(one.size for one in self._opened.values())
+        return len(self._opened) > self._limits.opened or size > self._limits.opened_bytes

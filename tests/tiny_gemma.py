@@ -1,0 +1,68 @@
+"""A Gemma 3 of a few thousand random weights with the byte vocabulary: one layer in two has a window."""
+
+from pathlib import Path
+
+import numpy as np
+from tests.tiny_llama import BOS, EOS, byte_tokens
+
+from puna.gguf import GGMLType
+from puna.gguf.writer import GGUFWriter
+
+WINDOW = 24
+BLOCKS, HIDDEN, HEADS, KV_HEADS, SIZE, WIDTH = 2, 64, 4, 2, 16, 96
+
+
+def write_tiny_gemma(path: Path, *, seed: int = 0) -> Path:
+    """Writes the model in F32 and gives its path back."""
+    random = np.random.default_rng(seed)
+    tokens = ["<s>", "</s>", *byte_tokens()]
+    shapes = {"token_embd.weight": (len(tokens), HIDDEN), "output.weight": (len(tokens), HIDDEN)}
+    norms = {"output_norm.weight": HIDDEN}
+    for block in range(BLOCKS):
+        name = f"blk.{block}."
+        shapes |= {
+            f"{name}attn_q.weight": (HEADS * SIZE, HIDDEN),
+            f"{name}attn_k.weight": (KV_HEADS * SIZE, HIDDEN),
+            f"{name}attn_v.weight": (KV_HEADS * SIZE, HIDDEN),
+            f"{name}attn_output.weight": (HIDDEN, HEADS * SIZE),
+            f"{name}ffn_gate.weight": (WIDTH, HIDDEN),
+            f"{name}ffn_up.weight": (WIDTH, HIDDEN),
+            f"{name}ffn_down.weight": (HIDDEN, WIDTH),
+        }
+        norms |= {f"{name}{part}.weight": HIDDEN for part in ("attn_norm", "ffn_norm")}
+        norms |= {f"{name}{part}.weight": HIDDEN for part in ("post_attention_norm", "post_ffw_norm")}
+        norms |= {f"{name}{part}.weight": SIZE for part in ("attn_q_norm", "attn_k_norm")}
+    with GGUFWriter(path) as writer:
+        _describe(writer, tokens)
+        for name, shape in shapes.items():
+            weights = random.standard_normal(shape) / np.sqrt(shape[1])
+            writer.add_tensor(name, GGMLType.F32, shape, weights.astype(np.float32))
+        for name, length in norms.items():
+            writer.add_tensor(name, GGMLType.F32, (length,), np.ones(length, np.float32))
+    return path
+
+
+def _describe(writer: GGUFWriter, tokens: list[str]) -> None:
+    values: dict[str, str | int | float | list[str] | list[int]] = {
+        "general.architecture": "gemma3",
+        "gemma3.block_count": BLOCKS,
+        "gemma3.embedding_length": HIDDEN,
+        "gemma3.feed_forward_length": WIDTH,
+        "gemma3.attention.head_count": HEADS,
+        "gemma3.attention.head_count_kv": KV_HEADS,
+        "gemma3.attention.key_length": SIZE,
+        "gemma3.attention.value_length": SIZE,
+        "gemma3.attention.sliding_window": WINDOW,
+        "gemma3.attention.sliding_window_pattern": 2,
+        "gemma3.attention.layer_norm_rms_epsilon": 1e-6,
+        "gemma3.context_length": 4096,
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "gpt-2",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": [3, 3, *[1] * (len(tokens) - 2)],
+        "tokenizer.ggml.merges": ["a b"],
+        "tokenizer.ggml.bos_token_id": BOS,
+        "tokenizer.ggml.eos_token_id": EOS,
+    }
+    for key, value in values.items():
+        writer.add(key, value)
