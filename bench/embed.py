@@ -63,7 +63,7 @@ def by_transformers(folder: Path, threads: int) -> Make:
 
 
 def by_llama_cpp(path: Path, threads: int) -> tuple[Make, object]:
-    """The server's route, with all texts in one request; and the server, which lives as long as it is kept."""
+    """The server's route, with all texts in one request; and the server, which ends when dropped."""
     parameters = xllamacpp.CommonParams()
     parameters.model.path = str(path)
     parameters.embedding = True
