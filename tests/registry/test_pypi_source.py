@@ -166,7 +166,12 @@ def test_a_piece_may_not_come_twice(
 @pytest.mark.parametrize(
     ("members", "message"),
     [
-        ({"model.safetensors": b"x", "config.json": b"{}"}, "carries safetensors files; only GGUF"),
+        ({"model.safetensors": b"x", "config.json": b"{}"}, "cannot be converted: there is no config.json"),
+        ({"weights.safetensors": b"x", "config.json": b"{}"}, "no model.safetensors beside a config.json"),
+        (
+            {f"{at}/{name}": b"{}" for at in "ab" for name in ("config.json", "model.safetensors")},
+            "carries several models",
+        ),
         ({"__init__.py": b""}, "carries no model"),
         ({"a.gguf": b"GGUF", "b.gguf": b"GGUF"}, "carries several GGUF files (a.gguf, b.gguf)"),
         ({"a.gguf": b"<!doctype html>" * 10}, "carries a damaged model, a.gguf"),

@@ -247,7 +247,14 @@ def test_the_start_imports_what_it_needs_only() -> None:
             "truststore",
             "llguidance",
         ),
-        *("prometheus_client", "puna.ggml", "puna.ml", "puna.engine.loop", "puna.template.jinja", "puna.create"),
+        *(
+            "prometheus_client",
+            "puna.ggml",
+            "puna.ml",
+            "puna.engine.loop",
+            "puna.template.jinja",
+            "puna.create",
+        ),
         *("puna.registry.client", "puna.registry.http", "rich", "httpx2", "websockets", "multipart"),
     }
     assert unwanted & loaded == set()
