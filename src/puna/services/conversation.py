@@ -40,6 +40,7 @@ class Finished:
         load_seconds: how long the model took to load, where it had to.
         total_seconds: from the request to here, waiting included; 0 where nobody measured.
         context: the prompt and the answer as tokens, where they were asked for.
+        thinking_tokens: how many of the answer's tokens the text of its thinking takes.
     """
 
     counts: Done
@@ -48,6 +49,7 @@ class Finished:
     load_seconds: float = 0.0
     total_seconds: float = 0.0
     context: tuple[int, ...] = ()
+    thinking_tokens: int = 0
 
     @property
     def reason(self) -> Literal["stop", "length", "cancelled"]:
@@ -242,10 +244,15 @@ class Chat:
         )
         return reading.events(events)
 
-    def prepare_raw(self, text: str, format: Grammar | None = None) -> Prepared:
-        """What the engine needs for a prompt that its caller has written whole, control tokens and all."""
+    def prepare_raw(self, prompt: str | Sequence[int], format: Grammar | None = None) -> Prepared:
+        """What the engine needs for a prompt that its caller has written whole, control tokens and all.
+
+        Args:
+            prompt: a text, or its tokens as they are.
+        """
         parser = Style("passthrough", TemplateTags()).reader({}, thinking_open=False)
-        return Prepared(self.prompter.text(text, raw=True), parser, grammar=format)
+        tokens = self.prompter.text(prompt, raw=True) if isinstance(prompt, str) else list(prompt)
+        return Prepared(tokens, parser, grammar=format)
 
     def prepare(self, conversation: Conversation) -> Prepared:
         """What the engine needs for a conversation.
