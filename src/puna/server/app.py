@@ -1,5 +1,6 @@
 """The composition root: which parts make the server."""
 
+import asyncio
 import logging
 import math
 from collections.abc import AsyncIterator
@@ -14,7 +15,7 @@ from starlette.responses import PlainTextResponse, Response
 
 from puna import settings as environment
 from puna.errors import PunaError
-from puna.options import ServerSettings
+from puna.options import FILE, ServerSettings
 from puna.runner.process import Runner, plan
 from puna.scheduler.scheduler import Scheduler
 from puna.scheduler.state import SchedulerOptions
@@ -30,6 +31,7 @@ from puna.server.native import inference, models
 from puna.server.state import AppState
 from puna.services.inference import Inference
 from puna.services.operations import Operations
+from puna.services.responses import Responses
 from puna.store.library import Library
 
 logger = logging.getLogger("puna.server")
@@ -46,6 +48,7 @@ def build_state(settings: ServerSettings, library: Library) -> AppState:
         inference=Inference(library, scheduler, watcher=metrics),
         metrics=metrics,
         operations=Operations(settings.max_transfers),
+        responses=Responses(library.responses if settings.responses == FILE else None),
         hidden=(str(library.root), *environment.private_folders()),
         envelopes={openai.PREFIX: openai.error_response},
     )
@@ -105,6 +108,7 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
     state.operations.close()
     await state.scheduler.close(0.0)
     await state.inference.close()
+    await asyncio.to_thread(state.responses.close)
 
 
 async def _puna_error(request: Request, error: Exception) -> Response:

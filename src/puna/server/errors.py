@@ -35,6 +35,7 @@ STATUSES: Mapping[type[PunaError], int] = {
     errors.DigestMismatch: 502,
     errors.FetchError: 502,
     errors.ModelNotFound: 404,
+    errors.ResponseNotFound: 404,
     errors.Unauthorized: 401,
     errors.AddressRefused: 403,
 }

@@ -13,6 +13,7 @@ from puna.server.http import BodyLimits, error_response
 from puna.server.metrics import Metrics
 from puna.services.inference import Inference
 from puna.services.operations import Operations
+from puna.services.responses import Responses
 from puna.store.library import Library
 
 Envelope = Callable[[ErrorAnswer], Response]
@@ -36,6 +37,7 @@ class AppState:
 
     Attributes:
         operations: pulls, pushes and creations under way.
+        responses: answers that are kept for their clients.
         hidden: folders of this machine that no answer may name.
         envelopes: how errors are told under a path, for dialects other than the native one.
     """
@@ -46,6 +48,7 @@ class AppState:
     inference: Inference
     metrics: Metrics = field(default_factory=Metrics)
     operations: Operations = field(default_factory=lambda: Operations(ServerSettings().max_transfers))
+    responses: Responses = field(default_factory=Responses)
     lifecycle: Lifecycle = field(default_factory=Lifecycle)
     hidden: tuple[str, ...] = ()
     envelopes: Mapping[str, Envelope] = field(default_factory=dict)
