@@ -18,7 +18,8 @@ from puna.options import ServerSettings
 from puna.runner.process import Runner, plan
 from puna.scheduler.scheduler import Scheduler
 from puna.scheduler.state import SchedulerOptions
-from puna.server import health
+from puna.server import health, openai
+from puna.server.errors import ErrorAnswer
 from puna.server.logs import facts
 from puna.server.metrics import Metrics
 from puna.server.middleware.hosts import Hosts, host_rules, machine_names
@@ -46,6 +47,7 @@ def build_state(settings: ServerSettings, library: Library) -> AppState:
         metrics=metrics,
         operations=Operations(settings.max_transfers),
         hidden=(str(library.root), *environment.private_folders()),
+        envelopes={openai.PREFIX: openai.error_response},
     )
 
 
@@ -111,6 +113,11 @@ async def _puna_error(request: Request, error: Exception) -> Response:
 async def _http_error(request: Request, error: Exception) -> Response:
     """What Starlette itself refuses, in Ollama's words."""
     refusal = cast(HTTPException, error)
+    status, headers = refusal.status_code, refusal.headers or {}
     texts = {404: "404 page not found", 405: "405 method not allowed"}
-    text = texts.get(refusal.status_code, refusal.detail)
-    return PlainTextResponse(text, refusal.status_code, refusal.headers)
+    text = texts.get(status, refusal.detail)
+    state: AppState = request.app.state.puna
+    envelope = state.envelope(request.scope["path"])
+    if envelope is None:
+        return PlainTextResponse(text, status, headers)
+    return envelope(ErrorAnswer(status, text, "NoRoute", headers))

@@ -46,12 +46,16 @@ class Refused(PunaError):
     Attributes:
         status: of the HTTP answer.
         headers: that the answer is to have.
+        param: the field of the request that is wrong; empty where it is none, or none in particular.
     """
 
-    def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, status: int, message: str, headers: Mapping[str, str] | None = None, *, param: str = ""
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.headers = dict(headers or {})
+        self.param = param
 
 
 class ClientGone(Refused):
@@ -69,12 +73,18 @@ class ErrorAnswer:
         status: of the HTTP answer, while it can still be chosen.
         text: for the client.
         kind: the name of the error's class, for metrics.
+        param: the field of the request that is wrong, for dialects that tell it; empty where unknown.
     """
 
     status: int
     text: str
     kind: str
     headers: Mapping[str, str] = field(default_factory=dict)
+    param: str = ""
+
+
+STOPPING = ErrorAnswer(503, "the server is shutting down", "ShuttingDown", {"Retry-After": "10"})
+"""What is answered to a request that the end of the server ends."""
 
 
 def error_answer(error: PunaError, hidden: Sequence[str] = ()) -> ErrorAnswer:
@@ -85,7 +95,7 @@ def error_answer(error: PunaError, hidden: Sequence[str] = ()) -> ErrorAnswer:
     """
     kind = type(error).__name__
     if isinstance(error, Refused):
-        return ErrorAnswer(error.status, str(error), kind, error.headers)
+        return ErrorAnswer(error.status, str(error), kind, error.headers, error.param)
     text = error.detail if isinstance(error, MissingCapability) else str(error)
     headers = {"Retry-After": str(error.retry_after)} if isinstance(error, Overloaded) else {}
     status = next(_STATUS[cls] for cls in type(error).__mro__ if cls in _STATUS)

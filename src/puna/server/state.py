@@ -66,7 +66,11 @@ class AppState:
         self.metrics.error(answer.kind)
         return answer
 
+    def envelope(self, path: str) -> Envelope | None:
+        """How the dialect under that path tells errors; None for the native one."""
+        found = [prefix for prefix in self.envelopes if path.startswith(prefix)]
+        return self.envelopes[max(found, key=len)] if found else None
+
     def error_response(self, path: str, answer: ErrorAnswer) -> Response:
         """The error as the dialect under that path tells it."""
-        found = [prefix for prefix in self.envelopes if path.startswith(prefix)]
-        return self.envelopes[max(found, key=len)](answer) if found else error_response(answer)
+        return (self.envelope(path) or error_response)(answer)
