@@ -89,7 +89,7 @@ class Origins:
             return
         origins = values(scope, b"origin")
         if refusal := self._refusal(scope, origins):
-            await self._state.error_response(scope["path"], refusal)(scope, receive, send)
+            await self._state.error_response(scope, refusal)(scope, receive, send)
             return
         if origins:
             allowed = ANY if self._rules.every else origins[0]
