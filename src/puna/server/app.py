@@ -61,6 +61,7 @@ def build_app(state: AppState) -> Starlette:
             *health.routes(state),
             *inference.routes(state),
             *anthropic_routes.routes(state),
+            *openai.routes(state),
         ],
         middleware=[
             Middleware(Requests, state),

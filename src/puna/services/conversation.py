@@ -41,6 +41,7 @@ class Finished:
         total_seconds: from the request to here, waiting included; 0 where nobody measured.
         context: the prompt and the answer as tokens, where they were asked for.
         stop_text: the stop text that ended it; empty where none did.
+        thinking_tokens: how many of the answer's tokens the text of its thinking takes.
     """
 
     counts: Done
@@ -50,6 +51,7 @@ class Finished:
     total_seconds: float = 0.0
     context: tuple[int, ...] = ()
     stop_text: str = ""
+    thinking_tokens: int = 0
 
     @property
     def reason(self) -> Literal["stop", "length", "cancelled"]:
@@ -244,10 +246,15 @@ class Chat:
         )
         return reading.events(events)
 
-    def prepare_raw(self, text: str, format: Grammar | None = None) -> Prepared:
-        """What the engine needs for a prompt that its caller has written whole, control tokens and all."""
+    def prepare_raw(self, prompt: str | Sequence[int], format: Grammar | None = None) -> Prepared:
+        """What the engine needs for a prompt that its caller has written whole, control tokens and all.
+
+        Args:
+            prompt: a text, or its tokens as they are.
+        """
         parser = Style("passthrough", TemplateTags()).reader({}, thinking_open=False)
-        return Prepared(self.prompter.text(text, raw=True), parser, grammar=format)
+        tokens = self.prompter.text(prompt, raw=True) if isinstance(prompt, str) else list(prompt)
+        return Prepared(tokens, parser, grammar=format)
 
     def prepare(self, conversation: Conversation) -> Prepared:
         """What the engine needs for a conversation.

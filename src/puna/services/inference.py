@@ -15,7 +15,7 @@ from functools import partial
 from typing import ParamSpec, Protocol, TypeAlias, TypeVar
 
 from puna.chat.conversation import Conversation
-from puna.chat.events import Event, ToolCall
+from puna.chat.events import Event, Thinking, ToolCall
 from puna.engine.events import Done, TokenLogprob
 from puna.engine.request import GenerateRequest
 from puna.errors import ContextLengthExceeded, MissingCapability
@@ -79,10 +79,12 @@ class Answer:
     Attributes:
         ignored: options of the request that mean nothing here.
         events: raises any PunaError.
+        digest: of the model that answers, 64 hexadecimal digits.
     """
 
     ignored: tuple[str, ...]
     events: AsyncGenerator[AnswerEvent, None]
+    digest: str = ""
 
     def __aiter__(self) -> AsyncIterator[AnswerEvent]:
         return self.events
@@ -340,6 +342,8 @@ class Inference:
 
         def made() -> tuple[Chat, Conversation]:
             check_tokens(request.context, model.tokenizer, "context")
+            if not isinstance(request.prompt, str):
+                check_tokens(request.prompt, model.tokenizer, "prompt")
             conversation = completion_conversation(request, model.model, self._limits)
             return with_template(model.chat, request.template), conversation
 
@@ -351,7 +355,7 @@ class Inference:
 
     def _started(self, job: _Job) -> Answer:
         events = self.requests.cancellable(job.request.id, job.request.key, self._events(job))
-        return Answer(job.options.ignored, events)
+        return Answer(job.options.ignored, events, job.model.digest)
 
     async def _events(self, job: _Job) -> AsyncGenerator[AnswerEvent, None]:
         began = time.perf_counter()
@@ -364,6 +368,7 @@ class Inference:
             counts: Done | None = None
             called = False
             texts: list[str] = []
+            thoughts: list[str] = []
             async with aclosing(lease.runner.generate(_for_engine(job, prepared, lease))) as pieces:
                 async for piece in pieces:
                     if isinstance(piece, Done):
@@ -375,6 +380,8 @@ class Inference:
                     if job.keeps_context:
                         texts.append(piece.text)
                     for event in reading.feed(piece.text):
+                        if isinstance(event, Thinking):
+                            thoughts.append(event.text)
                         yield event
                         if called := job.one_call and isinstance(event, ToolCall):
                             break
@@ -394,7 +401,14 @@ class Inference:
             context=await self._apart(_whole, job, prepared, "".join(texts)) if job.keeps_context else (),
             total_seconds=time.perf_counter() - began,
             stop_text=reading.stop_text(counts),
+            thinking_tokens=await self._count(job, "".join(thoughts)),
         )
+
+    async def _count(self, job: _Job, text: str) -> int:
+        """How many tokens a text within an answer takes."""
+        if not text:
+            return 0
+        return len(await self._apart(job.model.tokenizer.encode_continuation, text))
 
     async def _prepared(self, job: _Job, lease: Lease) -> Prepared:
         try:
