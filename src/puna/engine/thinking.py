@@ -1,9 +1,13 @@
 """Where what a model thinks before it answers begins, and a limit on it."""
 
+from codecs import getincrementaldecoder
 from collections.abc import Iterable, Sequence
 
 from puna.sampling.grammar import Thinking
 from puna.tokenizer import Tokenizer
+
+_UTF8 = getincrementaldecoder("utf-8")
+_LONGEST_CHARACTER = 4
 
 
 def ends_with(tokenizer: Tokenizer, prompt: Sequence[int], text: str) -> bool:
@@ -20,7 +24,7 @@ class ThinkingLimit:
     that begins with anything else has none.
 
     Args:
-        budget: most tokens of thoughts, tags not counted.
+        budget: most tokens of thoughts, tags not counted; a few more may complete a character.
         opened: the prompt ends with the opening tag.
         ending: the tokens of the closing tag.
         pieces: for each token the bytes that it stands for.
@@ -36,13 +40,18 @@ class ThinkingLimit:
         self._ending = ending
         self._pieces = pieces
         self._text = b""
+        self._decoder = _UTF8("replace")
 
     def ending(self) -> list[int]:
         """The tokens that must come now, once; none while the model may go on."""
-        if not self._thinks or self._left > 0:
+        if not self._thinks or self._left > 0 or self._is_within_a_character():
             return []
         self._thinks = False
         return self._ending
+
+    def _is_within_a_character(self) -> bool:
+        """A grammar would not let the tag follow."""
+        return bool(self._decoder.getstate()[0]) and self._left > -_LONGEST_CHARACTER
 
     def accept(self, tokens: Iterable[int]) -> None:
         """Note that these tokens were chosen."""
@@ -61,6 +70,7 @@ class ThinkingLimit:
 
     def _go_on(self, piece: bytes) -> None:
         self._left -= 1
+        self._decoder.decode(piece)
         text = self._text + piece
         self._thinks = self._closing not in text
         self._text = text[-len(self._closing) :]
