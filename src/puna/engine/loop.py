@@ -29,9 +29,10 @@ from puna.engine.request import GenerateRequest
 from puna.engine.sequence import Sequence, fitted_prompt, kept, outside, shift_length, without
 from puna.engine.text import TextStream, Transcript
 from puna.engine.thinking import ThinkingLimit, ends_with
-from puna.errors import InternalError, Interrupted, InvalidOption, PunaError
+from puna.errors import InternalError, Interrupted, InvalidOption, MissingCapability, PunaError
 from puna.kvcache import MAX_SEQUENCES, CacheFull, ShiftRefused
 from puna.ml.array import Floats
+from puna.models.base import Encoder
 from puna.sampling.constraints import Constraint
 from puna.sampling.sampler import Sampler
 from puna.tokenizer import Tokenizer
@@ -114,7 +115,10 @@ class Engine:
         Raises:
             InvalidOption: a token or option makes no sense, the grammar is refused, or the id is in use.
             ContextLengthExceeded: the prompt does not fit the context.
+            MissingCapability: the model only reads.
         """
+        if isinstance(self._evaluator.model, Encoder):
+            raise MissingCapability(["completion"], "it makes vectors of texts", "the model")
         if any(sequence.id == id for sequence in (*self._running, *self._waiting)):
             raise InvalidOption(f"a request with id {id} is under way already")
         self._waiting.append(self._sequence(id, request))

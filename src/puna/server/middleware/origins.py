@@ -34,6 +34,7 @@ _HEADERS = ", ".join(
     (
         *("Authorization", "Content-Type", "User-Agent", "Accept", "X-Requested-With", "X-Request-Id"),
         *("X-Api-Key", "Anthropic-Version", "Anthropic-Beta", "OpenAI-Beta"),
+        "Anthropic-Dangerous-Direct-Browser-Access",
         *(f"X-Stainless-{name}" for name in _STAINLESS),
     )
 )
