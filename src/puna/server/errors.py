@@ -79,6 +79,7 @@ class ErrorAnswer:
         text: for the client.
         kind: the name of the error's class, for metrics.
         param: the field of the request that is wrong, for dialects that tell it; empty where unknown.
+        request_id: the request's, for dialects that tell it; empty where unknown.
     """
 
     status: int
@@ -86,6 +87,7 @@ class ErrorAnswer:
     kind: str
     headers: Mapping[str, str] = field(default_factory=dict)
     param: str = ""
+    request_id: str = ""
 
 
 STOPPING = ErrorAnswer(503, "the server is shutting down", "ShuttingDown", {"Retry-After": "10"})
