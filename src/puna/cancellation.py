@@ -13,7 +13,7 @@ class Cancellation:
     def __init__(self) -> None:
         self._requested = threading.Event()
         self._lock = threading.Lock()
-        self._ends: list[Callable[[], None]] = []
+        self._ends: list[Callable[[], object]] = []
 
     def cancel(self) -> None:
         """Ask the operation to stop, and end what it waits for."""
@@ -34,7 +34,7 @@ class Cancellation:
         self.check()
 
     @contextmanager
-    def calling(self, end: Callable[[], None]) -> Iterator[None]:
+    def calling(self, end: Callable[[], object]) -> Iterator[None]:
         """Have `end` called, by whoever cancels, when that happens within the block.
 
         Raises:

@@ -274,7 +274,7 @@ def _resolved(
 ) -> Setting:
     """The option, from the first of flags, environment, configuration file and default that sets it."""
     if option.name in flags:
-        origin = f"--{option.name.replace('_', '-')}"
+        origin = f"--{option.variable.lower().replace('_', '-')}"
         return Setting(option.name, _strict(option, flags[option.name], origin), origin, option.secret)
     found = _found(option.variable)
     if found is not None and option.strict:

@@ -25,6 +25,7 @@ Puna = Callable[..., "subprocess.CompletedProcess[str]"]
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A current folder with things that are no models, and an empty store."""
     monkeypatch.setenv("PUNA_MODELS", str(tmp_path / "store"))
+    monkeypatch.setenv("PUNA_HOST", "127.0.0.1:1")
     for variable, value in NOWHERE.items():
         monkeypatch.setenv(variable, value)
     monkeypatch.chdir(tmp_path)

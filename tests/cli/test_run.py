@@ -81,9 +81,7 @@ def test_options_reach_the_sampler(puna: Puna, base_model: Path) -> None:
 def test_a_prompt_longer_than_the_context_is_refused(puna: Puna, base_model: Path) -> None:
     result = puna("run", base_model, "--num-ctx", "8", "a long story about nothing")
     assert (result.returncode, result.stdout) == (1, "")
-    assert re.fullmatch(
-        NOTE + r"Error: the prompt has 2\d tokens, but the context holds 8.*\n", result.stderr
-    )
+    assert re.fullmatch(r"Error: the prompt has 2\d tokens, but the context holds 8.*\n", result.stderr)
 
 
 def test_timings_go_to_standard_error(puna: Puna, base_model: Path) -> None:

@@ -141,6 +141,26 @@ def test_a_model_that_neither_has(puna: Puna, server: Served) -> None:
     assert "model 'none' not found on the server, and cannot be pulled: " in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [
+        ("a/../b", "invalid model name: '..' cannot be a namespace"),
+        ("pypi://", "invalid package name '' after pypi://"),
+        (
+            "folder",
+            "model 'folder:latest' not found on the server; to run a file of that name, write ./folder",
+        ),
+    ],
+)
+def test_what_is_no_model_of_a_server(
+    puna: Puna, server: Served, tmp_path: Path, name: str, error: str
+) -> None:
+    (tmp_path / "folder").mkdir()
+    result = puna("run", name, "hi", PUNA_HOST=server.url)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.startswith(f"Error: {error}")
+
+
 def test_an_answer_that_breaks_off(puna: Puna) -> None:
     with playing() as server:
         server.play("GET", "/api/version", document({"version": "9.9.9"}))

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tests.engine.driving import alone, loaded, request, run
 from tests.tiny_llama import BLOCKS, BOS, HIDDEN, write_tiny_llama
@@ -9,7 +10,7 @@ from tests.tiny_llama import BLOCKS, BOS, HIDDEN, write_tiny_llama
 from puna.engine.events import Done, Event, TextChunk
 from puna.engine.load import LoadedModel, load_model, plan_model
 from puna.engine.options import LoadOptions
-from puna.errors import InvalidOption, MissingCapability
+from puna.errors import InvalidOption
 from puna.ml import AllocationStatus, InsufficientMemory
 from puna.sampling.parameters import SamplingParameters
 
@@ -117,9 +118,24 @@ def test_an_answer_that_is_dropped_makes_room_for_others(path: Path) -> None:
         model.engine.check()
 
 
-def test_no_model_makes_embeddings_yet(path: Path) -> None:
-    with loaded(path) as model, pytest.raises(MissingCapability, match="embedding"):
-        model.embed([[1, 2]])
+def test_vectors_disturb_no_request(path: Path) -> None:
+    texts = [[BOS, 70, 71], [BOS, *range(80, 200)], [BOS]]
+    with loaded(path) as model:
+        expected = list(model.generate([BOS, 71], GREEDY, num_predict=8))
+        vectors = model.embed(texts)
+        assert [vector.shape for vector in vectors] == [(HIDDEN,)] * 3
+        answer = model.generate([BOS, 71], GREEDY, num_predict=8)
+        events = [next(answer)]
+        assert all(map(np.array_equal, model.embed(texts), vectors))
+        assert _texts([*events, *answer]) == _texts(expected)
+        model.resize(LoadOptions(num_threads=1, num_ctx=256, num_batch=32))
+        for vector, before in zip(model.embed(texts), vectors, strict=True):
+            np.testing.assert_allclose(vector, before, atol=2e-2)
+        model.engine.check()
+
+
+def _texts(events: list[Event]) -> list[str]:
+    return [event.text for event in events if isinstance(event, TextChunk)]
 
 
 def test_halting_counts_what_was_generated(path: Path) -> None:

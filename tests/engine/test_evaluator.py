@@ -52,7 +52,7 @@ def test_poisoned_compute_buffer_changes_nothing(tiny: LoadedModel) -> None:
 
     def poison() -> None:
         for traced in tiny.evaluator._traced.values():
-            _fill_with_nan(traced.logits)
+            _fill_with_nan(traced.result)
 
     poisoned = _run(tiny.evaluator, 40, poison)
     assert all(np.array_equal(a, b) for a, b in zip(clean, poisoned, strict=True))

@@ -25,6 +25,17 @@ _SIZES: dict[str, Any] = {
     "attn_implementation": "eager",
 }
 
+_ENCODER: dict[str, Any] = {
+    "vocab_size": 96,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+    "type_vocab_size": 2,
+    "attn_implementation": "eager",
+}
+
 
 def llama(seed: int, *, gain: float = 2.0, **changes: Any) -> Any:
     """A LlamaForCausalLM; `changes` are keys of LlamaConfig. The gain sharpens attention."""
@@ -48,12 +59,42 @@ def gemma3(seed: int, **changes: Any) -> Any:
     return _randomised(transformers.Gemma3ForCausalLM(config), seed, 1.5, 0.25)
 
 
+def bert(seed: int, *, labels: int = 0, **changes: Any) -> Any:
+    """A BertModel, or with `labels` a BertForSequenceClassification; `changes` are keys of its config."""
+    head: dict[str, Any] = {"num_labels": labels} if labels else {}
+    config = transformers.BertConfig(**_ENCODER | changes | head)
+    kind = transformers.BertForSequenceClassification if labels else transformers.BertModel
+    return _randomised(kind(config), seed, 1.5, 1.0)
+
+
+def nomic_bert(seed: int, **changes: Any) -> Any:
+    """A NomicBertModel; `changes` are keys of its config."""
+    config = transformers.NomicBertConfig(**_ENCODER | changes)
+    return _randomised(transformers.NomicBertModel(config), seed, 1.5, 1.0)
+
+
+def states(model: Any, tokens: Sequence[int]) -> NDArray[np.float32]:
+    """What an encoder of transformers, or the stack of a decoder, makes of a text; F32 (tokens, hidden)."""
+    with torch.no_grad():
+        ids = torch.tensor([list(tokens)])
+        result: NDArray[np.float32] = model(input_ids=ids).last_hidden_state[0].numpy()
+    return result
+
+
+def scores(model: Any, tokens: Sequence[int], segments: Sequence[int]) -> NDArray[np.float32]:
+    """What a model with a head for classification says of a pair of texts, F32 (labels,)."""
+    with torch.no_grad():
+        ids, kinds = torch.tensor([list(tokens)]), torch.tensor([list(segments)])
+        result: NDArray[np.float32] = model(input_ids=ids, token_type_ids=kinds).logits[0].numpy()
+    return result
+
+
 def _randomised(model: Any, seed: int, gain: float, vocabulary_gain: float) -> Any:
     """The model with random matrices, and norms and biases other than before training."""
     torch.manual_seed(seed)
     for name, parameter in model.eval().float().named_parameters():
         noise = torch.randn_like(parameter)
-        if name.endswith("norm.weight") or "layernorm" in name:
+        if name.endswith("norm.weight") or "layernorm" in name.lower():
             parameter.data += 0.3 * noise
         elif parameter.dim() == 1:
             parameter.data = 0.3 * noise

@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 import shutil
+import socket
 import subprocess
 import threading
 import time
@@ -16,7 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from puna.errors import FetchError, FormatError, ModelNotFound, PunaError
+from puna.cancellation import Cancellation
+from puna.errors import FetchError, FormatError, Interrupted, ModelNotFound, PunaError
 from puna.progress import Progress, Report
 from puna.registry import pip, pypi
 from puna.registry.pypi import fetch
@@ -102,7 +104,9 @@ def test_license_texts_become_layers(wheel: Callable[..., Path], library: Librar
 def without_pip(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """For what the wheels' content decides: take them from the index without the second that pip needs."""
 
-    def copied(requirements: Sequence[str], scratch: Path, report: Report) -> list[Path]:
+    def copied(
+        requirements: Sequence[str], scratch: Path, report: Report, cancellation: Cancellation
+    ) -> list[Path]:
         stems = [
             re.split("[=>]", requirement)[0].replace("-", "_").replace(".", "_")
             for requirement in requirements
@@ -162,7 +166,12 @@ def test_a_piece_may_not_come_twice(
 @pytest.mark.parametrize(
     ("members", "message"),
     [
-        ({"model.safetensors": b"x", "config.json": b"{}"}, "carries safetensors files; only GGUF"),
+        ({"model.safetensors": b"x", "config.json": b"{}"}, "cannot be converted: there is no config.json"),
+        ({"weights.safetensors": b"x", "config.json": b"{}"}, "no model.safetensors beside a config.json"),
+        (
+            {f"{at}/{name}": b"{}" for at in "ab" for name in ("config.json", "model.safetensors")},
+            "carries several models",
+        ),
         ({"__init__.py": b""}, "carries no model"),
         ({"a.gguf": b"GGUF", "b.gguf": b"GGUF"}, "carries several GGUF files (a.gguf, b.gguf)"),
         ({"a.gguf": b"<!doctype html>" * 10}, "carries a damaged model, a.gguf"),
@@ -321,3 +330,24 @@ def test_an_interrupt_ends_pip_and_leaves_nothing(
     assert not library.root.parent.exists()
     commands = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
     assert started[0] not in commands
+
+
+def test_a_cancelled_fetch_ends_pip(
+    index: Path, library: Library, monkeypatch: pytest.MonkeyPatch, told: list[Progress]
+) -> None:
+    """An index that takes a connection and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("PIP_NO_INDEX", "")
+        monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{silent.getsockname()[1]}/simple")
+        cancellation = Cancellation()
+
+        def cancel() -> None:
+            silent.accept()[0].close()
+            cancellation.cancel()
+
+        watcher = threading.Thread(target=cancel)
+        watcher.start()
+        with pytest.raises(Interrupted):
+            fetch(parse_name("pypi://model"), library, told.append, cancellation)
+        watcher.join()
+    assert not library.root.exists()

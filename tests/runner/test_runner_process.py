@@ -28,7 +28,6 @@ from puna.errors import (
     ContextLengthExceeded,
     Interrupted,
     InvalidOption,
-    MissingCapability,
     PunaError,
     RunnerDied,
     UnsupportedModel,
@@ -194,8 +193,9 @@ async def test_a_model_is_not_resized_while_it_answers(started: Started) -> None
 
 async def test_vectors(started: Started, pretend: Pretend) -> None:
     async with started() as runner:
-        with pytest.raises(MissingCapability, match="embedding"):
-            await runner.embed([[1, 2]])
+        one, two = await runner.embed([[1, 2], [3]])
+        assert len(one) == len(two) > 0
+        assert one != two
         assert (await answer(runner, REQUESTS[0]))[1].generated_tokens == 12
     pretend(
         LOADED

@@ -1,5 +1,6 @@
 """The models of a server."""
 
+import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -79,9 +80,14 @@ class ServerPlace:
         )
 
     def open(self, name: str, wanted: Wanted) -> "Speaker":
+        parse_name(name)
         try:
             shown = self.client.show(name)
-        except ModelNotFound:
+        except ModelNotFound as error:
+            if os.path.exists(name):
+                raise ModelNotFound(
+                    f"{error} on the server; to run a file of that name, write ./{name[:100]}"
+                ) from error
             self._fetch(name, insecure=wanted.insecure)
             shown = self.client.show(name)
         continues_text = shown.template == _CONTINUES_TEXT and not shown.renderer

@@ -1,9 +1,9 @@
-"""The evaluator: batches of tokens in, logits out, through graphs that are built once and run again."""
+"""The evaluator: batches of tokens in, logits or states out, by graphs that are built once and run again."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from puna.kvcache import Cache, History
 from puna.ml import Backend, Context, DType, Tensor
 from puna.ml.array import Array, Floats
-from puna.models.base import Model, Step
+from puna.models.base import Decoder, Model, Step
 
 # Decoding needs one graph per step of the padded history and number of sequences, prompts one per length;
 # a few of each are alive at a time, and each costs less than a megabyte.
@@ -27,13 +27,15 @@ class Batch:
         tokens: token ids.
         positions: each one's position in its sequence.
         sequences: each one's sequence.
-        outputs: indexes into the batch whose logits are wanted, ascending, possibly none.
+        outputs: indexes into the batch whose results are wanted, ascending, possibly none.
+        segments: see `Step.segments`; one number stands for all.
     """
 
     tokens: NDArray[np.int32]
     positions: NDArray[np.int32]
     sequences: NDArray[np.int32]
     outputs: NDArray[np.int32]
+    segments: NDArray[np.int32] | int = 0
 
     @staticmethod
     def of(tokens: Sequence[int], start: int, sequence: int = 0, *, all_outputs: bool = False) -> Batch:
@@ -56,30 +58,50 @@ class _Traced:
     tokens: Array
     positions: Array
     outputs: Array
+    segments: Array
     history: History
-    logits: Tensor
+    result: Tensor
 
 
 class Evaluator:
     """Evaluates batches with one model and one cache.
 
-    The model's `forward` runs only when a batch has a shape that was not seen lately: its number of tokens
-    and outputs, and the padded length of the history. Otherwise the batch's numbers are written into the
-    inputs of the existing graph, which is run again.
+    What the model computes is traced only when a batch has a shape that was not seen lately: its number of
+    tokens and outputs, and the padded length of the history. Otherwise the batch's numbers are written into
+    the inputs of the existing graph, which is run again.
     """
 
-    def __init__(self, backend: Backend, model: Model, cache: Cache, *, replay: bool = True) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        model: Model,
+        cache: Cache,
+        *,
+        compute: Callable[[Step], Tensor] | None = None,
+        replay: bool = True,
+    ) -> None:
+        """
+        Args:
+            cache: the model's, with room before anything is evaluated.
+            compute: what of the model is wanted; None takes a decoder's logits and an encoder's states.
+            replay: whether to run graphs again.
+        """
         self.backend = backend
         self.model = model
         self.cache = cache
         self.replay = replay
+        self.compute = compute or (model.forward if isinstance(model, Decoder) else model.hidden)
         self._traced: OrderedDict[Hashable, _Traced] = OrderedDict()
 
     def logits(self, batch: Batch) -> Floats:
+        """`evaluate` for a decoder: F32 (outputs, vocabulary)."""
+        return self.evaluate(batch)
+
+    def evaluate(self, batch: Batch) -> Floats:
         """Evaluates the batch and stores its keys and values in the cache.
 
         Returns:
-            F32 (outputs, vocabulary); valid until the next call.
+            F32 (outputs, width); valid until the next call.
 
         Raises:
             CacheFull: the cache has no room for the batch; nothing has changed.
@@ -91,9 +113,10 @@ class Evaluator:
         traced.tokens[:] = batch.tokens
         traced.positions[:] = batch.positions
         traced.outputs[:wanted] = batch.outputs
+        traced.segments[:] = batch.segments
         self.cache.fill(traced.history)
-        traced.context.compute(traced.logits)
-        return traced.logits.array()[:wanted]
+        traced.context.compute(traced.result)
+        return traced.result.array()[:wanted]
 
     def reserve(self, num_batch: int, outputs: int = 1) -> None:
         """Makes room for the largest graph: `num_batch` tokens, logits of `outputs`, at full history.
@@ -103,8 +126,8 @@ class Evaluator:
         """
         with self.backend.new_context() as context:
             worst = self.cache.worst_case(num_batch)
-            _, logits = self._trace(context, num_batch, min(outputs, num_batch), worst)
-            context.forward(logits).reserve()
+            _, result = self._trace(context, num_batch, min(outputs, num_batch), worst)
+            context.forward(result).reserve()
 
     def forget_graphs(self) -> None:
         """Drops all graphs; the next batches build theirs anew."""
@@ -127,15 +150,16 @@ class Evaluator:
             self._traced.popitem(last=False)[1].context.close()
         context = self.backend.new_context()
         try:
-            step, logits = self._trace(context, tokens, outputs, history)
-            context.forward(logits)
+            step, result = self._trace(context, tokens, outputs, history)
+            context.forward(result)
             ids, positions, rows = step.tokens.array(), step.positions.array(), step.outputs.array()
             # A batch that wants no logits leaves this as it is, and it must make sense.
             rows[:] = 0
+            segments = step.segments.array()
         except BaseException:
             context.close()
             raise
-        self._traced[key] = traced = _Traced(context, ids, positions, rows, step.history, logits)
+        self._traced[key] = traced = _Traced(context, ids, positions, rows, segments, step.history, result)
         return traced
 
     def _trace(self, context: Context, tokens: int, outputs: int, history: Hashable) -> tuple[Step, Tensor]:
@@ -143,5 +167,6 @@ class Evaluator:
         ids = inputs.empty(DType.I32, tokens)
         positions = inputs.empty(DType.I32, tokens)
         rows = inputs.empty(DType.I32, outputs)
-        step = Step(ids, positions, rows, self.cache.trace(context, tokens, history))
-        return step, self.model.forward(step)
+        segments = inputs.empty(DType.I32, tokens)
+        step = Step(ids, positions, rows, self.cache.trace(context, tokens, history), segments)
+        return step, self.compute(step)

@@ -13,13 +13,15 @@ from typing import Self
 
 import msgspec
 
+from puna.engine.embed import Embedder, Pooling, scored, texts_together
 from puna.engine.evaluator import Evaluator
 from puna.engine.events import Done, Event
 from puna.engine.loop import Engine
 from puna.engine.options import LoadOptions
 from puna.engine.request import GenerateRequest
 from puna.engine.signals import interrupted_by_signals
-from puna.errors import InvalidOption, MissingCapability, PunaError
+from puna.engine.thinking import ends_with
+from puna.errors import InvalidOption, PunaError
 from puna.gguf import Metadata
 from puna.ml import (
     AllocationStatus,
@@ -28,10 +30,11 @@ from puna.ml import (
     DeviceMemory,
     DType,
     InsufficientMemory,
+    Tensor,
 )
 from puna.ml.array import Floats
 from puna.ml.backend import Backend, new_backend
-from puna.models.base import Model
+from puna.models.base import Encoder, Model, Step
 from puna.models.registry import build_model
 from puna.sampling.constraints import Constraint, Constraints, TokenTable
 from puna.sampling.grammar import Grammar, Thinking
@@ -65,7 +68,8 @@ class LoadedModel:
         self.evaluator = evaluator
         self.options = options
         self.num_ctx = context_length(self.metadata, options)
-        self.num_batch = batch_size(self.num_ctx, options)
+        self.num_batch = batch_size(self._model, self.num_ctx, options)
+        self._embedder: Embedder | None = None
         self.memory: BackendMemory = self.backend.backend_memory()
         self._engine: Engine | None = None
 
@@ -118,6 +122,7 @@ class LoadedModel:
 
         Raises:
             InvalidOption: the prompt is empty, or the grammar is refused.
+            MissingCapability: the model only reads.
             PunaError: as `Engine`, while the answer is read.
         """
         if grammar is not None:
@@ -166,13 +171,45 @@ class LoadedModel:
                     self._inboxes[other].append(event)
         return inbox.popleft()
 
+    @cached_property
+    def pooling(self) -> Pooling:
+        """How a text's vector is made of its states. Raises GGUFError: the file names no known way."""
+        return Pooling.of(self.metadata, self._model)
+
     def embed(self, inputs: Sequence[Sequence[int]]) -> list[Floats]:
-        """A vector for each text.
+        """One vector F32 (width,) for each text, given as token ids with those that begin and end it.
+
+        Vectors are not normalised. Any model makes them; they mean something if it was trained to. A model
+        that compares two texts, [CLS] query [SEP] document [SEP], gives its scores instead.
 
         Raises:
-            MissingCapability: the model makes none, as all those that can be loaded so far.
+            InvalidOption: a text has no tokens, or a number that is none.
+            ContextLengthExceeded: a text is longer than the context.
         """
-        raise MissingCapability(["embedding"], subject="this model")
+        return self.embedder.embed(inputs)
+
+    @property
+    def embedder(self) -> Embedder:
+        """What makes vectors; a decoder's has a cache of its own, so that no request is disturbed."""
+        if self._embedder is None:
+            self._embedder = self._new_embedder(self._model)
+        return self._embedder
+
+    def _new_embedder(self, model: Model) -> Embedder:
+        evaluator, pooling, segments, separator = self.evaluator, self.pooling, 0, None
+        if isinstance(model, Encoder) and pooling is Pooling.RANK:
+            evaluator, pooling = self._second_evaluator(scored(model)), Pooling.CLS
+            segments, separator = model.segment_kinds, self.tokenizer.eos_id
+        elif not isinstance(model, Encoder):
+            evaluator = self._second_evaluator(model.hidden)
+        budget = texts_together(model, self.num_batch)
+        vocabulary = self.tokenizer.vocab_size
+        return Embedder(evaluator, pooling, self.num_ctx, budget, vocabulary, segments, separator)
+
+    def _second_evaluator(self, compute: Callable[[Step], Tensor]) -> Evaluator:
+        """One with room for one request, made without reserving, for it may never be needed."""
+        options = replace(self.options, num_parallel=1)
+        return unreserved_evaluator(self.backend, self._model, options, compute)
 
     def _constrained(self, request: GenerateRequest) -> Constraint | None:
         if request.grammar is None:
@@ -200,7 +237,7 @@ class LoadedModel:
         """
         if self._engine is not None and not self._engine.idle:
             raise InvalidOption("the cache cannot be resized while requests are under way")
-        self.evaluator.close()
+        self._close_evaluators()
         try:
             self._use(self._new_evaluator(options), options)
         except PunaError:
@@ -217,8 +254,13 @@ class LoadedModel:
 
     def close(self) -> None:
         """Frees everything. Closing twice is harmless."""
-        self.evaluator.close()
+        self._close_evaluators()
         self.backend.close()
+
+    def _close_evaluators(self) -> None:
+        if self._embedder is not None:
+            self._embedder.evaluator.close()
+        self.evaluator.close()
 
     def __enter__(self) -> Self:
         return self
@@ -231,13 +273,6 @@ def token_table(tokenizer: Tokenizer) -> TokenTable:
     """What constraints need to know of a tokenizer."""
     special = [id for id in range(tokenizer.vocab_size) if tokenizer.is_special(id)]
     return TokenTable(tokenizer.pieces, special, tokenizer.end_ids, tokenizer.encode_continuation)
-
-
-def ends_with(tokenizer: Tokenizer, prompt: Sequence[int], text: str) -> bool:
-    """Whether the prompt's text, but for white space, ends with this."""
-    # Each byte is at most one token, and templates put a line end or two behind.
-    tail = b"".join(tokenizer.pieces[id] for id in prompt[-len(text.encode()) - 8 :])
-    return tail.rstrip().endswith(text.encode())
 
 
 def load_model(
@@ -363,22 +398,34 @@ def new_evaluator(backend: Backend, model: Model, options: LoadOptions) -> Evalu
         InsufficientMemory: there is not enough.
         InvalidOption: the cache type does not suit the model.
     """
-    num_ctx = context_length(backend.config(), options)
-    num_batch = batch_size(num_ctx, options)
-    evaluator = Evaluator(backend, model, model.cache())
-    kind = DType[options.kv_cache_type.upper()]
-    evaluator.cache.init(backend, kind, options.num_parallel, num_ctx, num_batch)
+    evaluator = unreserved_evaluator(backend, model, options)
     try:
-        evaluator.reserve(num_batch, options.num_parallel)
+        num_batch = batch_size(model, context_length(backend.config(), options), options)
+        evaluator.reserve(num_batch, num_batch if isinstance(model, Encoder) else options.num_parallel)
     except BaseException:
         evaluator.close()
         raise
     return evaluator
 
 
-def batch_size(num_ctx: int, options: LoadOptions) -> int:
-    """Most tokens evaluated at once."""
-    return min(options.num_batch, num_ctx)
+def unreserved_evaluator(
+    backend: Backend,
+    model: Model,
+    options: LoadOptions,
+    compute: Callable[[Step], Tensor] | None = None,
+) -> Evaluator:
+    """An evaluator whose memory is taken when it is first used. Raises: InvalidOption, as `new_evaluator`."""
+    num_ctx = context_length(backend.config(), options)
+    evaluator = Evaluator(backend, model, model.cache(), compute=compute)
+    kind = DType[options.kv_cache_type.upper()]
+    num_batch = batch_size(model, num_ctx, options)
+    evaluator.cache.init(backend, kind, options.num_parallel, num_ctx, num_batch)
+    return evaluator
+
+
+def batch_size(model: Model, num_ctx: int, options: LoadOptions) -> int:
+    """Most tokens evaluated at once: an encoder reads a text as a whole."""
+    return num_ctx if isinstance(model, Encoder) else min(options.num_batch, num_ctx)
 
 
 def context_length(metadata: Metadata, options: LoadOptions) -> int:

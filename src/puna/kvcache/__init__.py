@@ -1,5 +1,6 @@
 """Caches of keys and values: what has been computed for earlier tokens, shared by sequences."""
 
+from puna.kvcache.batch import WithinBatch
 from puna.kvcache.cache import MAX_SEQUENCES, Cache, CacheFull, History, Member, Shift, ShiftRefused
 from puna.kvcache.causal import Causal, Chunked, SlidingWindow
 from puna.kvcache.composed import Composed
@@ -16,4 +17,5 @@ __all__ = [
     "Shift",
     "ShiftRefused",
     "SlidingWindow",
+    "WithinBatch",
 ]

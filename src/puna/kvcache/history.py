@@ -17,7 +17,11 @@ _MINUS_INFINITY: dict[DType, np.unsignedinteger] = {
     DType.F16: np.uint16(0xFC00),
     DType.F32: np.uint32(0xFF800000),
 }
-"""The bits of -inf. Masks are written as bits, since the product of False and -inf would be NaN."""
+
+
+def minus_infinity(dtype: DType) -> np.unsignedinteger:
+    """The bits of -inf. Masks are written as bits, since the product of False and -inf would be NaN."""
+    return _MINUS_INFINITY[dtype]
 
 
 @dataclass(slots=True)
@@ -82,7 +86,7 @@ class CausalHistory(History):
 
     @cached_property
     def _minus_infinity(self) -> np.unsignedinteger:
-        return _MINUS_INFINITY[self.mask.dtype]
+        return minus_infinity(self.mask.dtype)
 
     @cached_property
     def _mask_bits(self) -> NDArray[np.unsignedinteger]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from puna.gguf import Metadata
-from puna.kvcache import Cache, History
+from puna.kvcache import Cache, History, WithinBatch
 from puna.ml import Tensor
 from puna.ml.nn import Module
 
@@ -17,14 +17,16 @@ class Step:
     Attributes:
         tokens: I32 (tokens,), ids.
         positions: I32 (tokens,), each token's place in its sequence.
-        outputs: I32 (outputs,), the rows whose logits are wanted, ascending, each at most once.
+        outputs: I32 (outputs,), the rows whose results are wanted, ascending; all, where they are as many.
         history: what came before.
+        segments: I32 (tokens,), 1 for the tokens of the second of two texts, else 0; for encoders.
     """
 
     tokens: Tensor
     positions: Tensor
     outputs: Tensor
     history: History
+    segments: Tensor
 
     def select(self, x: Tensor) -> Tensor:
         """The wanted rows of x (tokens, width) → (outputs, width)."""
@@ -34,6 +36,8 @@ class Step:
 
 class Model(Module, ABC):
     """A model built from a file's metadata; `puna.ml.nn.bind` gives it the weights.
+
+    It is a `Decoder` or an `Encoder`.
 
     Attributes:
         ignored: patterns (`fnmatch`) of tensors that files may hold although the model uses none of them.
@@ -51,12 +55,20 @@ class Model(Module, ABC):
         """
 
     @abstractmethod
-    def forward(self, step: Step) -> Tensor:
-        """The logits of the wanted rows, F32 (outputs, vocabulary)."""
+    def hidden(self, step: Step) -> Tensor:
+        """The states of the wanted rows after the last layer and its norm, F32 (outputs, hidden)."""
 
     @abstractmethod
     def cache(self) -> Cache:
         """A cache that suits the model's attention, without room yet."""
+
+
+class Decoder(Model):
+    """A model that tells which token comes next, each token seeing those before it."""
+
+    @abstractmethod
+    def forward(self, step: Step) -> Tensor:
+        """The logits of the wanted rows, F32 (outputs, vocabulary)."""
 
     @abstractmethod
     def shift(self, layer: int, key: Tensor, offsets: Tensor) -> Tensor:
@@ -66,3 +78,26 @@ class Model(Module, ABC):
             key: F32 (cells, kv_heads, d_k).
             offsets: I32 (cells,), how far each moves.
         """
+
+
+class Encoder(Model):
+    """A model that reads whole texts, each token seeing all of its text; it generates nothing."""
+
+    def cache(self) -> Cache:
+        return WithinBatch()
+
+    @property
+    def segment_kinds(self) -> int:
+        """How many values `Step.segments` can have; 0 where they play no part."""
+        return 0
+
+    def scores(self, states: Tensor) -> Tensor | None:
+        """What a head for classification says of the first tokens' states.
+
+        Args:
+            states: F32 (texts, hidden).
+
+        Returns:
+            F32 (texts, labels), or None if the file has no such head.
+        """
+        return None

@@ -23,7 +23,7 @@ from puna.ml.nn import (
     split_heads,
 )
 from puna.models import hyper
-from puna.models.base import Model, Step
+from puna.models.base import Decoder, Step
 
 Transform = Callable[[Tensor], Tensor]
 
@@ -155,7 +155,7 @@ class Layer(Module):
         return x + self.feed_forward_post_norm(self.feed_forward(self.feed_forward_norm(x)))
 
 
-class Gemma3(Model):
+class Gemma3(Decoder):
     """The decoder."""
 
     # Ollama's files of the larger sizes hold the image encoder as well.
@@ -171,13 +171,16 @@ class Gemma3(Model):
         self.output = Linear("output|token_embd", sizes.hidden, vocabulary)
 
     def forward(self, step: Step) -> Tensor:
+        logits, limit = self.output(self.hidden(step)), self.parameters.final_softcap
+        return logits.scale(1 / limit).tanh().scale(limit) if limit else logits
+
+    def hidden(self, step: Step) -> Tensor:
         x = self.embedding(step.tokens).scale(math.sqrt(self.parameters.sizes.hidden))
         for index, layer in enumerate(self.layers):
             last = index == len(self.layers) - 1
             rotate = partial(self._rotated, positions=step.positions, layer=index)
             x = layer(x, rotate, step.history.layer(index), step.select if last else None)
-        logits, limit = self.output(self.norm(x)), self.parameters.final_softcap
-        return logits.scale(1 / limit).tanh().scale(limit) if limit else logits
+        return self.norm(x)
 
     def _rotated(self, heads: Tensor, positions: Tensor, layer: int) -> Tensor:
         return heads.rope(positions, self._rope(layer))

@@ -28,7 +28,7 @@ def vocabulary(metadata: Metadata) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class Transformer:
-    """The sizes of a decoder.
+    """The sizes of a model.
 
     Attributes:
         layers: blocks.
@@ -38,7 +38,7 @@ class Transformer:
         kv_heads: of keys and values; divides `heads`.
         key_size: width of one head's query and key.
         value_size: width of one head's value.
-        eps: of the RMS norms.
+        eps: of the norms.
     """
 
     layers: int
@@ -56,12 +56,19 @@ class Transformer:
         return self.heads * self.key_size, self.kv_heads * self.key_size, self.kv_heads * self.value_size
 
 
-def transformer(metadata: Metadata, *, head_size: int | None = None, eps: float | None = None) -> Transformer:
+def transformer(
+    metadata: Metadata,
+    *,
+    head_size: int | None = None,
+    eps: float | None = None,
+    eps_key: str = "attention.layer_norm_rms_epsilon",
+) -> Transformer:
     """The sizes of the model that the metadata describes.
 
     Args:
         head_size: where the file names none; hidden / heads if None.
         eps: where the file names none; if None, it must.
+        eps_key: that of its kind of norm.
 
     Raises:
         GGUFError: a key is missing, or the sizes do not go together.
@@ -83,12 +90,11 @@ def transformer(metadata: Metadata, *, head_size: int | None = None, eps: float 
         kv_heads,
         count(metadata, "attention.key_length", size),
         count(metadata, "attention.value_length", size),
-        _epsilon(metadata, eps),
+        _epsilon(metadata, eps_key, eps),
     )
 
 
-def _epsilon(metadata: Metadata, default: float | None) -> float:
-    key = "attention.layer_norm_rms_epsilon"
+def _epsilon(metadata: Metadata, key: str, default: float | None) -> float:
     value = metadata.float(key) if default is None else metadata.float(key, default)
     if not 0 <= value < math.inf:
         raise GGUFError(f"{metadata.source}: the key {metadata.full_key(key)!r} cannot be {value}")

@@ -25,7 +25,7 @@ from puna.ml.nn import (
     split_heads,
 )
 from puna.models import hyper
-from puna.models.base import Model, Step
+from puna.models.base import Decoder, Step
 
 Transform = Callable[[Tensor], Tensor]
 
@@ -100,7 +100,7 @@ class Layer(Module):
         return x + self.feed_forward(self.feed_forward_norm(x))
 
 
-class Llama(Model):
+class Llama(Decoder):
     """The decoder."""
 
     # Frequencies that some old converters stored; they follow from the metadata.
@@ -119,12 +119,15 @@ class Llama(Model):
         )
 
     def forward(self, step: Step) -> Tensor:
+        return self.output(self.hidden(step))
+
+    def hidden(self, step: Step) -> Tensor:
         x = self.embedding(step.tokens)
         rotate = partial(self._rotated, positions=step.positions)
         for index, layer in enumerate(self.layers):
             last = index == len(self.layers) - 1
             x = layer(x, rotate, step.history.layer(index), step.select if last else None)
-        return self.output(self.norm(x))
+        return self.norm(x)
 
     def _rotated(self, heads: Tensor, positions: Tensor) -> Tensor:
         return heads.rope(positions, self.hyperparameters.rope, self.frequency_factors.maybe)

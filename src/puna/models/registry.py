@@ -9,8 +9,10 @@ from puna.models.base import Model
 
 # Text, so that a model's module is imported only when a file needs it.
 _MODELS = {
+    "bert": "puna.models.bert:Bert",
     "gemma3": "puna.models.gemma3:Gemma3",
     "llama": "puna.models.llama:Llama",
+    "nomic-bert": "puna.models.bert:NomicBert",
 }
 
 

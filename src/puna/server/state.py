@@ -1,13 +1,15 @@
 """What every route works with."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from starlette.responses import Response
+from starlette.types import Scope
 
 from puna.errors import PunaError
 from puna.options import ServerSettings
 from puna.scheduler.scheduler import Scheduler
+from puna.server.dialects import dialect_path
 from puna.server.errors import ErrorAnswer, error_answer
 from puna.server.http import BodyLimits, error_response
 from puna.server.metrics import Metrics
@@ -69,11 +71,13 @@ class AppState:
         self.metrics.error(answer.kind)
         return answer
 
-    def envelope(self, path: str) -> Envelope | None:
-        """How the dialect under that path tells errors; None for the native one."""
+    def envelope(self, scope: Scope) -> Envelope | None:
+        """How the dialect that a request speaks tells errors; None for the native one."""
+        path = dialect_path(scope)
         found = [prefix for prefix in self.envelopes if path.startswith(prefix)]
         return self.envelopes[max(found, key=len)] if found else None
 
-    def error_response(self, path: str, answer: ErrorAnswer) -> Response:
-        """The error as the dialect under that path tells it."""
-        return (self.envelope(path) or error_response)(answer)
+    def error_response(self, scope: Scope, answer: ErrorAnswer) -> Response:
+        """The error as the dialect that the request speaks tells it."""
+        named = replace(answer, request_id=scope["state"].get("request_id", ""))
+        return (self.envelope(scope) or error_response)(named)

@@ -7,7 +7,7 @@ from puna.create.request import CreateRequest
 from puna.errors import GGUFError
 from puna.gguf import Metadata
 from puna.progress import Report
-from puna.registry.sources import pull
+from puna.registry.sources import check_reachable, pull
 from puna.services.template_check import with_template
 from puna.store.library import Library
 from puna.store.name import ModelName
@@ -34,6 +34,8 @@ def create(
     """
 
     def fetch(name: ModelName, report: Report) -> None:
+        if not insecure:
+            check_reachable(name)
         pull(name, library, report, insecure=insecure, cancellation=cancellation)
 
     told = with_template(report, library, request.name)

@@ -2,8 +2,9 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import CancelledError
 
+from puna.cancellation import Cancellation
 from puna.errors import Interrupted
 from puna.store.digest import Digest
 from puna.store.library import Library
@@ -23,28 +24,32 @@ async def store_blob(library: Library, digest: Digest, chunks: AsyncIterator[byt
         StoreError: the store cannot be written.
         Exception: what `chunks` raises.
     """
-    loop = asyncio.get_running_loop()
-    pieces = _Pieces(chunks)
-    asked: list[Future[bytes]] = []
+    loop, cancellation, pieces = asyncio.get_running_loop(), Cancellation(), _Pieces(chunks)
+
+    def piece() -> bytes:
+        future = asyncio.run_coroutine_threadsafe(pieces.next(), loop)
+        try:
+            with cancellation.calling(future.cancel):
+                return future.result()
+        except CancelledError as error:
+            raise Interrupted("the upload was cancelled") from error
+        finally:
+            future.cancel()
 
     def work() -> None:
         with library.session() as session, session.create(size) as writer:
-            while True:
-                asked[:] = [asyncio.run_coroutine_threadsafe(pieces.next(), loop)]
-                try:
-                    piece = asked[0].result()
-                except CancelledError as error:
-                    raise Interrupted("the upload was cancelled") from error
-                if not piece:
-                    break
-                writer.write(piece)
+            while content := piece():
+                writer.write(content)
             writer.commit(digest)
 
+    working = asyncio.ensure_future(asyncio.to_thread(work))
     try:
-        await asyncio.to_thread(work)
-    finally:
-        for future in asked:
-            future.cancel()
+        await asyncio.shield(working)
+    except asyncio.CancelledError:
+        cancellation.cancel()
+        # The thread is about to clear up, and nobody else may use the chunks before.
+        await asyncio.wait([working])
+        raise
 
 
 class _Pieces:

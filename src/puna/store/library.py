@@ -100,6 +100,11 @@ class Library:
         """The folder of notes on uploads that have begun."""
         return self._state / "uploads"
 
+    @property
+    def conversions(self) -> Path:
+        """The folder of notes on what files became GGUF files; each can be lost."""
+        return self._state / "conversions"
+
     def listing(self) -> Listing:
         """The models there are. Raises: StoreError when the store cannot be read."""
         models: list[ListedModel] = []
@@ -257,7 +262,11 @@ class Library:
         return self._state / "pins"
 
     def _own_remains(self) -> list[Path]:
-        return [*self._state.glob(_SCRATCH_PREFIX + "*"), *self.uploads.glob("*")]
+        return [
+            *self._state.glob(_SCRATCH_PREFIX + "*"),
+            *self.uploads.glob("*"),
+            *self.conversions.glob("*"),
+        ]
 
     @contextmanager
     def _lock(self) -> Iterator[None]:

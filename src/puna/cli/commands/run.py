@@ -2,9 +2,9 @@
 
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from puna.cli.place import Place
     from puna.client import Client
     from puna.client.arguments import EmbedArguments
+    from puna.client.replies import ChatReply, GenerateReply
+
+Reply = TypeVar("Reply", "ChatReply", "GenerateReply")
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,18 +173,15 @@ def _opened(model: str, request: Request, where: Where) -> "Iterator[tuple[Place
     if client is not None and (why := _unfit(model, request)):
         without_server(client, where, why)
         client = None
-    place = store_place() if client is None else _server_place(client)
-    speaker = place.open(model, Wanted(request.options, request.insecure, request.keep_alive))
-    try:
+    with ExitStack() as stack:
+        if client is not None:
+            stack.enter_context(client)
+        place = store_place() if client is None else _server_place(client)
+        speaker = place.open(model, Wanted(request.options, request.insecure, request.keep_alive))
+        stack.callback(speaker.close)
         if request.grammar is not None:
             _show_warnings(speaker.warnings(request.grammar))
-        if speaker.continues_text and not request.raw:
-            terminal.complain("Note", "the model has no chat template, so it continues the text")
         yield place, speaker
-    finally:
-        speaker.close()
-        if client is not None:
-            client.close()
 
 
 def _server_place(client: "Client") -> "Place":
@@ -211,14 +211,27 @@ def _answer_once(speaker: Speaker, request: Request, text: str) -> None:
         if request.system == "":
             # A prompt cannot say that there is to be no system message; a conversation can.
             messages = [{"role": "system", "content": ""}, {"role": "user", "content": text}]
-            answer.show(speaker.chat(messages, request.grammar, arguments))
+            answer.show(_noted(speaker, request, speaker.chat(messages, request.grammar, arguments)))
         else:
             found = look(text, speaker.name, sees="vision" in speaker.capabilities)
             prompt = Prompt(found.text, request.system, found.images, request.raw)
-            answer.show(speaker.generate(prompt, request.grammar, arguments))
+            answer.show(_noted(speaker, request, speaker.generate(prompt, request.grammar, arguments)))
     terminal.show("\n\n" if terminal.is_terminal(sys.stdout) else "\n")
     if request.verbose:
         show_timings(answer)
+
+
+def _noted(speaker: Speaker, request: Request, replies: "Iterator[Reply]") -> "Iterator[Reply]":
+    """The replies; before the first, so that an error stands alone, what is to be known of the model."""
+    for number, reply in enumerate(replies):
+        if not number:
+            _note(speaker, request)
+        yield reply
+
+
+def _note(speaker: Speaker, request: Request) -> None:
+    if speaker.continues_text and not request.raw:
+        terminal.complain("Note", "the model has no chat template, so it continues the text")
 
 
 def _embed(speaker: Speaker, request: Request, text: str | None) -> None:
@@ -241,6 +254,7 @@ def _converse(place: "Place", speaker: Speaker, request: Request) -> None:
     from puna.cli.repl.reader import reader
     from puna.cli.repl.state import Talk
 
+    _note(speaker, request)
     converse(
         Talk(
             speaker,

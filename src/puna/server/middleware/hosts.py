@@ -80,7 +80,7 @@ def host_of(authority: str) -> str | None:
 
 
 class Hosts:
-    """Refuses requests for other hosts."""
+    """Refuses requests for other hosts, and targets that are none."""
 
     def __init__(self, app: ASGIApp, state: AppState, rules: HostRules) -> None:
         self._app = app
@@ -93,13 +93,16 @@ class Hosts:
         if refusal is None:
             await self._app(scope, receive, send)
         else:
-            await self._state.error_response(scope["path"], refusal)(scope, receive, send)
+            await self._state.error_response(scope, refusal)(scope, receive, send)
 
     def _refusal(self, scope: Scope) -> ErrorAnswer | None:
         given = values(scope, b"host")
         host = host_of(given[0]) if len(given) == 1 else None
         if host is None:
             return ErrorAnswer(400, "a request needs one valid Host header", "BadHost")
+        if not scope["path"].isprintable():
+            # A pattern that ends in `$` would take a newline for nothing.
+            return ErrorAnswer(400, "a path has no control characters", "BadPath")
         if self._rules.allow(host):
             return None
         return ErrorAnswer(

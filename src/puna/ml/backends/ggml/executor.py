@@ -39,7 +39,10 @@ class Executor(ABC):
     Attributes:
         current: the graph whose results are in the compute buffer.
         placement: counts the moves of the compute buffer; a graph placed in an older one is stale.
+        on_cpu: everything is computed by the CPU.
     """
+
+    on_cpu = False
 
     def __init__(self, library: Library) -> None:
         self.library = library
@@ -94,6 +97,8 @@ class Processor(Executor):
     All graphs are placed in one buffer of the largest one's size. Should a graph need more, the buffer
     moves, and the others are placed again when they run next.
     """
+
+    on_cpu = True
 
     def __init__(self, library: Library, backend: int) -> None:
         super().__init__(library)

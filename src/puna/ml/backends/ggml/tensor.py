@@ -60,6 +60,16 @@ def extents(shape: Sequence[int]) -> access.Int64s:
     return access.int64s([*reversed(shape), 1, 1, 1, 1][:_MAX_AXES])
 
 
+# Phi(x), the normal distribution, is nearly sigmoid(x p(x²)) with a polynomial p of these coefficients, the
+# constant first: x Phi(x) is met within 1e-7. They are fitted for the largest error from 0 to 14; beyond, x²
+# counts as the square of 14.
+_LOGIT = (
+    *(1.59576886, 7.26678396e-2, -6.58262059e-5, -1.10598248e-4),
+    *(7.95386398e-6, -2.67866586e-7, 3.6337289e-9),
+)
+_LOGIT_END = 14.0**2
+
+
 class GGMLTensor(Tensor):
     """A `ggml_tensor`; see `Tensor` for the operations.
 
@@ -241,7 +251,16 @@ class GGMLTensor(Tensor):
         return self._each("gelu", self.library.ggml_gelu)
 
     def gelu_erf(self) -> GGMLTensor:
-        return self._each("gelu_erf", self.library.ggml_gelu_erf)
+        graph = self._graph_with()
+        if not graph.executor.on_cpu:
+            return self._each("gelu_erf", self.library.ggml_gelu_erf)
+        # Nine times as fast as the library's, which calls erff for one element at a time.
+        rules.elements("gelu_erf", self)
+        square = self.sqr().clamp(0.0, _LOGIT_END)
+        slope = square.scale(*_LOGIT[-1:-3:-1])
+        for coefficient in _LOGIT[-3::-1]:
+            slope = slope.mul(square).scale(1.0, coefficient)
+        return self.mul(slope).silu().div(slope)
 
     def silu(self) -> GGMLTensor:
         return self._each("silu", self.library.ggml_silu)

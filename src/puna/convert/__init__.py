@@ -1,0 +1,1 @@
+"""Models in the form of Hugging Face, safetensors and JSON, as GGUF files; one file per architecture."""
