@@ -35,6 +35,11 @@ ROUTES = [
     ("GET", "/api/ps", INFERENCE),
     ("DELETE", "/api/requests/none", INFERENCE),
     *(("POST", f"/v1/{path}", INFERENCE) for path in ("chat/completions", "completions", "embeddings")),
+    *(("POST", f"/v1/{path}", INFERENCE) for path in ("rerank", "responses", "responses/input_tokens")),
+    *(("GET", f"/v1/{path}", INFERENCE) for path in ("models", "models/none", "responses/none")),
+    ("DELETE", "/v1/responses/none", INFERENCE),
+    ("GET", "/v1/responses/none/input_items", INFERENCE),
+    *(("POST", f"/v1/{path}", INFERENCE) for path in ("chat/completions", "completions", "embeddings")),
     *(("POST", f"/v1/{path}", INFERENCE) for path in ("rerank", "messages", "messages/count_tokens")),
     *(("GET", path, INFERENCE) for path in ("/v1/models", "/v1/models/none")),
 ]
