@@ -11,7 +11,7 @@ from puna.engine.events import Done, TextChunk
 from puna.engine.options import LoadOptions
 from puna.engine.request import GenerateRequest
 from puna.errors import OutOfMemory, PunaError, RunnerDied
-from puna.runner.protocol import Device, Loaded
+from puna.runner.protocol import Device, Loaded, Stepped
 from puna.scheduler.memory import HostMemory
 from puna.scheduler.scheduler import Lease, Scheduler
 from puna.scheduler.state import ModelSource, SchedulerOptions
@@ -37,6 +37,9 @@ class PretendedRunner:
     died: "asyncio.Future[None]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     users: int = 0
     resizes: list[LoadOptions] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.on_step: Callable[[Stepped], None] = lambda step: None
 
     @property
     def alive(self) -> bool:

@@ -4,6 +4,7 @@ import logging
 import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import cast
 
 from starlette.applications import Starlette
@@ -16,11 +17,12 @@ from puna import settings as environment
 from puna.errors import PunaError
 from puna.options import ServerSettings
 from puna.runner.process import Runner, plan
-from puna.scheduler.scheduler import Scheduler
-from puna.scheduler.state import SchedulerOptions
+from puna.runner.protocol import Stepped
+from puna.scheduler.scheduler import RunningModel, Scheduler
+from puna.scheduler.state import ModelSource, SchedulerOptions
 from puna.server import health
 from puna.server.logs import facts
-from puna.server.metrics import Metrics
+from puna.server.metrics import Load, Metrics, ModelMemory
 from puna.server.middleware.hosts import Hosts, host_rules, machine_names
 from puna.server.middleware.keys import Keys
 from puna.server.middleware.origins import Origins, origin_rules
@@ -36,8 +38,11 @@ logger = logging.getLogger("puna.server")
 
 def build_state(settings: ServerSettings, library: Library) -> AppState:
     """The parts that routes work with."""
-    scheduler = Scheduler(_scheduling(settings), start=Runner.start, plan=plan)
     metrics = _metrics(settings)
+    scheduler = Scheduler(
+        _scheduling(settings), start=Runner.start, plan=plan, ready=partial(_count_model, metrics)
+    )
+    metrics.watch(partial(_load_of, scheduler))
     return AppState(
         settings=settings,
         library=library,
@@ -81,6 +86,30 @@ def _scheduling(settings: ServerSettings) -> SchedulerOptions:
         gpu_overhead=settings.gpu_overhead,
         spread=settings.sched_spread,
     )
+
+
+def _count_model(metrics: Metrics, source: ModelSource, runner: RunningModel, seconds: float) -> None:
+    """From now on the model's steps count, until its process ends."""
+    metrics.loaded(source.name, seconds)
+    runner.on_step = partial(_count_step, metrics, source.name)
+    runner.died.add_done_callback(lambda _: metrics.unloaded(source.name))
+
+
+def _count_step(metrics: Metrics, model: str, step: Stepped) -> None:
+    if step.seconds:  # else it only tells of a request that was refused
+        metrics.step(
+            model,
+            sequences=step.sequences,
+            waiting=step.waiting,
+            tokens=step.tokens,
+            cells=step.cells,
+            seconds=step.seconds,
+        )
+
+
+def _load_of(scheduler: Scheduler) -> Load:
+    models = (ModelMemory(model.name, model.size, model.gpu_size) for model in scheduler.loaded())
+    return Load(scheduler.queued, tuple(models))
 
 
 def _metrics(settings: ServerSettings) -> Metrics:
