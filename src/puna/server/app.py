@@ -30,6 +30,7 @@ from puna.server.middleware.requests import Requests, request_id
 from puna.server.native import inference, models
 from puna.server.state import AppState
 from puna.services.inference import Inference
+from puna.services.limits import Limits
 from puna.services.operations import Operations
 from puna.store.library import Library
 
@@ -40,14 +41,21 @@ def build_state(settings: ServerSettings, library: Library) -> AppState:
     """The parts that routes work with."""
     metrics = _metrics(settings)
     scheduler = Scheduler(
-        _scheduling(settings), start=Runner.start, plan=plan, ready=partial(_count_model, metrics)
+        _scheduling(settings),
+        start=partial(
+            Runner.start,
+            memory=settings.runner_memory or None,
+            step_timeout=_finite(settings.step_timeout),
+        ),
+        plan=partial(plan, stall=_finite(settings.load_timeout), memory=settings.runner_memory or None),
+        ready=partial(_count_model, metrics),
     )
     metrics.watch(partial(_load_of, scheduler))
     return AppState(
         settings=settings,
         library=library,
         scheduler=scheduler,
-        inference=Inference(library, scheduler, watcher=metrics),
+        inference=Inference(library, scheduler, limits_of(settings), metrics),
         metrics=metrics,
         operations=Operations(settings.max_transfers),
         hidden=(str(library.root), *environment.private_folders()),
@@ -79,13 +87,34 @@ def _scheduling(settings: ServerSettings) -> SchedulerOptions:
         max_loaded=settings.max_loaded_models,
         max_queue=settings.max_queue,
         keep_alive=settings.keep_alive,
-        load_timeout=None if math.isinf(settings.load_timeout) else settings.load_timeout,
+        load_timeout=_finite(settings.load_timeout),
         num_parallel=settings.num_parallel,
         context_length=settings.context_length or None,
         kv_cache_type=settings.kv_cache_type,
         gpu_overhead=settings.gpu_overhead,
         spread=settings.sched_spread,
+        max_keep_alive=_finite(settings.max_keep_alive),
+        max_ctx=settings.max_ctx or None,
     )
+
+
+def limits_of(settings: ServerSettings) -> Limits:
+    """What the settings say of a request."""
+    return Limits(
+        messages=settings.max_messages,
+        images=settings.max_images,
+        stops=settings.max_stops,
+        stop_length=settings.max_stop_length,
+        inputs=settings.max_inputs,
+        opened=settings.max_opened_models,
+        opened_bytes=settings.max_opened_bytes,
+        threads=settings.prompt_threads,
+    )
+
+
+def _finite(seconds: float) -> float | None:
+    """The time, or None for ever."""
+    return None if math.isinf(seconds) else seconds
 
 
 def _count_model(metrics: Metrics, source: ModelSource, runner: RunningModel, seconds: float) -> None:
