@@ -138,9 +138,10 @@ class Machine:
 
     def report(self, path: Path, options: LoadOptions) -> Loaded:
         num_ctx = options.num_ctx or 4096
-        cache = num_ctx * options.num_parallel * 1000
+        num_parallel = options.num_parallel or 1
+        cache = num_ctx * num_parallel * 1000
         weights = self.weights.get(path.name, 100 * MB)
-        return Loaded(num_ctx, options.num_parallel, [Device("CPU", False, weights, cache, MB)], 4)
+        return Loaded(num_ctx, num_parallel, [Device("CPU", False, weights, cache, MB)], 4)
 
     def scheduler(self, options: SchedulerOptions | None = None) -> Scheduler:
         return Scheduler(

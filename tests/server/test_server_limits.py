@@ -78,6 +78,16 @@ def test_the_longest_keep_alive(server: Serve) -> None:
     assert 0 < model.expires <= 20
 
 
+@pytest.mark.parametrize(("settings", "num_parallel"), [({}, 4), ({"num_parallel": 2}, 2)])
+def test_how_many_requests_a_model_computes_at_once(
+    server: Serve, settings: dict[str, Any], num_parallel: int
+) -> None:
+    running = server(**settings)
+    running.post("/api/generate", {"model": "said"})
+    (model,) = running.state.scheduler.loaded()
+    assert model.num_parallel == num_parallel
+
+
 def test_a_model_that_hangs_is_ended_and_loaded_again(server: Serve) -> None:
     running = server(step_timeout=1.0)
     hung = loaded_pid(running)

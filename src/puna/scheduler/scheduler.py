@@ -229,7 +229,7 @@ class Scheduler:
         """The model, loaded as the options name it, for as long as the context lasts.
 
         Args:
-            options: fields with their default values are not named: they match what is loaded.
+            options: what is None is not named, and matches what is loaded.
             keep_alive: seconds to keep the model after its last request; None leaves it as it is.
 
         Raises:
