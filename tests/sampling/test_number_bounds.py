@@ -12,8 +12,8 @@ import pytest
 from tests.sampling.conftest import Accepts
 
 from puna.errors import InvalidOption
-from puna.sampling.bounds import with_plain_bounds
 from puna.sampling.grammar import Grammar
+from puna.sampling.narrowing import narrowed
 from puna.sampling.schema import parse_schema
 
 Schema = dict[str, Any]
@@ -143,9 +143,9 @@ def test_values_and_names_are_left_alone() -> None:
         "examples": [value],
         "properties": {"exclusiveMinimum": {"type": "string"}, "minimum": {"const": 1}},
     }
-    assert with_plain_bounds(schema) == schema
+    assert narrowed(schema) == schema
     plain = {"type": "number", "minimum": 0.1, "maximum": 99.5}
-    assert with_plain_bounds(plain) == plain
+    assert narrowed(plain) == plain
 
 
 def test_the_answer_to_a_lark_grammar_keeps_to_bounds_too(accepts: Accepts) -> None:

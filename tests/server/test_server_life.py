@@ -223,7 +223,7 @@ def test_tls(tmp_path: Path) -> None:
 
 
 def test_the_start_imports_what_it_needs_only() -> None:
-    """Templates, tokenizers, the registry's client and the compute half are not needed to answer."""
+    """Jinja, tokenizers, the registry's client and the compute half are not needed to answer."""
     code = (
         "import sys, puna.server.start, puna.options, puna.store.library, pathlib\n"
         "from puna.server.app import build_app, build_state\n"
@@ -247,15 +247,14 @@ def test_the_start_imports_what_it_needs_only() -> None:
             "truststore",
             "llguidance",
         ),
-        *("prometheus_client", "puna.ggml", "puna.ml", "puna.engine", "puna.template", "puna.chat"),
         *(
-            "puna.registry",
-            "puna.registry.client",
+            "prometheus_client",
+            "puna.ggml",
+            "puna.ml",
+            "puna.engine.loop",
+            "puna.template.jinja",
             "puna.create",
-            "rich",
-            "httpx2",
-            "websockets",
-            "multipart",
         ),
+        *("puna.registry.client", "puna.registry.http", "rich", "httpx2", "websockets", "multipart"),
     }
     assert unwanted & loaded == set()

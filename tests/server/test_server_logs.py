@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import threading
 
 import pytest
 from tests.server.conftest import Serve, quiet_loggers
@@ -18,19 +19,24 @@ SECRET = "a-secret-of-enough-letters"
 def test_a_request_is_a_line(server: Serve) -> None:
     running = server(api_keys=(api_key(SECRET, "mine"),))
     running.post("/api/show", {"model": "nope"}, {"x-api-key": SECRET, "X-Request-Id": "id-1"})
-    line = last_line(running.log)
+    line = line_with(running.log, "/api/show")
     assert (
         line.startswith("time=2")
         and " level=INFO msg=request request_id=id-1 method=POST path=/api/show" in line
     )
     assert " status=404 duration=" in line and line.endswith(" client=127.0.0.1 key=mine model=nope\n")
     running.get("/healthz")
-    assert "level=DEBUG" in last_line(running.log)
+    assert "level=DEBUG" in line_with(running.log, "/healthz")
 
 
-def last_line(log: io.StringIO) -> str:
-    """The last whole line."""
-    return log.getvalue().splitlines(keepends=True)[-1]
+def line_with(log: io.StringIO, text: str) -> str:
+    """The line that has `text`; it is written after the answer has been sent."""
+    for _ in range(3000):
+        found = [line for line in log.getvalue().splitlines(keepends=True) if text in line]
+        if found and found[-1].endswith("\n"):
+            return found[-1]
+        threading.Event().wait(0.01)
+    raise AssertionError(f"the log never says {text}")
 
 
 def test_no_secret_and_no_text_of_a_user_is_in_the_log(server: Serve) -> None:
@@ -38,7 +44,8 @@ def test_no_secret_and_no_text_of_a_user_is_in_the_log(server: Serve) -> None:
     headers = {"Authorization": f"Bearer {SECRET}", "Cookie": "SECRET-COOKIE"}
     running.post("/api/show?key=SECRET-QUERY", {"model": "x", "system": "SECRET-SYSTEM"}, headers)
     running.post("/api/create", {"model": "x", "from": "../", "system": "SECRET-SYSTEM"}, headers)
-    running.get("/", {"Authorization": "Bearer SECRET-WRONG"})
+    running.get("/", {"Authorization": "Bearer SECRET-WRONG", "X-Request-Id": "the-last"})
+    line_with(running.log, "the-last")
     log = running.log.getvalue()
     assert SECRET not in log and "SECRET-" not in log
 
@@ -54,6 +61,8 @@ def test_what_strangers_write_stays_on_its_line(server: Serve) -> None:
     ):
         running.post("/api/show", {"model": text})
         running.get("/" + "".join(f"%{byte:02x}" for byte in text.encode()[:500]), {"User-Agent": "a\tb"})
+    running.get("/", {"X-Request-Id": "the-last"})
+    line_with(running.log, "the-last")
     log = running.log.getvalue()
     assert log.isascii()
     assert all(character.isprintable() or character == "\n" for character in log)
@@ -63,7 +72,7 @@ def test_what_strangers_write_stays_on_its_line(server: Serve) -> None:
 def test_json_lines(server: Serve) -> None:
     running = server(log_format="json")
     running.post("/api/show", {"model": "a\nb"})
-    document = json.loads(last_line(running.log))
+    document = json.loads(line_with(running.log, "/api/show"))
     assert (document["msg"], document["model"], document["status"]) == ("request", "a\nb", 400)
     assert isinstance(document["duration"], float)
 

@@ -18,7 +18,12 @@ def named(content: bytes) -> str:
 
 
 def files(folder: Path) -> set[str]:
-    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    """What there is under a folder, which may vanish while one looks."""
+    return {
+        os.path.relpath(os.path.join(place, name), folder)
+        for place, _, names in os.walk(folder)
+        for name in names
+    }
 
 
 def settle(running: Running, expected: set[str]) -> None:

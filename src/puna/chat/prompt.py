@@ -16,7 +16,6 @@ from puna.template.conversation import render_go
 from puna.template.fields import text_of as text_field
 from puna.template.go import Template, parse
 from puna.template.images import with_image_tags
-from puna.template.jinja import render_chat, variables_of
 from puna.template.known import known_template
 from puna.template.shield import Shield, cut
 
@@ -176,7 +175,11 @@ class Prompter:
     @property
     def _mentioned(self) -> frozenset[str]:
         """The variables that a template in Jinja reads."""
-        return variables_of(self.template) if isinstance(self.template, str) else frozenset()
+        if not isinstance(self.template, str):
+            return frozenset()
+        from puna.template.jinja import variables_of
+
+        return variables_of(self.template)
 
     def _render(
         self,
@@ -203,6 +206,8 @@ class Prompter:
             )
         if self.template is None:
             return text_field(messages[-1], "content") if messages else ""
+        from puna.template.jinja import render_chat  # it takes longer to import than a server has to start
+
         return render_chat(
             self.template,
             messages,

@@ -26,6 +26,7 @@ from puna.engine.options import (
 )
 from puna.engine.request import GenerateRequest
 from puna.engine.signals import interrupted_by_signals
+from puna.engine.thinking import ends_with
 from puna.errors import InvalidOption, PunaError
 from puna.gguf import Metadata
 from puna.ml import (
@@ -278,13 +279,6 @@ def token_table(tokenizer: Tokenizer) -> TokenTable:
     """What constraints need to know of a tokenizer."""
     special = [id for id in range(tokenizer.vocab_size) if tokenizer.is_special(id)]
     return TokenTable(tokenizer.pieces, special, tokenizer.end_ids, tokenizer.encode_continuation)
-
-
-def ends_with(tokenizer: Tokenizer, prompt: Sequence[int], text: str) -> bool:
-    """Whether the prompt's text, but for white space, ends with this."""
-    # Each byte is at most one token, and templates put a line end or two behind.
-    tail = b"".join(tokenizer.pieces[id] for id in prompt[-len(text.encode()) - 8 :])
-    return tail.rstrip().endswith(text.encode())
 
 
 def load_model(

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from puna.errors import InvalidOption
-from puna.sampling.bounds import with_plain_bounds
 from puna.sampling.grammar import EMBEDDED, Grammar, Thinking, embedded_schema
+from puna.sampling.narrowing import narrowed
 from puna.sampling.schema import parse_schema
 
 if TYPE_CHECKING:
@@ -112,12 +112,12 @@ def _answer(grammar: Grammar, special: Mapping[str, int], thoughts: str) -> dict
 
 
 def with_options(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """The schema as it is compiled: plain bounds, and our options of the compiler in the place of its own.
+    """The schema as it is compiled: narrowed, and with our options of the compiler in the place of its own.
 
     Raises:
         InvalidOption: it holds a number that the compiler would take for another.
     """
-    return {**with_plain_bounds(schema), "x-guidance": JSON_OPTIONS}
+    return {**narrowed(schema), "x-guidance": JSON_OPTIONS}
 
 
 def _rules(grammar: Grammar, special: Mapping[str, int], thoughts: str) -> str:
@@ -136,11 +136,11 @@ def _rules(grammar: Grammar, special: Mapping[str, int], thoughts: str) -> str:
 
 
 def _with_embedded(source: str) -> str:
-    """A Lark grammar of someone else's, its JSON schemas with plain bounds."""
+    """A Lark grammar of someone else's, its JSON schemas narrowed as others are."""
     pieces, at = [], 0
     for found in EMBEDDED.finditer(source):
         schema, start, end = embedded_schema(source, found.end())
-        pieces += [source[at:start], json.dumps(with_plain_bounds(schema))]
+        pieces += [source[at:start], json.dumps(narrowed(schema))]
         at = end
     return "".join([*pieces, source[at:]])
 

@@ -118,7 +118,7 @@ def out_of_memory(name: str, need: Loaded, found: Sequence[Shortage]) -> OutOfMe
     contexts = f"{need.num_ctx} tokens of context"
     if need.num_parallel > 1:
         contexts = f"{need.num_parallel} times {contexts}"
-    places = "; ".join(map(str, found)) or f"{bytes_text(need.size)}, more than there is"
+    places = "; ".join(map(str, found)) or f"{bytes_text(need.size)} of memory, more than there is"
     return OutOfMemory(
         f"{name[:100]!r} with {contexts} needs {places}; lower num_ctx, or take a smaller model"
     )

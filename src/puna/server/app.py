@@ -1,5 +1,6 @@
 """The composition root: which parts make the server."""
 
+import asyncio
 import logging
 import math
 from collections.abc import AsyncIterator
@@ -15,12 +16,14 @@ from starlette.responses import PlainTextResponse, Response
 
 from puna import settings as environment
 from puna.errors import PunaError
-from puna.options import ServerSettings
+from puna.options import FILE, ServerSettings
 from puna.runner.process import Runner, plan
 from puna.runner.protocol import Stepped
 from puna.scheduler.scheduler import RunningModel, Scheduler
 from puna.scheduler.state import ModelSource, SchedulerOptions
-from puna.server import health
+from puna.server import anthropic, health, openai
+from puna.server.anthropic import routes as anthropic_routes
+from puna.server.errors import ErrorAnswer
 from puna.server.logs import facts
 from puna.server.metrics import Load, Metrics, ModelMemory
 from puna.server.middleware.hosts import Hosts, host_rules, machine_names
@@ -32,6 +35,7 @@ from puna.server.state import AppState
 from puna.services.inference import Inference
 from puna.services.limits import Limits
 from puna.services.operations import Operations
+from puna.services.responses import Responses
 from puna.store.library import Library
 
 logger = logging.getLogger("puna.server")
@@ -58,7 +62,9 @@ def build_state(settings: ServerSettings, library: Library) -> AppState:
         inference=Inference(library, scheduler, limits_of(settings), metrics),
         metrics=metrics,
         operations=Operations(settings.max_transfers),
+        responses=Responses(library.responses if settings.responses == FILE else None),
         hidden=(str(library.root), *environment.private_folders()),
+        envelopes={openai.PREFIX: openai.error_response, anthropic.PREFIX: anthropic.error_response},
     )
 
 
@@ -66,7 +72,13 @@ def build_app(state: AppState) -> Starlette:
     """The application: every route, behind what each request goes through."""
     settings = state.settings
     app = Starlette(
-        routes=[*models.routes(state), *health.routes(state), *inference.routes(state)],
+        routes=[
+            *models.routes(state),
+            *health.routes(state),
+            *inference.routes(state),
+            *anthropic_routes.routes(state),
+            *openai.routes(state),
+        ],
         middleware=[
             Middleware(Requests, state),
             Middleware(Hosts, state, host_rules(settings, machine_names())),
@@ -156,6 +168,7 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
     state.operations.close()
     await state.scheduler.close(0.0)
     await state.inference.close()
+    await asyncio.to_thread(state.responses.close)
 
 
 async def _puna_error(request: Request, error: Exception) -> Response:
@@ -163,12 +176,16 @@ async def _puna_error(request: Request, error: Exception) -> Response:
     answer = state.explain(cast(PunaError, error))
     if answer.status >= 500:
         logger.warning("a request failed", extra=facts(request_id=request_id(request), error=error))
-    return state.error_response(request.scope["path"], answer)
+    return state.error_response(request.scope, answer)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
     """What Starlette itself refuses, in Ollama's words."""
     refusal = cast(HTTPException, error)
+    status, headers = refusal.status_code, refusal.headers or {}
     texts = {404: "404 page not found", 405: "405 method not allowed"}
-    text = texts.get(refusal.status_code, refusal.detail)
-    return PlainTextResponse(text, refusal.status_code, refusal.headers)
+    text = texts.get(status, refusal.detail)
+    state: AppState = request.app.state.puna
+    if state.envelope(request.scope) is None:
+        return PlainTextResponse(text, status, headers)
+    return state.error_response(request.scope, ErrorAnswer(status, text, "NoRoute", headers))

@@ -14,8 +14,7 @@ INTERNAL = "internal error"
 CLIENT_GONE = 499
 """The status in logs, as nginx has it, of a request whose client did not wait for the answer."""
 
-# The nearest class in an error's ancestry counts.
-_STATUS: Mapping[type[PunaError], int] = {
+STATUSES: Mapping[type[PunaError], int] = {
     errors.PunaError: 500,
     errors.InvalidOption: 400,
     errors.FormatError: 400,
@@ -24,6 +23,10 @@ _STATUS: Mapping[type[PunaError], int] = {
     errors.MissingCapability: 400,
     errors.ContextLengthExceeded: 400,
     errors.OutOfMemory: 500,
+    errors.BackendError: 500,
+    errors.InternalError: 500,
+    errors.ServerUnreachable: 502,
+    errors.ServerError: 502,
     errors.Interrupted: CLIENT_GONE,
     errors.RunnerDied: 500,
     errors.Overloaded: 503,
@@ -32,9 +35,11 @@ _STATUS: Mapping[type[PunaError], int] = {
     errors.DigestMismatch: 502,
     errors.FetchError: 502,
     errors.ModelNotFound: 404,
+    errors.ResponseNotFound: 404,
     errors.Unauthorized: 401,
     errors.AddressRefused: 403,
 }
+"""Of the classes in an error's ancestry the nearest counts."""
 _PATH = re.compile(r"(?<![\w.:/@<-])(?:[A-Za-z]:)?[/\\][^\s'\"`,;:]*[/\\]([^\s'\"`,;:/\\]+)", re.ASCII)
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]{6,}", re.ASCII)
 _LONGEST = 2000
@@ -46,12 +51,16 @@ class Refused(PunaError):
     Attributes:
         status: of the HTTP answer.
         headers: that the answer is to have.
+        param: the field of the request that is wrong; empty where it is none, or none in particular.
     """
 
-    def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, status: int, message: str, headers: Mapping[str, str] | None = None, *, param: str = ""
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.headers = dict(headers or {})
+        self.param = param
 
 
 class ClientGone(Refused):
@@ -69,12 +78,20 @@ class ErrorAnswer:
         status: of the HTTP answer, while it can still be chosen.
         text: for the client.
         kind: the name of the error's class, for metrics.
+        param: the field of the request that is wrong, for dialects that tell it; empty where unknown.
+        request_id: the request's, for dialects that tell it; empty where unknown.
     """
 
     status: int
     text: str
     kind: str
     headers: Mapping[str, str] = field(default_factory=dict)
+    param: str = ""
+    request_id: str = ""
+
+
+STOPPING = ErrorAnswer(503, "the server is shutting down", "ShuttingDown", {"Retry-After": "10"})
+"""What is answered to a request that the end of the server ends."""
 
 
 def error_answer(error: PunaError, hidden: Sequence[str] = ()) -> ErrorAnswer:
@@ -85,10 +102,10 @@ def error_answer(error: PunaError, hidden: Sequence[str] = ()) -> ErrorAnswer:
     """
     kind = type(error).__name__
     if isinstance(error, Refused):
-        return ErrorAnswer(error.status, str(error), kind, error.headers)
+        return ErrorAnswer(error.status, str(error), kind, error.headers, error.param)
     text = error.detail if isinstance(error, MissingCapability) else str(error)
     headers = {"Retry-After": str(error.retry_after)} if isinstance(error, Overloaded) else {}
-    status = next(_STATUS[cls] for cls in type(error).__mro__ if cls in _STATUS)
+    status = next(STATUSES[cls] for cls in type(error).__mro__ if cls in STATUSES)
     return ErrorAnswer(
         status, public_text(text, hidden, paths=not isinstance(error, InvalidOption)), kind, headers
     )

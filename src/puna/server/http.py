@@ -6,6 +6,7 @@ over, null leaves a field as it is, and the content type says nothing.
 
 import asyncio
 import logging
+import re
 import types
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from contextlib import aclosing, suppress
@@ -19,7 +20,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from puna.errors import PunaError
-from puna.server.errors import INTERNAL, ClientGone, ErrorAnswer, Refused
+from puna.server.errors import INTERNAL, STOPPING, ClientGone, ErrorAnswer, Refused
 
 logger = logging.getLogger("puna.server")
 
@@ -31,6 +32,8 @@ MAX_VALUES = 2_000_000
 """Most commas and opening brackets of a body, so that a small body does not become a large heap."""
 
 _LAST_WORDS_SECONDS = 1.0
+# Where msgspec says that a wrong value is: the field of the whole document that it is in.
+_PLACE = re.compile(r"at `\$\.(\w{1,100})", re.ASCII)
 
 T = TypeVar("T")
 
@@ -103,15 +106,23 @@ def decode_json(content: bytes, kind: type[T]) -> T:
     try:
         value = msgspec.json.decode(content)
         check_depth(value)
-        return msgspec.convert(_folded(value, kind), kind)
     except RecursionError as error:
         raise _too_deep() from error
     except UnicodeDecodeError as error:
         raise Refused(400, "invalid JSON: it is not UTF-8") from error
-    except msgspec.ValidationError as error:
-        raise Refused(400, f"invalid request: {str(error).replace('`', '')[:200]}") from error
     except msgspec.DecodeError as error:
         raise Refused(400, f"invalid JSON: {str(error).removeprefix('JSON is malformed: ')[:200]}") from error
+    return convert_json(value, kind)
+
+
+def convert_json(value: object, kind: type[T]) -> T:
+    """The value of a JSON document as a `kind`; see `decode_json`. Raises: Refused, 400."""
+    try:
+        return msgspec.convert(_folded(value, kind), kind)
+    except msgspec.ValidationError as error:
+        found = _PLACE.search(str(error))
+        text = f"invalid request: {str(error).replace('`', '')[:200]}"
+        raise Refused(400, text, param=found[1] if found else "") from error
 
 
 def check_depth(value: object, limit: int = MAX_DEPTH) -> None:
@@ -148,7 +159,7 @@ def stream_ndjson(events: AsyncGenerator[Item, None], explain: Explain) -> Respo
     generator is closed as soon as the client is gone: by cancellation while it waits, else by `aclose`, so
     one that iterates over another should hold that by `contextlib.aclosing`.
     """
-    return _Lines(events, explain)
+    return StreamedAnswer(events, explain, Framing(NDJSON, _line, error_response, _error_line))
 
 
 async def last_item(request: Request, events: AsyncGenerator[Item, None]) -> Item:
@@ -192,14 +203,32 @@ async def _disconnected(receive: Receive) -> None:
         pass
 
 
-class _Lines(Response):
-    """See `stream_ndjson`."""
+@dataclass(frozen=True, slots=True)
+class Framing:
+    """How a dialect writes a stream.
 
-    def __init__(self, events: AsyncGenerator[Item, None], explain: Explain) -> None:
-        super().__init__(media_type=NDJSON)
+    Attributes:
+        media_type: the content type.
+        item: the bytes of one document.
+        refusal: the answer where an error comes before the first item.
+        failure: the bytes of an error that comes later: the stream's last.
+    """
+
+    media_type: str
+    item: Callable[[Item], bytes]
+    refusal: Callable[[ErrorAnswer], Response]
+    failure: Callable[[ErrorAnswer], bytes]
+
+
+class StreamedAnswer(Response):
+    """A stream, each item sent when it comes; see `stream_ndjson`."""
+
+    def __init__(self, events: AsyncGenerator[Item, None], explain: Explain, framing: Framing) -> None:
+        super().__init__(media_type=framing.media_type)
         del self.headers["content-length"]
         self._events = events
         self._explain = explain
+        self._framing = framing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with suppress(ClientGone):
@@ -210,31 +239,32 @@ class _Lines(Response):
             try:
                 first = await anext(self._events, None)
             except PunaError as error:
-                await error_response(self._explain(error))(scope, receive, send)
+                await self._framing.refusal(self._explain(error))(scope, receive, send)
                 return
             await send(
                 {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
             )
-            last = await self._lines(first, send)
+            last = await self._items(first, send)
         await _send_body(send, last, more=False)
 
-    async def _lines(self, item: Item | None, send: Send) -> bytes:
+    async def _items(self, item: Item | None, send: Send) -> bytes:
         """Send the items; what is to be said at the end."""
+        framing = self._framing
         try:
             while item is not None:
-                await _send_body(send, _line(item))
+                await _send_body(send, framing.item(item))
                 item = await anext(self._events, None)
         except PunaError as error:
-            return _line({"error": self._explain(error).text})
+            return framing.failure(self._explain(error))
         except asyncio.CancelledError:
             # Either nobody listens any more, or the server is about to stop.
             with suppress(TimeoutError):
                 async with asyncio.timeout(_LAST_WORDS_SECONDS):
-                    await _send_body(send, _line({"error": "the server is shutting down"}), more=False)
+                    await _send_body(send, framing.failure(STOPPING), more=False)
             raise
         except Exception:  # the status has been sent: this is the last place to tell of a fault
             logger.exception("a stream failed")
-            return _line({"error": INTERNAL})
+            return framing.failure(ErrorAnswer(500, INTERNAL, "internal"))
         return b""
 
 
@@ -244,6 +274,10 @@ async def _send_body(send: Send, body: bytes, *, more: bool = True) -> None:
 
 def _line(item: Item) -> bytes:
     return (item if isinstance(item, bytes) else msgspec.json.encode(item)) + b"\n"
+
+
+def _error_line(answer: ErrorAnswer) -> bytes:
+    return _line({"error": answer.text})
 
 
 def _too_deep() -> Refused:

@@ -50,6 +50,8 @@ class AskedAnswer(Asked, frozen=True, kw_only=True):
         logprobs: report the log-probability of each token.
         top_logprobs: with logprobs, so many alternatives.
         logit_bias: token id to what is added to its logit.
+        thinking_budget: most tokens of thinking, where the model thinks between tags; below 0 no limit.
+        tell_prompt: `Prompted` comes before everything else.
     """
 
     format: Format = None
@@ -59,6 +61,8 @@ class AskedAnswer(Asked, frozen=True, kw_only=True):
     logprobs: bool = False
     top_logprobs: int = 0
     logit_bias: Mapping[int, float] = msgspec.field(default_factory=dict)
+    thinking_budget: int = -1
+    tell_prompt: bool = False
 
     @property
     def grammar(self) -> Grammar | None:
@@ -71,17 +75,24 @@ class ChatRequest(AskedAnswer, frozen=True, kw_only=True):
 
     The model's own messages come before the caller's, and its system message before all, where the caller's
     first message is none.
+
+    Attributes:
+        parallel_tool_calls: an answer may have several calls; otherwise it ends with the first.
+        variables: further ones of the model's chat template.
     """
 
     messages: Sequence[Message]
     tools: Sequence[Mapping[str, Any]] = ()
     tool_choice: ToolChoice = "auto"
+    parallel_tool_calls: bool = True
+    variables: Mapping[str, Any] = msgspec.field(default_factory=dict)
 
 
 class CompletionRequest(AskedAnswer, frozen=True, kw_only=True):
     """A prompt to go on with.
 
     Attributes:
+        prompt: a text, or in raw mode its tokens.
         suffix: the text after the gap that the model is to fill.
         system: the system message; empty for the model's own.
         template: a prompt template in Go's language that replaces the model's.
@@ -90,7 +101,7 @@ class CompletionRequest(AskedAnswer, frozen=True, kw_only=True):
         images: the content of image files.
     """
 
-    prompt: str
+    prompt: str | Sequence[int]
     suffix: str = ""
     system: str = ""
     template: str = ""
@@ -132,6 +143,7 @@ def chat_conversation(request: ChatRequest, model: Model | None, limits: Limits)
         think=request.think,
         format=request.grammar,
         truncate=request.truncate,
+        variables=request.variables,
     )
 
 
@@ -141,7 +153,9 @@ def completion_conversation(request: CompletionRequest, model: Model | None, lim
     Raises:
         InvalidOption: there is too much of something, or it makes no sense.
     """
-    messages = [Message("user", request.prompt, images=request.images)]
+    # Tokens are in raw mode only, which makes no use of the messages.
+    text = request.prompt if isinstance(request.prompt, str) else ""
+    messages = [Message("user", text, images=request.images)]
     _check_images(messages, limits)
     if not request.suffix and not request.raw:
         own = [] if request.context else _own(model)
@@ -165,7 +179,9 @@ def _own(model: Model | None) -> list[Message]:
 
 
 def check_raw(request: CompletionRequest) -> None:
-    """Raises InvalidOption where a prompt is whole, and yet something is to be put around it."""
+    """Raises InvalidOption where a prompt is whole, and yet something is to be put around it, or must be."""
+    if not request.raw and not isinstance(request.prompt, str):
+        raise InvalidOption("a prompt in tokens is whole: nothing can be put around it")
     if request.raw and (request.template or request.system or request.context):
         raise InvalidOption("raw mode does not support template, system, or context")
 
@@ -177,7 +193,7 @@ def with_template(chat: Chat, template: str) -> Chat:
 
 def prepare_completion(chat: Chat, request: CompletionRequest, conversation: Conversation) -> Prepared:
     """What the engine needs for a prompt. Raises: as `Chat.prepare`."""
-    if request.raw:
+    if request.raw or not isinstance(request.prompt, str):
         return chat.prepare_raw(request.prompt, conversation.format)
     prepared = chat.prepare(conversation)
     if not request.context:

@@ -40,6 +40,8 @@ class Finished:
         load_seconds: how long the model took to load, where it had to.
         total_seconds: from the request to here, waiting included; 0 where nobody measured.
         context: the prompt and the answer as tokens, where they were asked for.
+        stop_text: the stop text that ended it; empty where none did.
+        thinking_tokens: how many of the answer's tokens the text of its thinking takes.
     """
 
     counts: Done
@@ -48,6 +50,8 @@ class Finished:
     load_seconds: float = 0.0
     total_seconds: float = 0.0
     context: tuple[int, ...] = ()
+    stop_text: str = ""
+    thinking_tokens: int = 0
 
     @property
     def reason(self) -> Literal["stop", "length", "cancelled"]:
@@ -242,10 +246,15 @@ class Chat:
         )
         return reading.events(events)
 
-    def prepare_raw(self, text: str, format: Grammar | None = None) -> Prepared:
-        """What the engine needs for a prompt that its caller has written whole, control tokens and all."""
+    def prepare_raw(self, prompt: str | Sequence[int], format: Grammar | None = None) -> Prepared:
+        """What the engine needs for a prompt that its caller has written whole, control tokens and all.
+
+        Args:
+            prompt: a text, or its tokens as they are.
+        """
         parser = Style("passthrough", TemplateTags()).reader({}, thinking_open=False)
-        return Prepared(self.prompter.text(text, raw=True), parser, grammar=format)
+        tokens = self.prompter.text(prompt, raw=True) if isinstance(prompt, str) else list(prompt)
+        return Prepared(tokens, parser, grammar=format)
 
     def prepare(self, conversation: Conversation) -> Prepared:
         """What the engine needs for a conversation.
@@ -380,6 +389,10 @@ class Reading:
         """A stop text has come about, so nothing more is wanted."""
         return self._content.stopped
 
+    def stop_text(self, counts: Done) -> str:
+        """The stop text that ended the answer, here or in the engine; empty where none did."""
+        return self._content.stop_text or counts.stop_text
+
     def events(self, events: Iterable[EngineEvent]) -> Iterator[Event | Finished]:
         """The answer's events, and at last `Finished`."""
         for event in events:
@@ -387,7 +400,12 @@ class Reading:
                 yield from self.feed(event.text)
             else:
                 yield from self.finish()
-                yield Finished(event, self._prepared.dropped_tokens, self._prepared.dropped_messages)
+                yield Finished(
+                    event,
+                    self._prepared.dropped_tokens,
+                    self._prepared.dropped_messages,
+                    stop_text=self.stop_text(event),
+                )
 
     def feed(self, text: str) -> list[Event]:
         """The events that this text completes."""

@@ -15,7 +15,7 @@ from functools import partial
 from typing import ParamSpec, Protocol, TypeAlias, TypeVar
 
 from puna.chat.conversation import Conversation
-from puna.chat.events import Event
+from puna.chat.events import Event, Thinking, ToolCall
 from puna.engine.events import Done, TokenLogprob
 from puna.engine.request import GenerateRequest
 from puna.errors import ContextLengthExceeded, MissingCapability
@@ -55,7 +55,18 @@ class Logprobs:
     tokens: tuple[TokenLogprob, ...]
 
 
-AnswerEvent: TypeAlias = Event | Logprobs | Finished
+@dataclass(frozen=True, slots=True)
+class Prompted:
+    """The prompt is made, and the model about to read it; comes first, where it is asked for.
+
+    Attributes:
+        tokens: of the prompt.
+    """
+
+    tokens: int
+
+
+AnswerEvent: TypeAlias = Event | Logprobs | Prompted | Finished
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +79,12 @@ class Answer:
     Attributes:
         ignored: options of the request that mean nothing here.
         events: raises any PunaError.
+        digest: of the model that answers, 64 hexadecimal digits.
     """
 
     ignored: tuple[str, ...]
     events: AsyncGenerator[AnswerEvent, None]
+    digest: str = ""
 
     def __aiter__(self) -> AsyncIterator[AnswerEvent]:
         return self.events
@@ -102,6 +115,7 @@ class _Job:
         prepare: makes the prompt, for the chat with its length of context.
         chat: what to make it with.
         keeps_context: `Finished` is to have the tokens.
+        one_call: the answer ends with its first call.
     """
 
     request: AskedAnswer
@@ -110,6 +124,7 @@ class _Job:
     chat: Chat
     prepare: Callable[[Chat], Prepared]
     keeps_context: bool = False
+    one_call: bool = False
 
 
 def _not_found(name: str) -> str:
@@ -319,7 +334,8 @@ class Inference:
         conversation = await self._apart(chat_conversation, request, model.model, self._limits)
         model.chat.check(conversation, "chat")
         options = self._options(request, model)
-        return _Job(request, model, options, model.chat, partial(_prepare_chat, conversation))
+        prepare = partial(_prepare_chat, conversation)
+        return _Job(request, model, options, model.chat, prepare, one_call=not request.parallel_tool_calls)
 
     async def _completion_job(self, request: CompletionRequest) -> _Job:
         model = await self.open(request.model)
@@ -328,6 +344,8 @@ class Inference:
 
         def made() -> tuple[Chat, Conversation]:
             check_tokens(request.context, model.tokenizer, "context")
+            if not isinstance(request.prompt, str):
+                check_tokens(request.prompt, model.tokenizer, "prompt")
             conversation = completion_conversation(request, model.model, self._limits)
             return with_template(model.chat, request.template), conversation
 
@@ -339,16 +357,20 @@ class Inference:
 
     def _started(self, job: _Job) -> Answer:
         events = self.requests.cancellable(job.request.id, job.request.key, self._events(job))
-        return Answer(job.options.ignored, events)
+        return Answer(job.options.ignored, events, job.model.digest)
 
     async def _events(self, job: _Job) -> AsyncGenerator[AnswerEvent, None]:
         began = time.perf_counter()
         async with self._scheduler.lease(job.model.source, job.options.load, job.request.keep_alive) as lease:
             prepared = await self._prepared(job, lease)
+            if job.request.tell_prompt:
+                yield Prompted(len(prepared.prompt))
             reading = Reading(prepared, job.options.stop)
             clock = _Clock(began, job.model.source.name, self._watcher)
             counts: Done | None = None
+            called = False
             texts: list[str] = []
+            thoughts: list[str] = []
             async with aclosing(lease.runner.generate(_for_engine(job, prepared, lease))) as pieces:
                 async for piece in pieces:
                     if isinstance(piece, Done):
@@ -360,11 +382,17 @@ class Inference:
                     if job.keeps_context:
                         texts.append(piece.text)
                     for event in reading.feed(piece.text):
+                        if isinstance(event, Thinking):
+                            thoughts.append(event.text)
                         yield event
-                    if reading.stopped:
+                        if called := job.one_call and isinstance(event, ToolCall):
+                            break
+                    if called or reading.stopped:
                         break
-        for event in reading.finish():
+        for event in [] if called else reading.finish():
             yield event
+            if job.one_call and isinstance(event, ToolCall):
+                break
         counts = counts or clock.stopped(len(prepared.prompt))
         clock.finished(counts)
         yield Finished(
@@ -374,7 +402,15 @@ class Inference:
             load_seconds=lease.load_seconds,
             context=await self._apart(_whole, job, prepared, "".join(texts)) if job.keeps_context else (),
             total_seconds=time.perf_counter() - began,
+            stop_text=reading.stop_text(counts),
+            thinking_tokens=await self._count(job, "".join(thoughts)),
         )
+
+    async def _count(self, job: _Job, text: str) -> int:
+        """How many tokens a text within an answer takes."""
+        if not text:
+            return 0
+        return len(await self._apart(job.model.tokenizer.encode_continuation, text))
 
     async def _prepared(self, job: _Job, lease: Lease) -> Prepared:
         try:
@@ -457,6 +493,7 @@ def _for_engine(job: _Job, prepared: Prepared, lease: Lease) -> GenerateRequest:
         shift=job.request.shift,
         num_keep=min(options.num_keep, len(prepared.prompt)),
         scope=job.request.key,
+        thinking_budget=job.request.thinking_budget,
     )
 
 

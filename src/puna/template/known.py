@@ -13,7 +13,6 @@ from types import MappingProxyType
 from puna.errors import ModelError
 from puna.template.conversation import render_go
 from puna.template.go import Template, parse
-from puna.template.jinja import render_chat
 
 # The families, and the texts that end an answer of each.
 STOPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
@@ -130,6 +129,8 @@ class _Own:
 
     def prompt(self, conversation: Conversation) -> str | None:
         """The prompt without BOS, None where the template refuses the conversation."""
+        from puna.template.jinja import render_chat  # it takes longer to import than a server has to start
+
         try:
             prompt = render_chat(
                 self.template, conversation, bos_token=self.bos_token, eos_token=self.eos_token

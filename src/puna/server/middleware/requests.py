@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from puna.options import ApiKey
-from puna.server.errors import CLIENT_GONE, ErrorAnswer, internal_error
+from puna.server.errors import CLIENT_GONE, STOPPING, ErrorAnswer, internal_error
 from puna.server.logs import facts
 from puna.server.middleware.headers import adding, values
 from puna.server.state import AppState
@@ -53,8 +53,7 @@ class Requests:
             await self._app(scope, receive, exchange.send)
         except asyncio.CancelledError:
             # Only the end of the server cancels a request.
-            answer = ErrorAnswer(503, "the server is shutting down", "ShuttingDown", {"Retry-After": "10"})
-            await self._answer(answer, exchange, receive)
+            await self._answer(STOPPING, exchange, receive)
         except Exception:  # whatever it is, the client gets an answer and the log the reason
             logger.exception("a request failed", extra=facts(request_id=exchange.id))
             self._state.metrics.error("internal")
@@ -64,9 +63,7 @@ class Requests:
 
     async def _answer(self, answer: ErrorAnswer, exchange: "_Exchange", receive: Receive) -> None:
         if not exchange.status:
-            await self._state.error_response(exchange.scope["path"], answer)(
-                exchange.scope, receive, exchange.send
-            )
+            await self._state.error_response(exchange.scope, answer)(exchange.scope, receive, exchange.send)
 
     def _tell(self, exchange: "_Exchange", seconds: float) -> None:
         scope, status = exchange.scope, exchange.status if exchange.complete else CLIENT_GONE

@@ -1,4 +1,4 @@
-"""Bounds of numbers in a JSON Schema, written so that the compiler keeps them for what a reader sees.
+"""JSON Schemas written so that the compiler keeps them for what a reader sees: bounds of numbers, and dates.
 
 The compiler compares decimal texts, readers binary64: `-23.00000000000000000001` is below an exclusive
 maximum of -23 as a text, and is -23 to who parses it. So numbers with an exclusive bound get at most nine
@@ -19,6 +19,7 @@ from decimal import ROUND_CEILING, Context, Decimal
 from typing import Any
 
 from puna.errors import InvalidOption
+from puna.sampling.dates import with_existing_dates
 
 LARGEST_EXACT = 2**53
 """Up to here every whole number is a binary64 number."""
@@ -37,8 +38,8 @@ _ROUNDING = Context(prec=800, rounding=ROUND_CEILING)
 _VALUES = ("const", "enum", "default", "examples")
 
 
-def with_plain_bounds(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """The schema with bounds that allow no number which the schema's own do not.
+def narrowed(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """The schema as the compiler is given it, which allows nothing that the schema itself does not.
 
     Raises:
         InvalidOption: `const` or `enum` holds a number beyond 2^53.
@@ -62,6 +63,7 @@ def _rewritten(schema: Any, places: int) -> Any:
     for key in ("const", "enum"):
         _check_exact(key, schema.get(key))
     result = {key: value if key in _VALUES else _rewritten(value, places) for key, value in schema.items()}
+    result = with_existing_dates(result)
     lower, upper = _lower(schema), _upper(schema)
     if lower is None and upper is None:
         return result

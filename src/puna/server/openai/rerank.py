@@ -1,0 +1,69 @@
+"""POST /v1/rerank, in the words of Jina's and Cohere's APIs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from puna.options import INFERENCE
+from puna.server.errors import Refused
+from puna.server.http import json_response, while_connected
+from puna.server.openai.body import ModelBody, asked_of, check_ignored, ignored_header, read_request
+from puna.server.openai.usage import new_id
+from puna.server.routing import route
+from puna.server.state import AppState
+from puna.services.asked import Asked
+
+
+class RerankBody(ModelBody, kw_only=True):
+    """The body."""
+
+    query: str = ""
+    documents: list[Any] = msgspec.field(default_factory=list)
+    top_n: int | None = None
+    return_documents: bool = False
+
+
+def routes(state: AppState) -> list[Route]:
+    """The route."""
+    return [route("/v1/rerank", _Rerank(state).rerank, "POST", opens=INFERENCE)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Rerank:
+    state: AppState
+
+    async def rerank(self, request: Request) -> Response:
+        """POST /v1/rerank."""
+        body, ignored = await read_request(request, RerankBody, self.state.limits)
+        asked, documents = Asked(**asked_of(request, body)), _texts(body.documents)
+        if body.top_n is not None and body.top_n < 1:
+            raise Refused(400, f"top_n must be at least 1, not {body.top_n}", param="top_n")
+        made = await while_connected(request.receive, self.state.inference.rank(asked, body.query, documents))
+        ignored += [f"options.{name}" for name in made.ignored]
+        check_ignored(request, ignored)
+        scores = [vector[0] for vector in made.vectors]
+        best = sorted(range(len(scores)), key=lambda index: -scores[index])[: body.top_n]
+        results = [
+            {
+                "index": index,
+                "relevance_score": scores[index],
+                **({"document": {"text": documents[index]}} if body.return_documents else {}),
+            }
+            for index in best
+        ]
+        usage = {"prompt_tokens": made.tokens, "total_tokens": made.tokens}
+        reply = {"id": new_id("rerank-"), "model": body.model, "object": "list", "results": results}
+        return json_response({**reply, "usage": usage}, headers=ignored_header(ignored))
+
+
+def _texts(documents: Sequence[object]) -> list[str]:
+    """The documents: texts, or objects with a `text`. Raises: Refused."""
+    texts = [one.get("text") if isinstance(one, dict) else one for one in documents]
+    if not texts or not all(isinstance(text, str) for text in texts):
+        raise Refused(400, 'documents must be texts, or objects with a "text"', param="documents")
+    return [text for text in texts if isinstance(text, str)]

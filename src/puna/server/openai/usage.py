@@ -1,0 +1,60 @@
+"""What answers have in common on the wire: ids, times, figures, probabilities."""
+
+import secrets
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from puna.engine.events import TokenLogprob
+from puna.services.conversation import Finished
+
+_FINGERPRINT = 10
+
+
+def new_id(prefix: str) -> str:
+    """An id that nobody can guess."""
+    return prefix + secrets.token_hex(12)
+
+
+def now() -> int:
+    """Seconds since 1970."""
+    return int(time.time())
+
+
+def fingerprint(digest: str) -> str:
+    """What a model's answers have in common: its digest's beginning."""
+    return f"fp_{digest[:_FINGERPRINT] or 'puna'}"
+
+
+def usage(prompts: Sequence[Finished], answers: Sequence[Finished]) -> dict[str, Any]:
+    """The tokens of several answers together.
+
+    Args:
+        prompts: one answer of each prompt, which is counted once.
+        answers: all.
+    """
+    prompt = sum(one.counts.prompt_tokens for one in prompts)
+    generated = sum(one.counts.generated_tokens for one in answers)
+    dropped = sum(one.dropped_tokens for one in prompts) + sum(one.counts.shifted_tokens for one in answers)
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": generated,
+        "total_tokens": prompt + generated,
+        "prompt_tokens_details": {"cached_tokens": sum(one.counts.cached_tokens for one in prompts)},
+        "completion_tokens_details": {"reasoning_tokens": sum(one.thinking_tokens for one in answers)},
+        **({"dropped_tokens": dropped} if dropped else {}),
+    }
+
+
+def token_text(token: TokenLogprob) -> str:
+    """A token as text; what is no whole character shows as U+FFFD."""
+    return token.bytes.decode("utf-8", "replace")
+
+
+def logprob_document(token: TokenLogprob) -> dict[str, Any]:
+    """A token's log-probability and those of its alternatives, as the chat and responses APIs have it."""
+    return {**_plain(token), "top_logprobs": [_plain(other) for other in token.top]}
+
+
+def _plain(token: TokenLogprob) -> dict[str, Any]:
+    return {"token": token_text(token), "logprob": token.logprob, "bytes": list(token.bytes)}
