@@ -54,7 +54,7 @@ class ServerSettings:
         keep_alive: seconds that a model stays loaded after its last use; infinite for ever.
         load_timeout: seconds without progress after which a load is given up; infinite for never.
         context_length: tokens of a model's context where nobody says; 0 lets the model decide.
-        num_parallel: requests that a model computes at once.
+        num_parallel: requests that a model computes at once; None takes 4, or 1 where memory is short.
         max_loaded_models: 0 lets the number of devices decide.
         max_queue: requests that may wait for a model.
         flash_attention: None leaves it to the device.
@@ -83,7 +83,7 @@ class ServerSettings:
     keep_alive: float = 300.0
     load_timeout: float = 300.0
     context_length: int = 0
-    num_parallel: int = 1
+    num_parallel: int | None = None
     max_loaded_models: int = 0
     max_queue: int = 512
     kv_cache_type: str = "f16"

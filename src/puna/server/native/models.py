@@ -217,7 +217,11 @@ class _Models:
         body = await read_json(request, Named, self._state.limits)
         note(request, model=body.text)
         name = model_name(body.text, invalid=f"name {quoted(body.text)} is invalid")
-        await asyncio.to_thread(self._state.library.delete, name)
+        try:
+            await asyncio.to_thread(self._state.library.delete, name)
+        except ModelNotFound as error:
+            # By the name that was asked for; only `show` tells the tag too.
+            raise Refused(404, f"model '{body.text[:100]}' not found") from error
         return Response()
 
     async def blob(self, request: Request) -> Response:
