@@ -43,6 +43,7 @@ def fill(store: Path) -> None:
     - `said`: says "onetwothreefour".
     - `thinks`: thinks "Hmm…" and says "Blue."
     - `calls`: says "Let me see." and calls `weather`.
+    - `twice`: calls `weather` for two cities.
     - `fills`: the same as `said`, where it fills a gap.
     - `told`: `said` with a system message and earlier messages of its own.
     - `vectors`: cannot generate.
@@ -65,5 +66,9 @@ def fill(store: Path) -> None:
     calls = write_scripted_llama(folder / "calls.gguf", called)
     with_tools = SAYS + "{{ if .Tools }}TOOLS{{ .Tools }}{{ end }}" + START
     add_model(library, "calls", calls, template=with_tools, parser="qwen3", parameters=GREEDY)
+    tags = ("<tool_call>", CALL, "</tool_call>")
+    again = ("<tool_call> ", CALL.replace("Oslo", "Rome"), " </tool_call>")
+    twice = write_scripted_llama(folder / "twice.gguf", (*tags, *again))
+    add_model(library, "twice", twice, template=with_tools, parser="qwen3", parameters=GREEDY)
     vectors = write_scripted_llama(folder / "vectors.gguf", ("a",), metadata={"llama.pooling_type": 1})
     add_model(library, "vectors", vectors)

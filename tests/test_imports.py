@@ -234,6 +234,7 @@ def test_the_environment_is_read_in_settings_only() -> None:
         "puna.sampling.parameters",
         "puna.sampling.toolcalls",
         "puna.server.http",
+        "puna.server.anthropic.routes",
         "puna.server.native.inference",
         "puna.server.start",
         "puna.services.conversation",

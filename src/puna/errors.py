@@ -194,6 +194,10 @@ class ModelNotFound(FetchError):
     """Nothing answers to that name."""
 
 
+class ResponseNotFound(PunaError):
+    """No answer is kept under that id, for whoever asks."""
+
+
 class Unauthorized(FetchError):
     """The registry wants credentials that it was not given."""
 

@@ -38,6 +38,18 @@ def test_the_earliest_stop_string_counts() -> None:
     assert stream(["a END b STOP"], ["STOP", "END"]) == (["a ", ""], True)
 
 
+def test_the_stop_string_that_counts_is_told() -> None:
+    for pieces, stop, told in (
+        (["a END b STOP"], ["STOP", "END"], "END"),
+        (["a E", "ND"], ["", "END"], "END"),
+        (["a E"], ["END"], ""),
+    ):
+        text = TextStream(_Decoder(pieces), stop)
+        for token in range(len(pieces)):
+            text.feed(token)
+        assert text.stop_text == told
+
+
 def test_text_held_back_in_vain_shows_in_the_end() -> None:
     assert stream(["one wor"], ["world"]) == (["one ", "wor"], False)
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from tests.sampling.conftest import Accepts
 
-from puna.engine.load import ends_with, token_table
+from puna.engine.load import token_table
+from puna.engine.thinking import ends_with
 from puna.errors import InvalidOption
 from puna.sampling.constraints import CACHE_BYTES, CACHE_ENTRIES, Constraint, Constraints, TokenTable
 from puna.sampling.grammar import Grammar, Thinking

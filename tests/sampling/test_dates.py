@@ -28,10 +28,8 @@ def test_dates_are_days_that_exist(ending: str, accepts: Accepts) -> None:
 
 def test_every_leap_year_has_its_day(accepts: Accepts) -> None:
     grammar = Grammar.json_schema({"type": "string", "format": "date"})
-    for some in range(1, 10000, 7):
-        for year in (some, some // 100 * 100):
-            if year:
-                assert accepts(grammar, f'"{year:04}-02-29"') == calendar.isleap(year), year
+    for year in {*range(1, 10000, 7), *range(100, 10000, 100)}:
+        assert accepts(grammar, f'"{year:04}-02-29"') == calendar.isleap(year), year
 
 
 def test_a_pattern_of_the_schema_holds_as_well(accepts: Accepts) -> None:

@@ -45,6 +45,7 @@ class Done(msgspec.Struct, frozen=True, array_like=True, tag="done"):
         generation_seconds: time to generate them.
         cached_tokens: tokens of the prompt that were in the cache already, so were not evaluated.
         shifted_tokens: tokens that were dropped from the context to make room for the answer.
+        stop_text: the stop string that ended it; empty where none did.
     """
 
     reason: Literal["stop", "length", "cancelled"]
@@ -54,6 +55,7 @@ class Done(msgspec.Struct, frozen=True, array_like=True, tag="done"):
     generation_seconds: float
     cached_tokens: int = 0
     shifted_tokens: int = 0
+    stop_text: str = ""
 
 
 Event = TextChunk | Done

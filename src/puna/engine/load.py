@@ -17,9 +17,16 @@ from puna.engine.embed import Embedder, Pooling, scored, texts_together
 from puna.engine.evaluator import Evaluator
 from puna.engine.events import Done, Event
 from puna.engine.loop import Engine
-from puna.engine.options import LoadOptions
+from puna.engine.options import (
+    ALL_DEVICES,
+    DEFAULT_BATCH,
+    DEFAULT_CACHE_TYPE,
+    DEFAULT_PARALLEL,
+    LoadOptions,
+)
 from puna.engine.request import GenerateRequest
 from puna.engine.signals import interrupted_by_signals
+from puna.engine.thinking import ends_with
 from puna.errors import InvalidOption, PunaError
 from puna.gguf import Metadata
 from puna.ml import (
@@ -92,7 +99,7 @@ class LoadedModel:
                 self._constrained,
                 num_ctx=self.num_ctx,
                 num_batch=self.num_batch,
-                limit=self.options.num_parallel,
+                limit=self.options.num_parallel or DEFAULT_PARALLEL,
             )
         return self._engine
 
@@ -274,13 +281,6 @@ def token_table(tokenizer: Tokenizer) -> TokenTable:
     return TokenTable(tokenizer.pieces, special, tokenizer.end_ids, tokenizer.encode_continuation)
 
 
-def ends_with(tokenizer: Tokenizer, prompt: Sequence[int], text: str) -> bool:
-    """Whether the prompt's text, but for white space, ends with this."""
-    # Each byte is at most one token, and templates put a line end or two behind.
-    tail = b"".join(tokenizer.pieces[id] for id in prompt[-len(text.encode()) - 8 :])
-    return tail.rstrip().endswith(text.encode())
-
-
 def load_model(
     path: Path,
     options: LoadOptions | None = None,
@@ -307,7 +307,7 @@ def load_model(
             return _load(path, params, options, progress, backend)
         except InsufficientMemory as error:
             shares = next_shares(error.memory, limits)
-            if shares is None or options.num_gpu_layers is not None or any(options.tensor_split):
+            if shares is None or options.num_gpu_layers is not None or any(options.tensor_split or ()):
                 raise
         params = replace(params, num_gpu_layers=sum(shares), tensor_split=tuple(map(float, shares)))
 
@@ -337,12 +337,12 @@ def backend_params(options: LoadOptions) -> BackendParams:
     """The options as backends take them."""
     return BackendParams(
         num_threads=options.num_threads or 0,
-        main_gpu=options.main_gpu,
+        main_gpu=ALL_DEVICES if options.main_gpu is None else options.main_gpu,
         num_gpu_layers=-1 if options.num_gpu_layers is None else options.num_gpu_layers,
-        tensor_split=options.tensor_split,
+        tensor_split=options.tensor_split or (),
         transcode=options.transcode,
         repack=options.repack,
-        rpc_servers=options.rpc_servers,
+        rpc_servers=options.rpc_servers or (),
     )
 
 
@@ -407,7 +407,8 @@ def new_evaluator(backend: Backend, model: Model, options: LoadOptions) -> Evalu
     evaluator = unreserved_evaluator(backend, model, options)
     try:
         num_batch = batch_size(model, context_length(backend.config(), options), options)
-        evaluator.reserve(num_batch, num_batch if isinstance(model, Encoder) else options.num_parallel)
+        parallel = options.num_parallel or DEFAULT_PARALLEL
+        evaluator.reserve(num_batch, num_batch if isinstance(model, Encoder) else parallel)
     except BaseException:
         evaluator.close()
         raise
@@ -423,15 +424,16 @@ def unreserved_evaluator(
     """An evaluator whose memory is taken when it is first used. Raises: InvalidOption, as `new_evaluator`."""
     num_ctx = context_length(backend.config(), options)
     evaluator = Evaluator(backend, model, model.cache(), compute=compute)
-    kind = DType[options.kv_cache_type.upper()]
+    kind = DType[(options.kv_cache_type or DEFAULT_CACHE_TYPE).upper()]
+    parallel = options.num_parallel or DEFAULT_PARALLEL
     num_batch = batch_size(model, num_ctx, options)
-    evaluator.cache.init(backend, kind, options.num_parallel, num_ctx, num_batch)
+    evaluator.cache.init(backend, kind, parallel, num_ctx, num_batch)
     return evaluator
 
 
 def batch_size(model: Model, num_ctx: int, options: LoadOptions) -> int:
     """Most tokens evaluated at once: an encoder reads a text as a whole."""
-    return num_ctx if isinstance(model, Encoder) else min(options.num_batch, num_ctx)
+    return num_ctx if isinstance(model, Encoder) else min(options.num_batch or DEFAULT_BATCH, num_ctx)
 
 
 def context_length(metadata: Metadata, options: LoadOptions) -> int:

@@ -28,6 +28,7 @@ from puna.engine.prefixes import Prefix, Prefixes, longest
 from puna.engine.request import GenerateRequest
 from puna.engine.sequence import Sequence, fitted_prompt, kept, outside, shift_length, without
 from puna.engine.text import TextStream, Transcript
+from puna.engine.thinking import ThinkingLimit, ends_with
 from puna.errors import InternalError, Interrupted, InvalidOption, MissingCapability, PunaError
 from puna.kvcache import MAX_SEQUENCES, CacheFull, ShiftRefused
 from puna.ml.array import Floats
@@ -139,9 +140,21 @@ class Engine:
             prompt_tokens=len(tokens),
             limit=self._most_generated(request, len(tokens)),
             keep=kept(request.num_keep, len(tokens), self._num_ctx),
-            chooser=Chooser(sampler, self._constrain(request)),
+            chooser=Chooser(sampler, self._constrain(request), self._thinking_limit(request)),
             transcript=Transcript(stream),
             shifted=dropped,
+        )
+
+    def _thinking_limit(self, request: GenerateRequest) -> ThinkingLimit | None:
+        if request.thinking is None or request.thinking_budget < 0:
+            return None
+        tokenizer, tags = self._tokenizer, request.thinking
+        return ThinkingLimit(
+            tags,
+            request.thinking_budget,
+            opened=ends_with(tokenizer, request.prompt, tags.opening),
+            ending=tokenizer.encode_continuation(tags.closing, parse_special=True),
+            pieces=tokenizer.pieces,
         )
 
     def _most_generated(self, request: GenerateRequest, prompt_tokens: int) -> int:

@@ -20,6 +20,8 @@ class GenerateRequest:
         shown: ids of control tokens that the text shows; others are left out.
         shift: when the context is full, drop old tokens and go on, rather than end the answer.
         num_keep: how many tokens from the beginning of the prompt a shift leaves alone; below 0 all of it.
+        thinking_budget: most tokens of these thoughts, after which the model has to answer; below 0 there is
+            no limit.
         scope: only prompts and answers of the same scope share what the cache holds of them.
 
     Raises:
@@ -36,6 +38,7 @@ class GenerateRequest:
     shift: bool = False
     num_keep: int = 4
     scope: str = ""
+    thinking_budget: int = -1
 
     def __post_init__(self) -> None:
         if not self.prompt:

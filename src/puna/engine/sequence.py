@@ -119,6 +119,7 @@ class Sequence:
             now - prompt_done if prompt_done else 0.0,
             self.cached,
             self.shifted,
+            self.transcript.stop_text,
         )
 
 

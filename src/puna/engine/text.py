@@ -22,13 +22,18 @@ class StopFilter:
     """Lets text through up to the first stop string, and holds back what could still become one.
 
     Attributes:
-        stopped: a stop string has appeared; the text ends before it.
+        stop_text: the stop string that has appeared; empty before.
     """
 
     def __init__(self, stop: Sequence[str] = ()) -> None:
         self._stop = [text for text in stop if text]
         self._held = ""
-        self.stopped = False
+        self.stop_text = ""
+
+    @property
+    def stopped(self) -> bool:
+        """A stop string has appeared; the text ends before it."""
+        return bool(self.stop_text)
 
     def feed(self, text: str) -> str:
         """What of the text so far may be shown and was not yet, possibly empty."""
@@ -37,10 +42,10 @@ class StopFilter:
         if self.stopped:
             return ""
         self._held += text
-        ends = [found for stop in self._stop if (found := self._held.find(stop)) >= 0]
+        ends = [(found, stop) for stop in self._stop if (found := self._held.find(stop)) >= 0]
         if ends:
-            self.stopped = True
-            text, self._held = self._held[: min(ends)], ""
+            end, self.stop_text = min(ends, key=lambda found: found[0])
+            text, self._held = self._held[:end], ""
             return text
         keep = max((_overlap(self._held, stop) for stop in self._stop), default=0)
         text, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
@@ -70,6 +75,11 @@ class TextStream:
     def stopped(self) -> bool:
         """Whether a stop string has appeared; the text ends before it."""
         return self._filter.stopped
+
+    @property
+    def stop_text(self) -> str:
+        """That stop string; empty while none has appeared."""
+        return self._filter.stop_text
 
     def feed(self, token: int) -> str:
         """Text that may be shown now that the token is known, possibly empty."""
@@ -113,6 +123,11 @@ class Transcript:
     def stopped(self) -> bool:
         """Whether a stop string has appeared; the text ends before it."""
         return self._stream.stopped
+
+    @property
+    def stop_text(self) -> str:
+        """That stop string; empty while none has appeared."""
+        return self._stream.stop_text
 
     def feed(self, token: int, logprob: TokenLogprob | None = None) -> TextChunk | None:
         """The piece that may be shown now that the token is known, if there is one."""

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from puna.engine.events import Done, TextChunk
-from puna.engine.options import LoadOptions
+from puna.engine.options import DEFAULT_PARALLEL, LoadOptions
 from puna.errors import BackendError, InvalidOption, OutOfMemory, PunaError
 from puna.runner.protocol import (
     Cancel,
@@ -182,7 +182,7 @@ def _load(line: Line, load: Load) -> "Served | None":
 
 def loaded(memory: "BackendMemory", num_ctx: int, options: LoadOptions) -> Loaded:
     """What a model takes, as a message. The output counts as a layer, as it does in num_gpu_layers."""
-    return Loaded(num_ctx, options.num_parallel, devices(memory), len(memory.cpu.weights))
+    return Loaded(num_ctx, options.num_parallel or DEFAULT_PARALLEL, devices(memory), len(memory.cpu.weights))
 
 
 def devices(memory: "BackendMemory") -> list[Device]:

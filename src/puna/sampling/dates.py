@@ -1,7 +1,7 @@
 """Dates that exist: what the compiler's `format` of dates lets through, and no calendar has.
 
-It bounds days by their month, but takes February 29 of every year, and the year 0000, which RFC 3339 allows and
-few readers do (Python's begin with 0001).
+It bounds days by their month, but takes February 29 of every year, and the year 0000, which RFC 3339 allows
+and few readers do (Python's begin with 0001).
 """
 
 from collections.abc import Mapping

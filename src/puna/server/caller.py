@@ -16,11 +16,13 @@ class Caller:
         id: the request's.
         key: the name of the key that it came with; empty where keys are not asked for.
         may_manage: it may end requests of others.
+        owner: whose is what is kept for it: tells keys apart for good, which names need not; empty as `key`.
     """
 
     id: str
     key: str
     may_manage: bool
+    owner: str = ""
 
 
 def caller_of(request: Request) -> Caller:
@@ -28,4 +30,4 @@ def caller_of(request: Request) -> Caller:
     key: ApiKey | None = request.scope["state"].get("key")
     if key is None:
         return Caller(request_id(request), "", True)
-    return Caller(request_id(request), key.name, MANAGE in key.scopes)
+    return Caller(request_id(request), key.name, MANAGE in key.scopes, key.digest.hex())

@@ -35,6 +35,7 @@ STATUSES: Mapping[type[PunaError], int] = {
     errors.DigestMismatch: 502,
     errors.FetchError: 502,
     errors.ModelNotFound: 404,
+    errors.ResponseNotFound: 404,
     errors.Unauthorized: 401,
     errors.AddressRefused: 403,
 }
@@ -78,6 +79,7 @@ class ErrorAnswer:
         text: for the client.
         kind: the name of the error's class, for metrics.
         param: the field of the request that is wrong, for dialects that tell it; empty where unknown.
+        request_id: the request's, for dialects that tell it; empty where unknown.
     """
 
     status: int
@@ -85,6 +87,7 @@ class ErrorAnswer:
     kind: str
     headers: Mapping[str, str] = field(default_factory=dict)
     param: str = ""
+    request_id: str = ""
 
 
 STOPPING = ErrorAnswer(503, "the server is shutting down", "ShuttingDown", {"Retry-After": "10"})

@@ -50,6 +50,8 @@ class AskedAnswer(Asked, frozen=True, kw_only=True):
         logprobs: report the log-probability of each token.
         top_logprobs: with logprobs, so many alternatives.
         logit_bias: token id to what is added to its logit.
+        thinking_budget: most tokens of thinking, where the model thinks between tags; below 0 no limit.
+        tell_prompt: `Prompted` comes before everything else.
     """
 
     format: Format = None
@@ -59,6 +61,8 @@ class AskedAnswer(Asked, frozen=True, kw_only=True):
     logprobs: bool = False
     top_logprobs: int = 0
     logit_bias: Mapping[int, float] = msgspec.field(default_factory=dict)
+    thinking_budget: int = -1
+    tell_prompt: bool = False
 
     @property
     def grammar(self) -> Grammar | None:

@@ -40,6 +40,7 @@ class Finished:
         load_seconds: how long the model took to load, where it had to.
         total_seconds: from the request to here, waiting included; 0 where nobody measured.
         context: the prompt and the answer as tokens, where they were asked for.
+        stop_text: the stop text that ended it; empty where none did.
         thinking_tokens: how many of the answer's tokens the text of its thinking takes.
     """
 
@@ -49,6 +50,7 @@ class Finished:
     load_seconds: float = 0.0
     total_seconds: float = 0.0
     context: tuple[int, ...] = ()
+    stop_text: str = ""
     thinking_tokens: int = 0
 
     @property
@@ -387,6 +389,10 @@ class Reading:
         """A stop text has come about, so nothing more is wanted."""
         return self._content.stopped
 
+    def stop_text(self, counts: Done) -> str:
+        """The stop text that ended the answer, here or in the engine; empty where none did."""
+        return self._content.stop_text or counts.stop_text
+
     def events(self, events: Iterable[EngineEvent]) -> Iterator[Event | Finished]:
         """The answer's events, and at last `Finished`."""
         for event in events:
@@ -394,7 +400,12 @@ class Reading:
                 yield from self.feed(event.text)
             else:
                 yield from self.finish()
-                yield Finished(event, self._prepared.dropped_tokens, self._prepared.dropped_messages)
+                yield Finished(
+                    event,
+                    self._prepared.dropped_tokens,
+                    self._prepared.dropped_messages,
+                    stop_text=self.stop_text(event),
+                )
 
     def feed(self, text: str) -> list[Event]:
         """The events that this text completes."""

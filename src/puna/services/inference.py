@@ -55,7 +55,18 @@ class Logprobs:
     tokens: tuple[TokenLogprob, ...]
 
 
-AnswerEvent: TypeAlias = Event | Logprobs | Finished
+@dataclass(frozen=True, slots=True)
+class Prompted:
+    """The prompt is made, and the model about to read it; comes first, where it is asked for.
+
+    Attributes:
+        tokens: of the prompt.
+    """
+
+    tokens: int
+
+
+AnswerEvent: TypeAlias = Event | Logprobs | Prompted | Finished
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,6 +277,8 @@ class Inference:
                     request.truncate,
                 )
                 vectors = await _embedded(lease.runner, encoded)
+            if self._watcher:
+                self._watcher.tokens(model.source.name, prompt=encoded.tokens)
             numbers = await self._apart(finished_vectors, vectors, request.dimensions, request.normalize)
         return Embeddings(
             vectors=numbers,
@@ -350,6 +363,8 @@ class Inference:
         began = time.perf_counter()
         async with self._scheduler.lease(job.model.source, job.options.load, job.request.keep_alive) as lease:
             prepared = await self._prepared(job, lease)
+            if job.request.tell_prompt:
+                yield Prompted(len(prepared.prompt))
             reading = Reading(prepared, job.options.stop)
             clock = _Clock(began, job.model.source.name, self._watcher)
             counts: Done | None = None
@@ -387,6 +402,7 @@ class Inference:
             load_seconds=lease.load_seconds,
             context=await self._apart(_whole, job, prepared, "".join(texts)) if job.keeps_context else (),
             total_seconds=time.perf_counter() - began,
+            stop_text=reading.stop_text(counts),
             thinking_tokens=await self._count(job, "".join(thoughts)),
         )
 
@@ -477,6 +493,7 @@ def _for_engine(job: _Job, prepared: Prepared, lease: Lease) -> GenerateRequest:
         shift=job.request.shift,
         num_keep=min(options.num_keep, len(prepared.prompt)),
         scope=job.request.key,
+        thinking_budget=job.request.thinking_budget,
     )
 
 

@@ -25,6 +25,11 @@ class StoppedContent:
         """A stop text has come about, so nothing more is wanted."""
         return self._filter.stopped
 
+    @property
+    def stop_text(self) -> str:
+        """That stop text; empty while none has."""
+        return self._filter.stop_text
+
     def feed(self, event: Event) -> Iterator[Event]:
         """What may be shown now."""
         if isinstance(event, Content):

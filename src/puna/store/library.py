@@ -249,6 +249,11 @@ class Library:
                 _remove_empty(self._state, *missing)
 
     @property
+    def responses(self) -> Path:
+        """The file of answers that are kept for their clients."""
+        return self._state / "responses.sqlite3"
+
+    @property
     def _state(self) -> Path:
         return self.root / _STATE
 

@@ -93,7 +93,7 @@ class Hosts:
         if refusal is None:
             await self._app(scope, receive, send)
         else:
-            await self._state.error_response(scope["path"], refusal)(scope, receive, send)
+            await self._state.error_response(scope, refusal)(scope, receive, send)
 
     def _refusal(self, scope: Scope) -> ErrorAnswer | None:
         given = values(scope, b"host")

@@ -76,7 +76,7 @@ class Keys:
 
     async def _refuse(self, answer: ErrorAnswer, scope: Scope, receive: Receive, send: Send) -> None:
         self._state.metrics.error(answer.kind)
-        await self._state.error_response(scope["path"], answer)(scope, receive, send)
+        await self._state.error_response(scope, answer)(scope, receive, send)
 
 
 def _unknown() -> ErrorAnswer:

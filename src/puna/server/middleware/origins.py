@@ -34,6 +34,7 @@ _HEADERS = ", ".join(
     (
         *("Authorization", "Content-Type", "User-Agent", "Accept", "X-Requested-With", "X-Request-Id"),
         *("X-Api-Key", "Anthropic-Version", "Anthropic-Beta", "OpenAI-Beta"),
+        "Anthropic-Dangerous-Direct-Browser-Access",
         *(f"X-Stainless-{name}" for name in _STAINLESS),
     )
 )
@@ -89,7 +90,7 @@ class Origins:
             return
         origins = values(scope, b"origin")
         if refusal := self._refusal(scope, origins):
-            await self._state.error_response(scope["path"], refusal)(scope, receive, send)
+            await self._state.error_response(scope, refusal)(scope, receive, send)
             return
         if origins:
             allowed = ANY if self._rules.every else origins[0]

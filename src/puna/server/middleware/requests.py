@@ -63,9 +63,7 @@ class Requests:
 
     async def _answer(self, answer: ErrorAnswer, exchange: "_Exchange", receive: Receive) -> None:
         if not exchange.status:
-            await self._state.error_response(exchange.scope["path"], answer)(
-                exchange.scope, receive, exchange.send
-            )
+            await self._state.error_response(exchange.scope, answer)(exchange.scope, receive, exchange.send)
 
     def _tell(self, exchange: "_Exchange", seconds: float) -> None:
         scope, status = exchange.scope, exchange.status if exchange.complete else CLIENT_GONE

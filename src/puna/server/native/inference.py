@@ -52,7 +52,7 @@ from puna.server.routing import route
 from puna.server.state import AppState
 from puna.services.asked import Asked, ChatRequest, CompletionRequest, EmbedRequest
 from puna.services.conversation import Finished
-from puna.services.inference import Answer, Logprobs, Rendered
+from puna.services.inference import Answer, Logprobs, Prompted, Rendered
 from puna.services.loaded import models_in_memory
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -244,6 +244,8 @@ async def _lines(answer: Answer, model: str, reply: Reply) -> AsyncGenerator[byt
             if isinstance(event, Logprobs):
                 logprobs += map(logprob_on_wire, event.tokens)
                 continue
+            if isinstance(event, Prompted):
+                continue
             part = Part(logprobs=logprobs)
             logprobs = []
             if isinstance(event, Finished):
@@ -268,7 +270,7 @@ async def _whole(answer: Answer, model: str, reply: Reply) -> GenerateReply | Ch
                 thinking.append(event.text)
             elif isinstance(event, ToolCall):
                 part.calls.append(call_on_wire(event))
-            else:
+            elif isinstance(event, Finished):
                 finished = event
     part.content, part.thinking = "".join(content), "".join(thinking)
     return _last(model, part, finished, reply)

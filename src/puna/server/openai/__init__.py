@@ -2,7 +2,7 @@
 
 from starlette.routing import Route
 
-from puna.server.openai import chat, completions, embeddings, models, rerank
+from puna.server.openai import chat, completions, embeddings, models, rerank, responses
 from puna.server.openai.errors import error_response
 from puna.server.state import AppState
 
@@ -20,4 +20,5 @@ def routes(state: AppState) -> list[Route]:
         *embeddings.routes(state),
         *models.routes(state),
         *rerank.routes(state),
+        *responses.routes(state),
     ]
