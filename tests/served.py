@@ -46,9 +46,19 @@ class Served:
     """A running server."""
 
     url: str
-    pid: int
+    process: "subprocess.Popen[str]"
     store: Path
     headers: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def address(self) -> tuple[str, int]:
+        parts = urlsplit(self.url)
+        assert parts.hostname is not None and parts.port is not None
+        return parts.hostname, parts.port
 
     @contextmanager
     def connection(self) -> Iterator[http.client.HTTPConnection]:
@@ -107,7 +117,11 @@ def serving(folder: Path, store: Path, **variables: str) -> Iterator[Served]:
         assert process.stdout is not None
         line = process.stdout.readline()
         assert "http://" in line, (folder / "server.log").read_text()
-        yield Served(line.split()[-1], process.pid, store)
+        yield Served(line.split()[-1], process, store)
     finally:
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=TIMEOUT)
+        try:
+            process.communicate(timeout=TIMEOUT)
+        finally:
+            process.kill()
+            process.wait()

@@ -3,6 +3,7 @@
 The one table of settings; `puna.settings` finds the texts.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,9 +58,15 @@ class ServerSettings:
         keep_alive: seconds that a model stays loaded after its last use; infinite for ever.
         load_timeout: seconds without progress after which a load is given up; infinite for never.
         context_length: tokens of a model's context where nobody says; 0 lets the model decide.
-        num_parallel: requests that a model computes at once.
+        num_parallel: requests that a model computes at once; None lets the memory decide.
         max_loaded_models: 0 lets the number of devices decide.
         max_queue: requests that may wait for a model.
+        max_keep_alive: most seconds that a request can keep a model; infinite for any time.
+        max_ctx: most tokens of context that a request can ask for; 0 for any number.
+        step_timeout: seconds without a step after which a model with requests is taken for hung and ended;
+            infinite for never.
+        runner_memory: most bytes of memory of its own that a model's process may take, besides the files it
+            maps; 0 for any number.
         flash_attention: None leaves it to the device.
         gpu_overhead: bytes of each GPU to leave alone.
         sched_spread: use all GPUs even for what fits into one.
@@ -67,6 +74,12 @@ class ServerSettings:
         log_format: `text` or `json`.
         metrics: whether `/metrics` is there.
         max_body: bytes of a request's body, but for files of models.
+        max_messages, max_images: of a conversation.
+        max_stops, max_stop_length: texts that end an answer, and characters of one of them.
+        max_inputs: texts to embed, and documents to rank.
+        max_opened_models, max_opened_bytes: models whose tokenizers are kept at hand, and roughly the bytes
+            that these take.
+        prompt_threads: prompts that are made at the same time.
         header_timeout, body_timeout, idle_timeout, write_timeout: seconds that a client may take for a
             request's head, for its body, between two requests, and to take in what is sent.
         max_connections: open at once.
@@ -87,9 +100,13 @@ class ServerSettings:
     keep_alive: float = 300.0
     load_timeout: float = 300.0
     context_length: int = 0
-    num_parallel: int = 1
+    num_parallel: int | None = None
     max_loaded_models: int = 0
     max_queue: int = 512
+    max_keep_alive: float = math.inf
+    max_ctx: int = 0
+    step_timeout: float = 300.0
+    runner_memory: int = 0
     kv_cache_type: str = "f16"
     flash_attention: bool | None = None
     gpu_overhead: int = 0
@@ -98,6 +115,14 @@ class ServerSettings:
     log_format: str = "text"
     metrics: bool = False
     max_body: int = 100 << 20
+    max_messages: int = 16_384
+    max_images: int = 64
+    max_stops: int = 64
+    max_stop_length: int = 1024
+    max_inputs: int = 2048
+    max_opened_models: int = 16
+    max_opened_bytes: int = 2 << 30
+    prompt_threads: int = 4
     header_timeout: float = 20.0
     body_timeout: float = 300.0
     idle_timeout: float = 75.0
@@ -184,6 +209,10 @@ OPTIONS = (
     Option("num_parallel", "NUM_PARALLEL", _count),
     Option("max_loaded_models", "MAX_LOADED_MODELS", unsigned),
     Option("max_queue", "MAX_QUEUE", unsigned),
+    Option("max_keep_alive", "MAX_KEEP_ALIVE", seconds, strict=True),
+    Option("max_ctx", "MAX_CTX", unsigned, strict=True),
+    Option("step_timeout", "STEP_TIMEOUT", stall_seconds, strict=True),
+    Option("runner_memory", "RUNNER_MEMORY", size, strict=True),
     Option("kv_cache_type", "KV_CACHE_TYPE", str.lower),
     Option("flash_attention", "FLASH_ATTENTION", truth),
     Option("gpu_overhead", "GPU_OVERHEAD", size),
@@ -192,6 +221,14 @@ OPTIONS = (
     Option("log_format", "LOG_FORMAT", _format, strict=True),
     Option("metrics", "METRICS", truth),
     Option("max_body", "MAX_BODY", size, strict=True),
+    Option("max_messages", "MAX_MESSAGES", unsigned, strict=True),
+    Option("max_images", "MAX_IMAGES", unsigned, strict=True),
+    Option("max_stops", "MAX_STOPS", unsigned, strict=True),
+    Option("max_stop_length", "MAX_STOP_LENGTH", unsigned, strict=True),
+    Option("max_inputs", "MAX_INPUTS", unsigned, strict=True),
+    Option("max_opened_models", "MAX_OPENED_MODELS", _count, strict=True),
+    Option("max_opened_bytes", "MAX_OPENED_BYTES", size, strict=True),
+    Option("prompt_threads", "PROMPT_THREADS", _count, strict=True),
     Option("header_timeout", "HEADER_TIMEOUT", _positive, strict=True),
     Option("body_timeout", "BODY_TIMEOUT", _positive, strict=True),
     Option("idle_timeout", "IDLE_TIMEOUT", _positive, strict=True),

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 from tests.client.played_server import Played, document, playing
+from tests.scripted_llama import write_scripted_llama
 from tests.served import Served, serving
-from tests.served_models import fill
+from tests.served_models import add_model, fill
 
 from puna import __version__
 from puna.cli.commands.ps import processor_text, row
@@ -108,7 +109,8 @@ def test_without_a_server(puna: Puna) -> None:
 
 def test_a_server_s_models_are_shown_as_the_store_s(puna: Puna, there: Puna, store: Path) -> None:
     here = {"PUNA_MODELS": str(store)}
-    assert there("list").stdout.splitlines()[0] == puna("list", **here).stdout.splitlines()[0]
+    # The ages, and so the widths, may change between the two.
+    assert there("list").stdout.splitlines()[0].split() == puna("list", **here).stdout.splitlines()[0].split()
     assert len(there("list", "th").stdout.splitlines()) == 2
     for arguments in (["thinks"], ["told"], ["told", "--system"], ["told", "--modelfile"], ["told", "-v"]):
         assert there("show", *arguments).stdout == puna("show", *arguments, **here).stdout
@@ -124,6 +126,33 @@ def test_changing_a_server_s_models(there: Puna, store: Path, home: Path) -> Non
     assert (result.returncode, result.stderr) == (1, 'Error: model "again" not found\n')
     assert there("show", "again").stderr == "Error: model 'again:latest' not found\n"
     assert [*home.rglob("*")] == []
+
+
+def test_a_model_that_is_removed_here_leaves_the_memory_of_the_server(
+    puna: Puna, server: Served, store: Path, tmp_path: Path
+) -> None:
+    at = {"PUNA_HOST": server.url, "PUNA_MODELS": str(store)}
+    for number in range(2):
+        path = write_scripted_llama(tmp_path / f"{number}.gguf", ("a", "bc", "de")[number:])
+        add_model(Library(store), f"mine{number}", path)
+        assert server.post("/api/generate", {"model": f"mine{number}", "keep_alive": -1}).status == 200
+    result = puna("rm", "mine0", "a/../b", **at)
+    assert (result.returncode, result.stdout) == (1, "deleted 'mine0'\n")
+    assert result.stderr == "Error: invalid model name: '..' cannot be a namespace\n"
+    assert loaded_by(server) & {"mine0:latest", "mine1:latest"} == {"mine1:latest"}
+    assert puna("rm", "--local", "mine1", **at).returncode == 0
+    assert "mine1:latest" in loaded_by(server)
+
+
+def test_what_listens_here_need_not_be_a_server(puna: Puna, store: Path) -> None:
+    with playing() as other:
+        other.play("GET", "/api/ps", Played(200, (b"<html>",)))
+        result = puna("rm", "none", PUNA_HOST=other.url, PUNA_MODELS=str(store))
+    assert result.stderr == "Error: model 'none' not found\n"
+
+
+def loaded_by(server: Served) -> set[str]:
+    return {model["name"] for model in server.get("/api/ps").json["models"]}
 
 
 def test_a_model_is_made_on_the_server_of_a_file_here(

@@ -35,7 +35,7 @@ def test_a_plan_says_what_loading_takes(path: Path, options: LoadOptions, backen
     with load_model(path, options, backend=backend) as model:
         took = model.memory
         # Answers of all at once need no more than was reserved.
-        run(model.engine, *[request([BOS, 70 + i], 3) for i in range(options.num_parallel)])
+        run(model.engine, *[request([BOS, 70 + i], 3) for i in range(options.num_parallel or 1)])
         assert model.backend.backend_memory() == took
     assert planned.cpu.weights[0].status is AllocationStatus.UNALLOCATED
     assert [entry.size for entry in planned.cpu.weights] == [entry.size for entry in took.cpu.weights]
@@ -54,7 +54,7 @@ def test_a_resized_model_is_as_one_loaded_that_way(path: Path) -> None:
             with load_model(path, options) as fresh:
                 caches = [[entry.size for entry in one.memory.cpu.cache] for one in (model, fresh)]
                 assert caches[0] == caches[1]
-            wanted = [request([BOS, *range(40, 41 + i)], 6) for i in range(options.num_parallel)]
+            wanted = [request([BOS, *range(40, 41 + i)], 6) for i in range(options.num_parallel or 1)]
             answers = run(model.engine, *wanted)
             model.engine.check()
             model.engine.forget()

@@ -57,6 +57,12 @@ def test_reshape_of_rows_that_lie_apart(lab: Lab) -> None:
     np.testing.assert_array_equal(actual, values[:, 8:20].reshape(5, 3, 4))
 
 
+def test_reshape_that_drops_an_axis_of_one_behind_columns_that_lie_apart(lab: Lab) -> None:
+    values = normal(1, 2, 2, 1, 1)
+    actual = lab.run(lambda x: x.permute(2, 1, 0, 3).reshape(1, 2, 2).contiguous(), values)
+    np.testing.assert_array_equal(actual, values.transpose(2, 1, 0, 3).reshape(1, 2, 2))
+
+
 def test_reshape_is_no_copy_of_what_is_contiguous(lab: Lab) -> None:
     with lab.backend.new_context() as context:
         x = lab.input(context, normal(1, 4, 6))

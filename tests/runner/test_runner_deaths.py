@@ -249,7 +249,7 @@ asyncio.run(main())
 """
 
 
-@pytest.mark.parametrize("when", ["computing", "answering"])
+@pytest.mark.parametrize("when", ["computing", "answering", "stopped"])
 def test_a_runner_ends_with_its_server(slow_path: Path, tiny_path: Path, when: str) -> None:
     path = slow_path if when == "computing" else tiny_path
     command = [sys.executable, "-c", PARENT, str(path), when]
@@ -258,7 +258,11 @@ def test_a_runner_ends_with_its_server(slow_path: Path, tiny_path: Path, when: s
         pid = int(parent.stdout.readline())
         time.sleep(0.2)
         assert exists(pid)
+        if when == "stopped":
+            os.kill(pid, signal.SIGSTOP)
         parent.kill()
+    if when == "stopped":
+        os.kill(pid, signal.SIGCONT)
     deadline = time.monotonic() + 30
     while exists(pid):
         assert time.monotonic() < deadline, "the runner goes on without its server"

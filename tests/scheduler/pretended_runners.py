@@ -11,7 +11,7 @@ from puna.engine.events import Done, TextChunk
 from puna.engine.options import LoadOptions
 from puna.engine.request import GenerateRequest
 from puna.errors import OutOfMemory, PunaError, RunnerDied
-from puna.runner.protocol import Device, Loaded
+from puna.runner.protocol import Device, Loaded, Stepped
 from puna.scheduler.memory import HostMemory
 from puna.scheduler.scheduler import Lease, Scheduler
 from puna.scheduler.state import ModelSource, SchedulerOptions
@@ -37,6 +37,9 @@ class PretendedRunner:
     died: "asyncio.Future[None]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     users: int = 0
     resizes: list[LoadOptions] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.on_step: Callable[[Stepped], None] = lambda step: None
 
     @property
     def alive(self) -> bool:
@@ -135,9 +138,10 @@ class Machine:
 
     def report(self, path: Path, options: LoadOptions) -> Loaded:
         num_ctx = options.num_ctx or 4096
-        cache = num_ctx * options.num_parallel * 1000
+        num_parallel = options.num_parallel or 1
+        cache = num_ctx * num_parallel * 1000
         weights = self.weights.get(path.name, 100 * MB)
-        return Loaded(num_ctx, options.num_parallel, [Device("CPU", False, weights, cache, MB)], 4)
+        return Loaded(num_ctx, num_parallel, [Device("CPU", False, weights, cache, MB)], 4)
 
     def scheduler(self, options: SchedulerOptions | None = None) -> Scheduler:
         return Scheduler(

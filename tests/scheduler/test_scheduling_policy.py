@@ -173,6 +173,13 @@ def test_nothing_is_unloaded_for_what_will_never_fit() -> None:
     assert "70 GB on CPU, where 61 GB are free" in str(action.error)
 
 
+def test_what_will_never_fit_does_not_hold_up_those_behind_it() -> None:
+    asked = LoadOptions(num_ctx=8192, num_parallel=2)
+    new = [waits(id, name, asked, need=report(70 * GB)) for id, name in enumerate("abba")]
+    actions = decided(*new, waits(4, "c"))
+    assert [type(action) for action in actions] == [*[Refuse] * 4, Load]
+
+
 def test_what_nobody_named_gets_smaller_first() -> None:
     def next_plan(options: LoadOptions | None, asked: LoadOptions | None = None, **more: Any) -> list[Action]:
         waiting = waits(1, "b", asked, options=options, need=report(70 * GB))
@@ -219,6 +226,8 @@ def test_one_gpu_that_has_room_gets_the_whole_model() -> None:
     large = waits(1, "b", need=report(GB, ((9 * GB, 11 * GB), (15 * GB, 23 * GB))))
     assert decided(large, gpus=2) == [Load(1, USUAL)]
     assert decided(waits(1, "b"), gpus=2) == [Plan(1, USUAL)]
+    spread = LoadOptions(main_gpu=-1)
+    assert decided(replace(new, asked=spread), gpus=2) == [Load(1, replace(USUAL, main_gpu=-1))]
 
 
 # -- other options --------------------------------------------------------------------------------------
@@ -243,6 +252,19 @@ def test_one_gpu_that_has_room_gets_the_whole_model() -> None:
         ({"repack": True}, {}, "reload"),
         ({"rpc_servers": ("a:1",)}, {}, "reload"),
         ({"num_ctx": 8192, "num_threads": 2}, {}, "reload"),
+        # Naming what is meant without a name is no change, and a change where something else is loaded.
+        ({"kv_cache_type": "f16"}, {}, "none"),
+        ({"kv_cache_type": "f16"}, {"kv_cache_type": "q8_0"}, "resize"),
+        ({}, {"kv_cache_type": "q8_0"}, "none"),
+        ({"num_batch": 512}, {}, "none"),
+        ({"num_batch": 512}, {"num_batch": 64}, "resize"),
+        ({"num_parallel": 1}, {}, "resize"),
+        ({"num_parallel": 1}, {"num_parallel": None}, "none"),
+        ({"main_gpu": -1}, {}, "none"),
+        ({"main_gpu": -1}, {"main_gpu": 1}, "reload"),
+        ({"tensor_split": ()}, {}, "none"),
+        ({"tensor_split": ()}, {"tensor_split": (1.0, 2.0)}, "reload"),
+        ({"rpc_servers": ()}, {"rpc_servers": ("a:1",)}, "reload"),
     ],
 )
 def test_what_must_change(asked: dict[str, Any], loaded: dict[str, Any], change: str) -> None:
@@ -312,6 +334,8 @@ def test_the_options_of_a_load() -> None:
     )
     asked = LoadOptions(num_ctx=512, num_threads=3, kv_cache_type="q4_0")
     assert launch_options(asked, limits) == replace(asked, num_parallel=2)
+    named = LoadOptions(num_ctx=4096, num_parallel=1, kv_cache_type="f16", num_batch=512)
+    assert launch_options(named, limits) == named
     assert launch_options(LoadOptions(), SchedulerOptions(max_ctx=1000)).num_ctx == 1000
     assert launch_options(LoadOptions(), LIMITS) == USUAL
 

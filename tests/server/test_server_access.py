@@ -42,6 +42,9 @@ ROUTES = [
     *(("POST", f"/v1/{path}", INFERENCE) for path in ("chat/completions", "completions", "embeddings")),
     *(("POST", f"/v1/{path}", INFERENCE) for path in ("rerank", "messages", "messages/count_tokens")),
     *(("GET", path, INFERENCE) for path in ("/v1/models", "/v1/models/none")),
+    *(("POST", path, INFERENCE) for path in ("/v1/responses", "/v1/responses/input_tokens")),
+    *(("GET", f"/v1/responses/none{end}", INFERENCE) for end in ("", "/input_items")),
+    ("DELETE", "/v1/responses/none", INFERENCE),
 ]
 
 

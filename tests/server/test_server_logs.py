@@ -119,7 +119,8 @@ def test_metrics_of_models() -> None:
     metrics.tokens("m", prompt=5, cached=2, generated=7)
     metrics.first_token("m", 0.2)
     metrics.token_gap("m", 0.01)
-    metrics.step("m", sequences=3, waiting=2, tokens=40, seconds=0.02)
+    metrics.step("m", sequences=3, waiting=2, tokens=40, cells=50, seconds=0.02)
+    metrics.step("m", sequences=0, waiting=2, tokens=0, cells=40, seconds=0.01)
     metrics.loaded("m", 1.5)
     metrics.watch(lambda: Load(4, (ModelMemory("m", 100, 60), ModelMemory("m", 10))))
     text = metrics.exposition()[0].decode()
@@ -129,6 +130,8 @@ def test_metrics_of_models() -> None:
         'puna_first_token_seconds_count{model="m"} 1.0',
         'puna_token_gap_seconds_sum{model="m"} 0.01',
         'puna_step_sequences_sum{model="m"} 3.0',
+        'puna_step_seconds_count{model="m"} 1.0',
+        'puna_cache_cells{model="m"} 40.0',
         'puna_requests_waiting{model="m"} 2.0',
         'puna_load_seconds_sum{model="m"} 1.5',
         "puna_requests_queued 4.0",

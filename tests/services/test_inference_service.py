@@ -19,7 +19,7 @@ from puna.engine.events import Done, TextChunk, TokenLogprob
 from puna.engine.options import LoadOptions
 from puna.engine.request import GenerateRequest
 from puna.errors import BackendError, Interrupted, InvalidOption, MissingCapability, ModelNotFound
-from puna.runner.protocol import Loaded
+from puna.runner.protocol import Loaded, Stepped
 from puna.scheduler.scheduler import Scheduler
 from puna.scheduler.state import SchedulerOptions
 from puna.services.asked import Asked, ChatRequest, CompletionRequest, EmbedRequest
@@ -59,6 +59,7 @@ class Scripted:
         self.loaded = Loaded(options.num_ctx or 256, 1, [])
         self.pid = 1
         self.died: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.on_step: Callable[[Stepped], None] = lambda step: None
         self._script = script
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[TextChunk | Done, None]:

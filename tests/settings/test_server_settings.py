@@ -66,6 +66,10 @@ def test_every_variable_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
         "NUM_PARALLEL": "0",
         "MAX_LOADED_MODELS": "2",
         "MAX_QUEUE": "3",
+        "MAX_KEEP_ALIVE": "1h",
+        "MAX_CTX": "9000",
+        "STEP_TIMEOUT": "0",
+        "RUNNER_MEMORY": "2G",
         "KV_CACHE_TYPE": "Q8_0",
         "FLASH_ATTENTION": "false",
         "GPU_OVERHEAD": "1G",
@@ -74,6 +78,14 @@ def test_every_variable_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
         "LOG_FORMAT": "json",
         "METRICS": "1",
         "MAX_BODY": "1M",
+        "MAX_MESSAGES": "11",
+        "MAX_IMAGES": "0",
+        "MAX_STOPS": "12",
+        "MAX_STOP_LENGTH": "13",
+        "MAX_INPUTS": "14",
+        "MAX_OPENED_MODELS": "15",
+        "MAX_OPENED_BYTES": "1G",
+        "PROMPT_THREADS": "16",
         "HEADER_TIMEOUT": "1s",
         "BODY_TIMEOUT": "2s",
         "IDLE_TIMEOUT": "3s",
@@ -95,6 +107,11 @@ def test_every_variable_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (found.insecure_no_keys, found.tls_cert, found.tls_key) == (True, Path("/c"), Path("/k"))
     assert (found.keep_alive, found.load_timeout, found.context_length) == (math.inf, math.inf, 8192)
     assert (found.num_parallel, found.max_loaded_models, found.max_queue) == (1, 2, 3)
+    assert (found.max_keep_alive, found.max_ctx) == (3600, 9000)
+    assert (found.step_timeout, found.runner_memory) == (math.inf, 2 << 30)
+    assert (found.max_messages, found.max_images, found.max_inputs) == (11, 0, 14)
+    assert (found.max_stops, found.max_stop_length, found.prompt_threads) == (12, 13, 16)
+    assert (found.max_opened_models, found.max_opened_bytes) == (15, 1 << 30)
     assert (found.kv_cache_type, found.flash_attention, found.gpu_overhead) == ("q8_0", False, 1 << 30)
     assert (found.sched_spread, found.log_level, found.log_format, found.metrics) == (True, 10, "json", True)
     times = (found.header_timeout, found.body_timeout, found.idle_timeout, found.write_timeout)

@@ -71,6 +71,18 @@ def running_server(where: Where) -> "Client | None":
     return _client()
 
 
+def neighbouring_server(where: Where) -> "Client | None":
+    """A server on this machine that listens, and so may have models of the store in memory; else None.
+
+    Raises:
+        InvalidOption: the configured address is none.
+    """
+    address = configured_address()
+    if where != "auto" or not is_this_machine(address) or not is_listening(address):
+        return None
+    return _client(_ANSWER_SECONDS)
+
+
 def required_server() -> "Client":
     """The server, for commands that are about it. Raises: InvalidOption: its address is none."""
     return _client()

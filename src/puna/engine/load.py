@@ -17,7 +17,13 @@ from puna.engine.embed import Embedder, Pooling, scored, texts_together
 from puna.engine.evaluator import Evaluator
 from puna.engine.events import Done, Event
 from puna.engine.loop import Engine
-from puna.engine.options import LoadOptions
+from puna.engine.options import (
+    ALL_DEVICES,
+    DEFAULT_BATCH,
+    DEFAULT_CACHE_TYPE,
+    DEFAULT_PARALLEL,
+    LoadOptions,
+)
 from puna.engine.request import GenerateRequest
 from puna.engine.signals import interrupted_by_signals
 from puna.engine.thinking import ends_with
@@ -93,7 +99,7 @@ class LoadedModel:
                 self._constrained,
                 num_ctx=self.num_ctx,
                 num_batch=self.num_batch,
-                limit=self.options.num_parallel,
+                limit=self.options.num_parallel or DEFAULT_PARALLEL,
             )
         return self._engine
 
@@ -301,7 +307,7 @@ def load_model(
             return _load(path, params, options, progress, backend)
         except InsufficientMemory as error:
             shares = next_shares(error.memory, limits)
-            if shares is None or options.num_gpu_layers is not None or any(options.tensor_split):
+            if shares is None or options.num_gpu_layers is not None or any(options.tensor_split or ()):
                 raise
         params = replace(params, num_gpu_layers=sum(shares), tensor_split=tuple(map(float, shares)))
 
@@ -331,12 +337,12 @@ def backend_params(options: LoadOptions) -> BackendParams:
     """The options as backends take them."""
     return BackendParams(
         num_threads=options.num_threads or 0,
-        main_gpu=options.main_gpu,
+        main_gpu=ALL_DEVICES if options.main_gpu is None else options.main_gpu,
         num_gpu_layers=-1 if options.num_gpu_layers is None else options.num_gpu_layers,
-        tensor_split=options.tensor_split,
+        tensor_split=options.tensor_split or (),
         transcode=options.transcode,
         repack=options.repack,
-        rpc_servers=options.rpc_servers,
+        rpc_servers=options.rpc_servers or (),
     )
 
 
@@ -401,7 +407,8 @@ def new_evaluator(backend: Backend, model: Model, options: LoadOptions) -> Evalu
     evaluator = unreserved_evaluator(backend, model, options)
     try:
         num_batch = batch_size(model, context_length(backend.config(), options), options)
-        evaluator.reserve(num_batch, num_batch if isinstance(model, Encoder) else options.num_parallel)
+        parallel = options.num_parallel or DEFAULT_PARALLEL
+        evaluator.reserve(num_batch, num_batch if isinstance(model, Encoder) else parallel)
     except BaseException:
         evaluator.close()
         raise
@@ -417,15 +424,16 @@ def unreserved_evaluator(
     """An evaluator whose memory is taken when it is first used. Raises: InvalidOption, as `new_evaluator`."""
     num_ctx = context_length(backend.config(), options)
     evaluator = Evaluator(backend, model, model.cache(), compute=compute)
-    kind = DType[options.kv_cache_type.upper()]
+    kind = DType[(options.kv_cache_type or DEFAULT_CACHE_TYPE).upper()]
+    parallel = options.num_parallel or DEFAULT_PARALLEL
     num_batch = batch_size(model, num_ctx, options)
-    evaluator.cache.init(backend, kind, options.num_parallel, num_ctx, num_batch)
+    evaluator.cache.init(backend, kind, parallel, num_ctx, num_batch)
     return evaluator
 
 
 def batch_size(model: Model, num_ctx: int, options: LoadOptions) -> int:
     """Most tokens evaluated at once: an encoder reads a text as a whole."""
-    return num_ctx if isinstance(model, Encoder) else min(options.num_batch, num_ctx)
+    return num_ctx if isinstance(model, Encoder) else min(options.num_batch or DEFAULT_BATCH, num_ctx)
 
 
 def context_length(metadata: Metadata, options: LoadOptions) -> int:

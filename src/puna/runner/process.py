@@ -234,6 +234,8 @@ class Runner:
         child = self._speaking()
         self._answers.append(answer)
         child.send(message)
+        if isinstance(message, Resize):
+            self._watch_steps()
         await answer
 
     def _speaking(self) -> Child:
@@ -321,7 +323,7 @@ class Runner:
 
     def _look(self) -> None:
         self._watch = None
-        if not self._mailboxes or self._child is None or self._step_timeout is None:
+        if not (self._mailboxes or self._answers) or self._child is None or self._step_timeout is None:
             return
         left = self._child.heard + self._step_timeout - self._loop.time()
         if left > 0:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from puna.engine.events import Done, TextChunk
-from puna.engine.options import LoadOptions
+from puna.engine.options import DEFAULT_PARALLEL, LoadOptions
 from puna.errors import BackendError, InvalidOption, OutOfMemory, PunaError
 from puna.runner.protocol import (
     Cancel,
@@ -182,7 +182,7 @@ def _load(line: Line, load: Load) -> "Served | None":
 
 def loaded(memory: "BackendMemory", num_ctx: int, options: LoadOptions) -> Loaded:
     """What a model takes, as a message. The output counts as a layer, as it does in num_gpu_layers."""
-    return Loaded(num_ctx, options.num_parallel, devices(memory), len(memory.cpu.weights))
+    return Loaded(num_ctx, options.num_parallel or DEFAULT_PARALLEL, devices(memory), len(memory.cpu.weights))
 
 
 def devices(memory: "BackendMemory") -> list[Device]:
@@ -248,7 +248,11 @@ class Served:
         self._line.say(loaded(self._model.memory, self._model.num_ctx, options))
 
     def run(self) -> None:
-        """Takes requests and computes until the server says no more."""
+        """Takes requests and computes until the server says no more.
+
+        Raises:
+            InternalError: the books of the cache are wrong; a new process would be better.
+        """
         while self._hear():
             if not self._model.engine.idle:
                 self._step()
@@ -314,6 +318,9 @@ class Served:
             seconds = time.perf_counter() - begun
             counts = (report.tokens, report.sequences, report.waiting, report.cells)
             self._line.say(Stepped(events, *counts, seconds))
+        if self._model.engine.idle:
+            # A millisecond, when all who waited have been answered: what is lost here is lost for good.
+            self._model.engine.check()
 
     def _fail(self, failure: Failure) -> list[tuple[int, TextChunk | Done | Failure]]:
         """Ends all requests after a step that failed, and sees whether the engine can go on.

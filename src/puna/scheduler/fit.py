@@ -81,21 +81,21 @@ def shortages_alone(
     return found
 
 
-def main_gpu(need: Loaded, options: LoadOptions, overhead: int) -> int:
+def main_gpu(need: Loaded, options: LoadOptions, overhead: int) -> int | None:
     """The GPU that a model goes to: the one with most free memory, if all of it fits there.
 
-    Otherwise what the options say, or -1, which spreads it over all.
+    Otherwise what the options say; None spreads it over all.
     """
     gpus = [device for device in need.devices if device.gpu]
-    if len(gpus) < 2 or options.main_gpu >= 0 or not is_automatic(options):
+    if len(gpus) < 2 or options.main_gpu is not None or not is_automatic(options):
         return options.main_gpu
     best = max(range(len(gpus)), key=lambda index: (gpus[index].free, -index))
-    return best if need.gpu_size + overhead <= gpus[best].free else -1
+    return best if need.gpu_size + overhead <= gpus[best].free else None
 
 
 def is_automatic(options: LoadOptions) -> bool:
     """Whether the loader may put layers where there is room."""
-    return options.num_gpu_layers is None and not any(options.tensor_split)
+    return options.num_gpu_layers is None and not any(options.tensor_split or ())
 
 
 def _on_gpu(device: Device, overhead: int, own: Resident | None, gone: Iterable[Resident]) -> Shortage | None:
@@ -118,7 +118,7 @@ def out_of_memory(name: str, need: Loaded, found: Sequence[Shortage]) -> OutOfMe
     contexts = f"{need.num_ctx} tokens of context"
     if need.num_parallel > 1:
         contexts = f"{need.num_parallel} times {contexts}"
-    places = "; ".join(map(str, found)) or f"{bytes_text(need.size)}, more than there is"
+    places = "; ".join(map(str, found)) or f"{bytes_text(need.size)} of memory, more than there is"
     return OutOfMemory(
         f"{name[:100]!r} with {contexts} needs {places}; lower num_ctx, or take a smaller model"
     )

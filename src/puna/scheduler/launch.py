@@ -3,7 +3,7 @@
 from dataclasses import fields, replace
 from typing import Final, Literal, TypeAlias
 
-from puna.engine.options import LoadOptions
+from puna.engine.options import DEFAULT_PARALLEL, LoadOptions
 from puna.errors import InvalidOption
 from puna.scheduler.state import ModelSource, Resident, SchedulerOptions
 
@@ -14,7 +14,6 @@ AUTOMATIC_PARALLEL: Final = 4
 
 # What only the cache depends on: it is made anew, the weights stay.
 _OF_THE_CACHE = {"num_ctx", "num_parallel", "kv_cache_type", "num_batch"}
-_UNSET: Final = LoadOptions()
 _CONTEXT_TIERS = (262144, 131072, 65536, 32768, 16384, 8192, 4096, 2048)
 
 
@@ -41,10 +40,8 @@ def over(options: LoadOptions, asked: LoadOptions) -> LoadOptions:
 
 
 def named(asked: LoadOptions) -> list[str]:
-    """The fields that a request names: those without their default value."""
-    return [
-        field.name for field in fields(asked) if getattr(asked, field.name) != getattr(_UNSET, field.name)
-    ]
+    """The fields that a request names."""
+    return [field.name for field in fields(asked) if getattr(asked, field.name) is not None]
 
 
 def change_for(resident: Resident, source: ModelSource, asked: LoadOptions) -> Change:
@@ -59,7 +56,7 @@ def change_for(resident: Resident, source: ModelSource, asked: LoadOptions) -> C
 
 def _is_met(resident: Resident, asked: LoadOptions, name: str) -> bool:
     wanted = getattr(asked, name)
-    if wanted == getattr(resident.options, name):
+    if wanted == getattr(resident.options.filled(), name):
         return True
     loaded = resident.loaded
     if loaded is None:
@@ -79,7 +76,11 @@ def smaller(options: LoadOptions, asked: LoadOptions, limits: SchedulerOptions) 
     Only what neither the request nor the configuration names gets smaller: first how many requests are
     computed at once, then the context.
     """
-    if options.num_parallel > 1 and limits.num_parallel is None and "num_parallel" not in named(asked):
+    if (
+        (options.num_parallel or DEFAULT_PARALLEL) > 1
+        and limits.num_parallel is None
+        and "num_parallel" not in named(asked)
+    ):
         return replace(options, num_parallel=1)
     if asked.num_ctx is not None or limits.context_length is not None:
         return None

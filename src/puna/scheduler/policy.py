@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from puna.engine.options import LoadOptions
+from puna.engine.options import DEFAULT_PARALLEL, LoadOptions
 from puna.errors import RunnerDied
 from puna.scheduler.fit import (
     Shortage,
@@ -161,6 +161,8 @@ def _start_or_make_room(
     less = smaller(options, request.asked, state.limits)
     if less is not None:
         return [Plan(request.id, less)]
+    # It keeps nobody waiting: no later event would look at those behind it.
+    walk.busy = False
     return [Refuse(request.id, out_of_memory(request.source.name, request.need, hopeless or missing))]
 
 
@@ -176,7 +178,7 @@ def _must_plan(state: State, request: Waiting, own: Resident | None, others: lis
     """Whether a load could fail for want of memory: otherwise it need not wait for a plan."""
     usual = own.options if own else launch_options(LoadOptions(), state.limits)
     wanted = over(usual, request.asked)
-    if _cells(wanted) > _cells(usual) or wanted.kv_cache_type != usual.kv_cache_type:
+    if _cells(wanted) > _cells(usual) or wanted.filled().kv_cache_type != usual.filled().kv_cache_type:
         return True
     several = state.gpus > 1 and not state.limits.spread
     return own is None and (bool(others) or several or not is_plenty(request.file_size, state.memory))
@@ -184,7 +186,7 @@ def _must_plan(state: State, request: Waiting, own: Resident | None, others: lis
 
 def _cells(options: LoadOptions) -> int:
     """Tokens that the cache has room for."""
-    return (options.num_ctx or AUTOMATIC_CONTEXT) * options.num_parallel
+    return (options.num_ctx or AUTOMATIC_CONTEXT) * (options.num_parallel or DEFAULT_PARALLEL)
 
 
 def _holds(resident: Resident, missing: list[Shortage]) -> bool:

@@ -16,7 +16,7 @@ from puna.engine.events import Done, TextChunk
 from puna.engine.options import LoadOptions
 from puna.engine.request import GenerateRequest
 from puna.errors import OutOfMemory, Overloaded, PunaError, RunnerDied
-from puna.runner.protocol import Loaded
+from puna.runner.protocol import Loaded, Stepped
 from puna.scheduler import policy
 from puna.scheduler.fit import out_of_memory, shortages_alone
 from puna.scheduler.launch import change_for, check_asked, smaller
@@ -46,7 +46,13 @@ _LONGEST_RETRY = 60
 
 
 class RunningModel(Protocol):
-    """A model in a process of its own; `puna.runner.process.Runner` is one."""
+    """A model in a process of its own; `puna.runner.process.Runner` is one.
+
+    Attributes:
+        on_step: called with the figures of each step.
+    """
+
+    on_step: Callable[[Stepped], None]
 
     @property
     def loaded(self) -> Loaded:
@@ -82,6 +88,8 @@ class StartRunner(Protocol):
 
 
 PlanLoad = Callable[[Path, LoadOptions], Awaitable[Loaded]]
+Ready = Callable[[ModelSource, RunningModel, float], None]
+"""Is told of a model that has been loaded, and how many seconds that took; before anybody uses it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +187,7 @@ class Scheduler:
         plan: finds out what a load takes.
         clock: seconds, for all moments.
         memory: the machine's memory as it is now.
+        ready: is told of each model that has been loaded.
     """
 
     def __init__(
@@ -189,12 +198,14 @@ class Scheduler:
         plan: PlanLoad,
         clock: Callable[[], float] = time.monotonic,
         memory: Callable[[], HostMemory] = free_memory,
+        ready: Ready = lambda source, runner, seconds: None,
     ) -> None:
         self.options = options
         self._start = start
         self._plan = plan
         self._clock = clock
         self._memory = memory
+        self._tell_ready = ready
         self._slots: dict[str, _Slot] = {}
         self._queue = _Queue()
         self._crashes: dict[str, Crashes] = {}
@@ -218,7 +229,7 @@ class Scheduler:
         """The model, loaded as the options name it, for as long as the context lasts.
 
         Args:
-            options: fields with their default values are not named: they match what is loaded.
+            options: what is None is not named, and matches what is loaded.
             keep_alive: seconds to keep the model after its last request; None leaves it as it is.
 
         Raises:
@@ -380,6 +391,8 @@ class Scheduler:
         slot = self._slots[pending.waiting.digest]
         if slot.runner is None:
             raise RuntimeError("a model without a runner was to serve a request")
+        # Of several names of one file the list tells the one that was used last; another may be deleted.
+        slot.source = pending.waiting.source
         if pending.keep_alive is not None:
             slot.keep_alive = self._kept(pending.keep_alive)
         slot.active += 1
@@ -421,11 +434,13 @@ class Scheduler:
         slot.task.add_done_callback(lambda task: self._remove(slot) if task.cancelled() else None)
 
     async def _load(self, slot: _Slot) -> None:
+        began = self._clock()
         try:
             runner = await self._loaded_runner(slot)
         except PunaError as error:
             self._load_failed(slot, error)
         else:
+            self._tell_ready(slot.source, runner, self._clock() - began)
             self._ready(slot, runner)
 
     async def _loaded_runner(self, slot: _Slot) -> RunningModel:

@@ -41,7 +41,7 @@ class SchedulerOptions:
             where memory does not suffice for 4.
         context_length: tokens of context where a request does not say; None takes 4096, or less where memory
             does not suffice.
-        kv_cache_type: element type of the KV cache where a request does not say.
+        kv_cache_type: element type of the KV cache where a request does not say; None takes f16.
         gpu_overhead: bytes to leave free on each GPU.
         spread: spread a model over all GPUs even where one has room for it.
         max_keep_alive: most seconds that a request can keep a model; None for no limit.
@@ -58,7 +58,7 @@ class SchedulerOptions:
     load_timeout: float | None = 300.0
     num_parallel: int | None = None
     context_length: int | None = None
-    kv_cache_type: str = "f16"
+    kv_cache_type: str | None = None
     gpu_overhead: int = 0
     spread: bool = False
     max_keep_alive: float | None = None
@@ -129,7 +129,7 @@ class Waiting:
 
     Attributes:
         id: larger than that of any earlier request.
-        asked: the options that the request names; a field with its default value is not named.
+        asked: the options that the request names.
         file_size: bytes of the model's file.
         options: what to load the model with, once something smaller than usual had to be chosen.
         need: what that takes; None if nobody has found out yet.

@@ -5,6 +5,7 @@ import logging
 import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import cast
 
 from starlette.applications import Starlette
@@ -17,13 +18,14 @@ from puna import settings as environment
 from puna.errors import PunaError
 from puna.options import FILE, ServerSettings
 from puna.runner.process import Runner, plan
-from puna.scheduler.scheduler import Scheduler
-from puna.scheduler.state import SchedulerOptions
+from puna.runner.protocol import Stepped
+from puna.scheduler.scheduler import RunningModel, Scheduler
+from puna.scheduler.state import ModelSource, SchedulerOptions
 from puna.server import anthropic, health, openai
 from puna.server.anthropic import routes as anthropic_routes
 from puna.server.errors import ErrorAnswer
 from puna.server.logs import facts
-from puna.server.metrics import Metrics
+from puna.server.metrics import Load, Metrics, ModelMemory
 from puna.server.middleware.hosts import Hosts, host_rules, machine_names
 from puna.server.middleware.keys import Keys
 from puna.server.middleware.origins import Origins, origin_rules
@@ -31,6 +33,7 @@ from puna.server.middleware.requests import Requests, request_id
 from puna.server.native import inference, models
 from puna.server.state import AppState
 from puna.services.inference import Inference
+from puna.services.limits import Limits
 from puna.services.operations import Operations
 from puna.services.responses import Responses
 from puna.store.library import Library
@@ -40,13 +43,23 @@ logger = logging.getLogger("puna.server")
 
 def build_state(settings: ServerSettings, library: Library) -> AppState:
     """The parts that routes work with."""
-    scheduler = Scheduler(_scheduling(settings), start=Runner.start, plan=plan)
     metrics = _metrics(settings)
+    scheduler = Scheduler(
+        _scheduling(settings),
+        start=partial(
+            Runner.start,
+            memory=settings.runner_memory or None,
+            step_timeout=_finite(settings.step_timeout),
+        ),
+        plan=partial(plan, stall=_finite(settings.load_timeout), memory=settings.runner_memory or None),
+        ready=partial(_count_model, metrics),
+    )
+    metrics.watch(partial(_load_of, scheduler))
     return AppState(
         settings=settings,
         library=library,
         scheduler=scheduler,
-        inference=Inference(library, scheduler, watcher=metrics),
+        inference=Inference(library, scheduler, limits_of(settings), metrics),
         metrics=metrics,
         operations=Operations(settings.max_transfers),
         responses=Responses(library.responses if settings.responses == FILE else None),
@@ -86,13 +99,58 @@ def _scheduling(settings: ServerSettings) -> SchedulerOptions:
         max_loaded=settings.max_loaded_models,
         max_queue=settings.max_queue,
         keep_alive=settings.keep_alive,
-        load_timeout=None if math.isinf(settings.load_timeout) else settings.load_timeout,
+        load_timeout=_finite(settings.load_timeout),
         num_parallel=settings.num_parallel,
         context_length=settings.context_length or None,
         kv_cache_type=settings.kv_cache_type,
         gpu_overhead=settings.gpu_overhead,
         spread=settings.sched_spread,
+        max_keep_alive=_finite(settings.max_keep_alive),
+        max_ctx=settings.max_ctx or None,
     )
+
+
+def limits_of(settings: ServerSettings) -> Limits:
+    """What the settings say of a request."""
+    return Limits(
+        messages=settings.max_messages,
+        images=settings.max_images,
+        stops=settings.max_stops,
+        stop_length=settings.max_stop_length,
+        inputs=settings.max_inputs,
+        opened=settings.max_opened_models,
+        opened_bytes=settings.max_opened_bytes,
+        threads=settings.prompt_threads,
+    )
+
+
+def _finite(seconds: float) -> float | None:
+    """The time, or None for ever."""
+    return None if math.isinf(seconds) else seconds
+
+
+def _count_model(metrics: Metrics, source: ModelSource, runner: RunningModel, seconds: float) -> None:
+    """From now on the model's steps count, until its process ends."""
+    metrics.loaded(source.name, seconds)
+    runner.on_step = partial(_count_step, metrics, source.name)
+    runner.died.add_done_callback(lambda _: metrics.unloaded(source.name))
+
+
+def _count_step(metrics: Metrics, model: str, step: Stepped) -> None:
+    if step.seconds:  # else it only tells of a request that was refused
+        metrics.step(
+            model,
+            sequences=step.sequences,
+            waiting=step.waiting,
+            tokens=step.tokens,
+            cells=step.cells,
+            seconds=step.seconds,
+        )
+
+
+def _load_of(scheduler: Scheduler) -> Load:
+    models = (ModelMemory(model.name, model.size, model.gpu_size) for model in scheduler.loaded())
+    return Load(scheduler.queued, tuple(models))
 
 
 def _metrics(settings: ServerSettings) -> Metrics:

@@ -60,11 +60,23 @@ class Metrics:
     def token_gap(self, model: str, seconds: float) -> None:
         """The time between two tokens of an answer."""
 
-    def step(self, model: str, *, sequences: int, waiting: int, tokens: int, seconds: float) -> None:
-        """A step of a model's engine: requests in it, requests that wait for room, tokens evaluated."""
+    def step(
+        self, model: str, *, sequences: int, waiting: int, tokens: int, cells: int, seconds: float
+    ) -> None:
+        """A step of a model's engine.
+
+        Args:
+            sequences: requests in it.
+            waiting: requests that wait for room.
+            tokens: how many it evaluated; a step of 0 only ended requests.
+            cells: of the cache that are taken.
+        """
 
     def loaded(self, model: str, seconds: float) -> None:
         """A model has been loaded."""
+
+    def unloaded(self, model: str) -> None:
+        """A model's process has ended."""
 
     def watch(self, load: Callable[[], Load]) -> None:
         """Ask `load` at each scrape."""

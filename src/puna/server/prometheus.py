@@ -13,6 +13,7 @@ _MOST_MODELS = 100
 _OTHER = "other"
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _GAPS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
+_STEPS = (*_GAPS, 5, 10, 30)
 _SEQUENCES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
@@ -47,7 +48,7 @@ class PrometheusMetrics(Metrics):
             "puna_token_gap_seconds", "Time between two tokens.", ["model"], buckets=_GAPS, registry=registry
         )
         self._steps = Histogram(
-            "puna_step_seconds", "Time of a step of the engine.", ["model"], buckets=_GAPS, registry=registry
+            "puna_step_seconds", "Time of a step of the engine.", ["model"], buckets=_STEPS, registry=registry
         )
         self._batch = Histogram(
             "puna_step_sequences", "Requests in a step.", ["model"], buckets=_SEQUENCES, registry=registry
@@ -57,6 +58,9 @@ class PrometheusMetrics(Metrics):
         )
         self._waiting = Gauge(
             "puna_requests_waiting", "Requests that wait for room in a model.", ["model"], registry=registry
+        )
+        self._cells = Gauge(
+            "puna_cache_cells", "Cells of a model's cache that are taken.", ["model"], registry=registry
         )
         self._loads = Histogram(
             "puna_load_seconds", "Time to load a model.", ["model"], buckets=_SECONDS, registry=registry
@@ -90,17 +94,27 @@ class PrometheusMetrics(Metrics):
         """See `Metrics`."""
         self._gaps.labels(self._label(model)).observe(seconds)
 
-    def step(self, model: str, *, sequences: int, waiting: int, tokens: int, seconds: float) -> None:
+    def step(
+        self, model: str, *, sequences: int, waiting: int, tokens: int, cells: int, seconds: float
+    ) -> None:
         """See `Metrics`."""
         label = self._label(model)
-        self._steps.labels(label).observe(seconds)
-        self._batch.labels(label).observe(sequences)
-        self._step_tokens.labels(label).inc(tokens)
         self._waiting.labels(label).set(waiting)
+        self._cells.labels(label).set(cells)
+        if tokens:
+            self._steps.labels(label).observe(seconds)
+            self._batch.labels(label).observe(sequences)
+            self._step_tokens.labels(label).inc(tokens)
 
     def loaded(self, model: str, seconds: float) -> None:
         """See `Metrics`."""
         self._loads.labels(self._label(model)).observe(seconds)
+
+    def unloaded(self, model: str) -> None:
+        """See `Metrics`."""
+        label = self._label(model)
+        self._waiting.labels(label).set(0)
+        self._cells.labels(label).set(0)
 
     def watch(self, load: Callable[[], Load]) -> None:
         """See `Metrics`."""

@@ -277,6 +277,8 @@ class Inference:
                     request.truncate,
                 )
                 vectors = await _embedded(lease.runner, encoded)
+            if self._watcher:
+                self._watcher.tokens(model.source.name, prompt=encoded.tokens)
             numbers = await self._apart(finished_vectors, vectors, request.dimensions, request.normalize)
         return Embeddings(
             vectors=numbers,

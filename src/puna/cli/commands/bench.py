@@ -11,7 +11,7 @@ import click
 
 from puna.benchmark import Case, EngineSubject, Measurement, measure, plan_cases
 from puna.cli.models import resolve_model
-from puna.engine.options import KV_CACHE_TYPES, LoadOptions
+from puna.engine.options import DEFAULT_CACHE_TYPE, KV_CACHE_TYPES, LoadOptions
 from puna.errors import InvalidOption
 
 if TYPE_CHECKING:
@@ -189,7 +189,7 @@ def describe(path: Path, loaded: "LoadedModel", options: LoadOptions) -> Setup:
         backend=",".join(gpus) or "CPU",
         threads=options.num_threads or physical_cores(),
         num_batch=loaded.num_batch,
-        kv_cache_type=options.kv_cache_type,
+        kv_cache_type=options.kv_cache_type or DEFAULT_CACHE_TYPE,
         library=f"ggml {library.version_text} ({library.origin})",
     )
 

@@ -12,7 +12,7 @@ import click
 from puna.cli import terminal
 from puna.cli.models import find_model
 from puna.cli.table import table_lines
-from puna.engine.options import LoadOptions
+from puna.engine.options import DEFAULT_CACHE_TYPE, LoadOptions
 from puna.humanize import bytes_text
 from puna.runner.protocol import Device, Loaded
 from puna.scheduler.fit import Shortage, shortages_alone
@@ -62,7 +62,7 @@ class Placement:
     """
 
     path: Path
-    options: LoadOptions
+    kv_cache_type: str
     need: Loaded
     cache: tuple[CachedLayers, ...]
     memory: HostMemory
@@ -125,8 +125,9 @@ def plan_placement(path: Path, asked: LoadOptions, num_parallel: int) -> Placeme
     need = Loaded(num_ctx, num_parallel, devices, layers)
     host = free_memory()
     missing = shortages_alone(need, options, host, 0, None, ())
-    cache = tuple(cached_layers(memory, sizes, options.kv_cache_type))
-    return Placement(path, options, need, cache, host, tuple(missing))
+    kv_cache_type = options.kv_cache_type or DEFAULT_CACHE_TYPE
+    cache = tuple(cached_layers(memory, sizes, kv_cache_type))
+    return Placement(path, kv_cache_type, need, cache, host, tuple(missing))
 
 
 def gpu_rooms(options: LoadOptions) -> list[tuple[int, int]]:
@@ -138,7 +139,7 @@ def gpu_rooms(options: LoadOptions) -> list[tuple[int, int]]:
     if options.num_gpu_layers == 0:
         return []
     library = puna.ggml.load()
-    found = accelerators(library, options.rpc_servers)
+    found = accelerators(library, options.rpc_servers or ())
     return [access.device_memory(library, device.handle) for device in found]
 
 
@@ -179,7 +180,7 @@ def render(placement: Placement) -> Iterator[str]:
     need = placement.need
     yield f"context   {need.num_ctx} tokens × {need.num_parallel} requests at once"
     for group in placement.cache:
-        yield f"KV cache  {cache_text(group, placement.options.kv_cache_type)}"
+        yield f"KV cache  {cache_text(group, placement.kv_cache_type)}"
     yield ""
     header = ("DEVICE", "LAYERS", "WEIGHTS", "CACHE", "GRAPH", "TOGETHER", "FREE NOW")
     yield from table_lines(header, [_row(device, placement.memory) for device in need.devices])
@@ -215,7 +216,7 @@ def as_plain(placement: Placement) -> dict[str, Any]:
         "path": str(placement.path),
         "num_ctx": need.num_ctx,
         "num_parallel": need.num_parallel,
-        "kv_cache_type": placement.options.kv_cache_type,
+        "kv_cache_type": placement.kv_cache_type,
         "layers": need.layers,
         "devices": [
             {

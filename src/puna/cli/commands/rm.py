@@ -1,11 +1,18 @@
 """`puna rm MODEL…`: models go, and what only they used."""
 
+from contextlib import nullcontext
+from typing import TYPE_CHECKING
+
 import click
 
 from puna.cli import terminal
 from puna.cli.place import Place, managing_place
-from puna.cli.reach import Where, where_options
-from puna.errors import PunaError, ServerUnreachable
+from puna.cli.reach import Where, neighbouring_server, where_options
+from puna.errors import InvalidOption, PunaError, ServerUnreachable
+from puna.store.name import parse_name
+
+if TYPE_CHECKING:
+    from puna.client import Client
 
 
 @click.command("rm", short_help="Remove models")
@@ -13,12 +20,15 @@ from puna.errors import PunaError, ServerUnreachable
 @where_options
 def command(models: tuple[str, ...], where: Where) -> int:
     """Remove models, and the files that no other model uses."""
-    with managing_place(where) as place:
-        return max([_remove(place, model) for model in models])
+    server = neighbouring_server(where)
+    with managing_place(where) as place, server or nullcontext():
+        return max([_remove(place, server, model) for model in models])
 
 
-def _remove(place: Place, model: str) -> int:
-    """Remove one model; the exit status."""
+def _remove(place: Place, server: "Client | None", model: str) -> int:
+    """Remove one model, which leaves the memory of a server on this machine first; the exit status."""
+    if server is not None:
+        _unload(server, model)
     try:
         kept = place.delete(model)
     except ServerUnreachable:
@@ -30,3 +40,15 @@ def _remove(place: Place, model: str) -> int:
     if kept:
         terminal.complain("Warning", kept)
     return 0
+
+
+def _unload(server: "Client", model: str) -> None:
+    """Have a server unload a model that it has loaded; whatever it answers, the removal goes on."""
+    try:
+        name = parse_name(model)
+        if any(parse_name(loaded.name) == name for loaded in server.ps().models):
+            server.generate(model, keep_alive=0)
+    except (InvalidOption, ServerUnreachable):
+        return  # the removal tells of a bad name, and what listens there may be no server at all
+    except PunaError as error:
+        terminal.complain("Warning", f"unable to stop model '{model[:100]}': {error}")

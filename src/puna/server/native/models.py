@@ -27,6 +27,7 @@ from puna.server.middleware.requests import note
 from puna.server.native.names import local_name, model_name, quoted
 from puna.server.routing import route
 from puna.server.state import AppState
+from puna.services.loaded import without_a_name
 from puna.services.operations import Work
 from puna.store.digest import Digest
 from puna.store.name import scheme_of
@@ -213,11 +214,21 @@ class _Models:
         return Response()
 
     async def delete(self, request: Request) -> Response:
-        """Forget a model. One that is loaded runs on, from files that are still open."""
+        """Forget a model, and take it out of memory when its requests have ended.
+
+        Nobody could ask for that later: it has no name any more. What another name shares stays.
+        """
         body = await read_json(request, Named, self._state.limits)
         note(request, model=body.text)
         name = model_name(body.text, invalid=f"name {quoted(body.text)} is invalid")
-        await asyncio.to_thread(self._state.library.delete, name)
+        try:
+            await asyncio.to_thread(self._state.library.delete, name)
+        except ModelNotFound as error:
+            # By the name that was asked for; only `show` tells the tag too.
+            raise Refused(404, f"model '{body.text[:100]}' not found") from error
+        loaded = self._state.scheduler.loaded()
+        for digest in await asyncio.to_thread(without_a_name, self._state.library, loaded):
+            await self._state.scheduler.unload(digest)
         return Response()
 
     async def blob(self, request: Request) -> Response:
