@@ -2,11 +2,13 @@
 
 import base64
 import json
+import re
 import struct
+from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.served import Served
+from tests.served import Served, serving
 
 HI = [{"role": "user", "content": "hi"}]
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
@@ -94,6 +96,14 @@ def test_choices_share_the_prompt(served: Served) -> None:
     assert alone["choices"][0]["message"]["content"] == texts[0]
     assert document["usage"]["prompt_tokens"] == alone["usage"]["prompt_tokens"]
     assert document["usage"]["completion_tokens"] == 24
+
+
+def test_the_prompt_of_several_choices_is_read_once(served: Served, tmp_path: Path) -> None:
+    with serving(tmp_path, served.store, PUNA_METRICS="1") as server:
+        prompt = chat(server, "tiny", n=4, max_tokens=12, temperature=2.0)["usage"]["prompt_tokens"]
+        text = server.get("/metrics").body.decode()
+    (cached,) = re.findall(r'puna_tokens_total\{kind="cached",.*\} ([0-9.]+)', text)
+    assert float(cached) == 3 * (prompt - 1)
 
 
 def test_what_is_said_of_logits(served: Served) -> None:
