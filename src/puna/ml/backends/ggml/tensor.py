@@ -438,7 +438,12 @@ class GGMLTensor(Tensor):
         """Rows that lie apart can still be split without a copy, as heads of a fused projection are."""
         kept = len(self.shape) - 1
         dense_rows = self.stride(-1) == self._element_size()
-        if not dense_rows or len(shape) == kept or shape[:kept] != self.shape[:-1] or self.dtype not in _NUMPY:
+        if (
+            not dense_rows
+            or len(shape) == kept
+            or shape[:kept] != self.shape[:-1]
+            or self.dtype not in _NUMPY
+        ):
             return None
         inner = [self._element_size() * math.prod(shape[axis + 1 :]) for axis in range(kept, len(shape) - 1)]
         return self.view(0, shape, [*(self.stride(axis) for axis in range(kept)), *inner])
