@@ -1,7 +1,7 @@
 """Ollama's own Python client against `puna serve`."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -101,6 +101,22 @@ def test_thinking(client: ollama.Client) -> None:
     reply = client.chat("thinks", HI, think=True)
     assert (reply.message.thinking, reply.message.content) == ("Hmm…\n", "Blue.")
     assert client.generate("thinks", "hi", think="low").thinking == "Hmm…\n"
+    pieces = [piece.message for piece in client.chat("thinks", HI, think=True, stream=True)]
+    assert "".join(piece.thinking or "" for piece in pieces) == "Hmm…\n"
+    assert "".join(piece.content or "" for piece in pieces) == "Blue."
+    completed = list(client.generate("thinks", "hi", think=True, stream=True))
+    assert "".join(piece.thinking or "" for piece in completed) == "Hmm…\n"
+    assert client.chat("said", HI, think=False).message.thinking is None
+
+
+def add(a: int, b: int = 1) -> int:
+    """Add two numbers.
+
+    Args:
+        a: the first.
+        b: the second.
+    """
+    return a + b
 
 
 def test_tools(client: ollama.Client) -> None:
@@ -120,6 +136,13 @@ def test_tools(client: ollama.Client) -> None:
     result = weather(**call.function.arguments)
     messages += [reply.message, {"role": "tool", "content": result, "tool_name": "weather"}]
     assert client.chat("calls", messages, tools=[weather]).done
+    # The example of the documentation: several functions, and the answer's message goes back as it is.
+    available: dict[str, Callable[..., Any]] = {"weather": weather, "add": add}
+    reply = client.chat("calls", HI, tools=[weather, add])
+    results = [
+        available[call.function.name](**call.function.arguments) for call in reply.message.tool_calls or ()
+    ]
+    assert results == ["rain in Oslo"]
     pieces = list(client.chat("calls", HI, tools=[weather], stream=True))
     assert [call.function.name for piece in pieces for call in piece.message.tool_calls or ()] == ["weather"]
 
@@ -134,6 +157,13 @@ class Answer(BaseModel):
 def test_structured_answers(client: ollama.Client) -> None:
     reply = client.chat("said", HI, format=Answer.model_json_schema(), options={"num_predict": 100})
     Answer.model_validate_json(reply.message.content or "")
+    pieces = client.chat("said", HI, format=Answer.model_json_schema(), stream=True)
+    Answer.model_validate_json("".join(piece.message.content or "" for piece in pieces))
+    written = client.generate("said", "hi", format=Answer.model_json_schema())
+    Answer.model_validate_json(written.response or "")
+    # The scripted model goes on for ever with anything but its script.
+    free = client.generate("said", "hi", format="json", options={"num_predict": 20})
+    assert (free.response or "").startswith("{")
 
 
 def test_log_probabilities(client: ollama.Client) -> None:

@@ -10,7 +10,7 @@ import pytest
 from puna.engine.events import Done, TextChunk
 from puna.engine.options import LoadOptions
 from puna.engine.request import GenerateRequest
-from puna.errors import BackendError, InvalidOption, OutOfMemory
+from puna.errors import BackendError, InternalError, InvalidOption, OutOfMemory
 from puna.ml import BackendMemory, DeviceMemory
 from puna.ml.memory import Memory
 from puna.runner.protocol import (
@@ -62,6 +62,7 @@ class Engine:
         self.ids: list[int] = []
         self.cancelled: list[int] = []
         self.checked = 0
+        self.fault: InternalError | None = None
 
     @property
     def idle(self) -> bool:
@@ -87,11 +88,19 @@ class Engine:
 
     def check(self) -> None:
         self.checked += 1
+        if self.fault is not None:
+            raise self.fault
 
 
-def _serve(groups: Sequence[Sequence[ToRunner]], engine: Engine, embed: Any = None) -> list[FromRunner]:
-    """What a server hears that says this."""
+def _serve(
+    groups: Sequence[Sequence[ToRunner]],
+    engine: Engine,
+    embed: Any = None,
+    heard: list[FromRunner] | None = None,
+) -> list[FromRunner]:
+    """What a server hears that says this; it is in `heard` too, if the runner fails."""
     line = Script(groups)
+    line.heard = [] if heard is None else heard
     memory = BackendMemory(Memory(1), DeviceMemory("CPU"), [])
     model: Any = SimpleNamespace(
         engine=engine, embed=embed, memory=memory, num_ctx=64, resize=lambda options: None
@@ -122,8 +131,18 @@ def test_a_step_that_fails_ends_what_runs_and_no_more(error: Exception) -> None:
     assert failed.keys() == {1, 2}
     kinds = {event.kind for event in failed.values() if isinstance(event, Failure)}
     assert kinds == {"BackendError" if isinstance(error, BackendError) else "OutOfMemory"}
-    assert (engine.cancelled, engine.checked) == ([1, 2], 1)
     assert _events(heard)[2:] == [(3, DONE)]
+    # After the failure, and after the last answer.
+    assert (engine.cancelled, engine.checked) == ([1, 2], 2)
+
+
+def test_wrong_books_end_the_runner_once_all_are_answered() -> None:
+    engine = Engine([(1, TextChunk("a"))], [(1, DONE)])
+    engine.fault = InternalError("a cell is taken and belongs to nobody")
+    heard: list[FromRunner] = []
+    with pytest.raises(InternalError, match="belongs to nobody"):
+        _serve([[Generate(1, REQUEST)]], engine, heard=heard)
+    assert _events(heard) == [(1, TextChunk("a")), (1, DONE)]
 
 
 def test_a_request_that_is_refused_is_told_at_once() -> None:

@@ -300,7 +300,7 @@ def test_copy_and_delete(running: Running, gguf: bytes, library: Library) -> Non
         ("POST", "/api/copy", {"source": "../x", "destination": "x"}, 400, 'source "../x" is invalid'),
         ("POST", "/api/copy", {"source": "x", "destination": "a b"}, 400, 'destination "a b" is invalid'),
         ("POST", "/api/copy", b"", 400, "missing request body"),
-        ("DELETE", "/api/delete", {"model": "nope"}, 404, "model 'nope:latest' not found"),
+        ("DELETE", "/api/delete", {"model": "nope"}, 404, "model 'nope' not found"),
         ("DELETE", "/api/delete", {"model": ""}, 400, "model is required"),
         ("DELETE", "/api/delete", {"model": "a//b"}, 400, 'name "a//b" is invalid'),
         ("DELETE", "/api/delete", b"", 400, "missing request body"),

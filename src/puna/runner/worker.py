@@ -248,7 +248,11 @@ class Served:
         self._line.say(loaded(self._model.memory, self._model.num_ctx, options))
 
     def run(self) -> None:
-        """Takes requests and computes until the server says no more."""
+        """Takes requests and computes until the server says no more.
+
+        Raises:
+            InternalError: the books of the cache are wrong; a new process would be better.
+        """
         while self._hear():
             if not self._model.engine.idle:
                 self._step()
@@ -314,6 +318,9 @@ class Served:
             seconds = time.perf_counter() - begun
             counts = (report.tokens, report.sequences, report.waiting, report.cells)
             self._line.say(Stepped(events, *counts, seconds))
+        if self._model.engine.idle:
+            # A millisecond, when all who waited have been answered: what is lost here is lost for good.
+            self._model.engine.check()
 
     def _fail(self, failure: Failure) -> list[tuple[int, TextChunk | Done | Failure]]:
         """Ends all requests after a step that failed, and sees whether the engine can go on.

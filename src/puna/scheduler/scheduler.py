@@ -391,6 +391,8 @@ class Scheduler:
         slot = self._slots[pending.waiting.digest]
         if slot.runner is None:
             raise RuntimeError("a model without a runner was to serve a request")
+        # Of several names of one file the list tells the one that was used last; another may be deleted.
+        slot.source = pending.waiting.source
         if pending.keep_alive is not None:
             slot.keep_alive = self._kept(pending.keep_alive)
         slot.active += 1

@@ -221,7 +221,11 @@ class _Models:
         body = await read_json(request, Named, self._state.limits)
         note(request, model=body.text)
         name = model_name(body.text, invalid=f"name {quoted(body.text)} is invalid")
-        await asyncio.to_thread(self._state.library.delete, name)
+        try:
+            await asyncio.to_thread(self._state.library.delete, name)
+        except ModelNotFound as error:
+            # By the name that was asked for; only `show` tells the tag too.
+            raise Refused(404, f"model '{body.text[:100]}' not found") from error
         loaded = self._state.scheduler.loaded()
         for digest in await asyncio.to_thread(without_a_name, self._state.library, loaded):
             await self._state.scheduler.unload(digest)
