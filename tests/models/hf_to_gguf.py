@@ -24,6 +24,14 @@ _NAMES = {
     "mlp.gate_proj": "ffn_gate",
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
+    "mlp.gate": "ffn_gate_inp",
+    "mlp.experts.gate_proj": "ffn_gate_exps",
+    "mlp.experts.up_proj": "ffn_up_exps",
+    "mlp.experts.down_proj": "ffn_down_exps",
+    "mlp.shared_expert.gate_proj": "ffn_gate_shexp",
+    "mlp.shared_expert.up_proj": "ffn_up_shexp",
+    "mlp.shared_expert.down_proj": "ffn_down_shexp",
+    "mlp.shared_expert_gate": "ffn_gate_inp_shexp",
 }
 _LLAMA = {"post_attention_layernorm": "ffn_norm"}
 _GEMMA = {
@@ -44,8 +52,40 @@ def write_llama(path: Path, model: Any) -> None:
         tensors[name] = _permuted(value, heads[kind]) if kind in heads else value
     if config.rope_parameters["rope_type"] == "llama3":
         tensors["rope_freqs.weight"] = _llama3_factors(config)
-    keys = _sizes(config) | {"rope.dimension_count": config.head_dim} | _rope(config.rope_parameters)
-    write(path, "llama", keys, tensors)
+    keys = _sizes(config) | {"rope.dimension_count": _head_size(config)} | _rope(config.rope_parameters)
+    write(path, "llama", keys | _experts(config), tensors)
+
+
+def write_qwen(path: Path, architecture: str, model: Any, *, dialect: str = "llama.cpp") -> None:
+    """Writes a Qwen2, Qwen2Moe, Qwen3 or Qwen3Moe model for causal language modelling."""
+    config = model.config
+    tensors = {
+        # The weight of the shared expert's share is a vector.
+        name: value.reshape(-1) if name.endswith("inp_shexp.weight") else value
+        for name, value in _renamed(model, _LLAMA)
+    }
+    keys = _sizes(config) | _rope(config.rope_parameters) | _experts(config)
+    if dialect == "ollama" and "expert_weights_norm" in keys:
+        keys["norm_top_k_prob"] = keys.pop("expert_weights_norm")
+    write(path, architecture, keys, tensors)
+
+
+def _experts(config: Any) -> dict[str, Any]:
+    """What a mixture of experts adds; nothing where there is none."""
+    names = {
+        "num_local_experts": "expert_count",
+        "num_experts": "expert_count",
+        "num_experts_per_tok": "expert_used_count",
+        "moe_intermediate_size": "expert_feed_forward_length",
+        "shared_expert_intermediate_size": "expert_shared_feed_forward_length",
+        "norm_topk_prob": "expert_weights_norm",
+    }
+    return {key: getattr(config, name) for name, key in names.items() if hasattr(config, name)}
+
+
+def _head_size(config: Any) -> int:
+    size: int | None = getattr(config, "head_dim", None)
+    return size or config.hidden_size // config.num_attention_heads
 
 
 def write_gemma3(path: Path, model: Any, *, dialect: str = "llama.cpp") -> None:
@@ -88,7 +128,7 @@ def write(path: Path, architecture: str, keys: dict[str, Any], tensors: State) -
 
 def _renamed(model: Any, own: dict[str, str]) -> Iterator[tuple[str, Array]]:
     tied = model.config.tie_word_embeddings
-    for name, value in model.state_dict().items():
+    for name, value in _separated(model.state_dict()):
         stem, suffix = name.rsplit(".", 1)
         if stem in _OUTER:
             if not (tied and stem == "lm_head"):
@@ -96,6 +136,18 @@ def _renamed(model: Any, own: dict[str, str]) -> Iterator[tuple[str, Array]]:
         else:
             _, _, index, part = stem.split(".", 3)
             yield f"blk.{index}.{(_NAMES | own)[part]}.{suffix}", value.numpy()
+
+
+def _separated(state: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Experts' matrices one by one, with the ending that all weights have."""
+    for name, value in state.items():
+        if name.endswith("experts.gate_up_proj"):
+            gate, up = value.chunk(2, dim=1)
+            stem = name.removesuffix("gate_up_proj")
+            yield f"{stem}gate_proj.weight", gate
+            yield f"{stem}up_proj.weight", up
+        else:
+            yield f"{name}.weight" if name.endswith("experts.down_proj") else name, value
 
 
 def _permuted(value: Array, heads: int) -> Array:
@@ -112,8 +164,8 @@ def _sizes(config: Any) -> dict[str, Any]:
         "feed_forward_length": config.intermediate_size,
         "attention.head_count": config.num_attention_heads,
         "attention.head_count_kv": config.num_key_value_heads,
-        "attention.key_length": config.head_dim,
-        "attention.value_length": config.head_dim,
+        "attention.key_length": _head_size(config),
+        "attention.value_length": _head_size(config),
         "attention.layer_norm_rms_epsilon": float(config.rms_norm_eps),
     }
 

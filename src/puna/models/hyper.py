@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from puna.errors import GGUFError, UnsupportedModel
 from puna.gguf import Metadata
 from puna.ml import RopeParameters, RopeType
+from puna.ml.nn import Routing, Scores
 
 _LAYERS_AT_MOST = 4096
 
@@ -92,6 +93,29 @@ def transformer(
         count(metadata, "attention.value_length", size),
         _epsilon(metadata, eps_key, eps),
     )
+
+
+def mixture(metadata: Metadata, *, normalise: bool, scores: Scores = Scores.SOFTMAX) -> Routing:
+    """How tokens are given to experts.
+
+    Args:
+        normalise: whether their weights add up to 1, where the file does not say.
+        scores: of what kind they are, where the file does not say.
+
+    Raises:
+        GGUFError: a key is missing, or the numbers do not go together.
+        UnsupportedModel: another kind of scores.
+    """
+    experts, used = count(metadata, "expert_count"), count(metadata, "expert_used_count")
+    if used > experts:
+        raise GGUFError(f"{metadata.source}: no token can use {used} of {experts} experts")
+    kind = metadata.uint("expert_gating_func", 0) or scores.value
+    if kind not in [known.value for known in Scores]:
+        raise UnsupportedModel(f"{metadata.source}: experts chosen by function {kind} are not supported")
+    # Ollama's name of the key is the second.
+    normalise = metadata.bool("expert_weights_norm", metadata.bool("norm_top_k_prob", normalise))
+    scale = metadata.float("expert_weights_scale", 0.0) or 1.0
+    return Routing(experts, used, Scores(kind), normalise, scale)
 
 
 def _epsilon(metadata: Metadata, key: str, default: float | None) -> float:

@@ -13,6 +13,10 @@ _MODELS = {
     "gemma3": "puna.models.gemma3:Gemma3",
     "llama": "puna.models.llama:Llama",
     "nomic-bert": "puna.models.bert:NomicBert",
+    "qwen2": "puna.models.qwen2:Qwen2",
+    "qwen2moe": "puna.models.qwen2:Qwen2Moe",
+    "qwen3": "puna.models.qwen3:Qwen3",
+    "qwen3moe": "puna.models.qwen3:Qwen3Moe",
 }
 
 
