@@ -62,6 +62,25 @@ def qwen(architecture: str, seed: int, **changes: Any) -> Any:
     return _randomised(getattr(transformers, f"{kind}ForCausalLM")(config), seed, 1.5, 1.0)
 
 
+def gemma2(seed: int, **changes: Any) -> Any:
+    """A Gemma2ForCausalLM with a window of 12; `changes` are keys of its config."""
+    own = {"num_hidden_layers": 3, "sliding_window": 12, "head_dim": 24, "query_pre_attn_scalar": 24}
+    config = transformers.Gemma2Config(**_SIZES | own | changes)
+    return _randomised(transformers.Gemma2ForCausalLM(config), seed, 1.5, 0.25)
+
+
+def granite(seed: int, **changes: Any) -> Any:
+    """A GraniteForCausalLM; `changes` are keys of its config."""
+    config = transformers.GraniteConfig(**_SIZES | changes)
+    return _randomised(transformers.GraniteForCausalLM(config), seed, 1.5, 1.0)
+
+
+def olmo(kind: str, seed: int, **changes: Any) -> Any:
+    """An Olmo2ForCausalLM or Olmo3ForCausalLM; `changes` are keys of its config."""
+    config = getattr(transformers, f"{kind}Config")(**_SIZES | changes)
+    return _randomised(getattr(transformers, f"{kind}ForCausalLM")(config), seed, 1.5, 1.0)
+
+
 def gemma3(seed: int, **changes: Any) -> Any:
     """A Gemma3ForCausalLM of four layers, of which the third is global; `changes` are keys of its config.
 

@@ -39,11 +39,54 @@ _GEMMA = {
     "pre_feedforward_layernorm": "ffn_norm",
     "post_feedforward_layernorm": "post_ffw_norm",
 }
+_OLMO = {"post_attention_layernorm": "post_attention_norm", "post_feedforward_layernorm": "post_ffw_norm"}
 _OUTER = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
 
 
 def write_llama(path: Path, model: Any) -> None:
-    """Writes a LlamaForCausalLM."""
+    """Writes a LlamaForCausalLM or MixtralForCausalLM."""
+    config = model.config
+    keys = _sizes(config) | {"rope.dimension_count": _head_size(config)} | _rope(config.rope_parameters)
+    write(path, "llama", keys | _experts(config), _llama_tensors(model))
+
+
+def write_granite(path: Path, model: Any) -> None:
+    """Writes a GraniteForCausalLM."""
+    config = model.config
+    factors = {
+        "attention.scale": config.attention_multiplier,
+        "embedding_scale": config.embedding_multiplier,
+        "residual_scale": config.residual_multiplier,
+        "logit_scale": config.logits_scaling,
+    }
+    keys = _sizes(config) | _rope(config.rope_parameters)
+    write(path, "granite", keys | {k: float(v) for k, v in factors.items()}, _llama_tensors(model))
+
+
+def write_gemma2(path: Path, model: Any) -> None:
+    """Writes a Gemma2ForCausalLM."""
+    config = model.config
+    keys = _sizes(config) | {"attention.sliding_window": config.sliding_window}
+    keys["attn_logit_softcapping"] = float(config.attn_logit_softcapping)
+    keys["final_logit_softcapping"] = float(config.final_logit_softcapping)
+    tensors = {
+        name: value + 1 if name.endswith("norm.weight") else value for name, value in _renamed(model, _GEMMA)
+    }
+    write(path, "gemma2", keys, tensors)
+
+
+def write_olmo(path: Path, model: Any) -> None:
+    """Writes an Olmo2ForCausalLM or Olmo3ForCausalLM."""
+    config, windows = model.config, {}
+    rope = config.rope_parameters
+    if "full_attention" in rope:
+        rope = rope["full_attention"]
+        windows = {"attention.sliding_window": config.sliding_window}
+        windows |= _window_pattern(config.layer_types, 4, usual=4)
+    write(path, "olmo2", _sizes(config) | _rope(rope) | windows, dict(_renamed(model, _OLMO)))
+
+
+def _llama_tensors(model: Any) -> State:
     config = model.config
     heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
     tensors = {}
@@ -52,8 +95,7 @@ def write_llama(path: Path, model: Any) -> None:
         tensors[name] = _permuted(value, heads[kind]) if kind in heads else value
     if config.rope_parameters["rope_type"] == "llama3":
         tensors["rope_freqs.weight"] = _llama3_factors(config)
-    keys = _sizes(config) | {"rope.dimension_count": _head_size(config)} | _rope(config.rope_parameters)
-    write(path, "llama", keys | _experts(config), tensors)
+    return tensors
 
 
 def write_qwen(path: Path, architecture: str, model: Any, *, dialect: str = "llama.cpp") -> None:
@@ -108,12 +150,12 @@ def write_gemma3(path: Path, model: Any, *, dialect: str = "llama.cpp") -> None:
     write(path, "gemma3", keys | scaling | bases, tensors)
 
 
-def _window_pattern(types: list[str], period: int) -> dict[str, Any]:
+def _window_pattern(types: list[str], period: int, usual: int = 6) -> dict[str, Any]:
     """Nothing where it is the usual one, the period where there is one, else one bool for each layer."""
     key, local = "attention.sliding_window_pattern", [kind == "sliding_attention" for kind in types]
     if local != [(layer + 1) % period != 0 for layer in range(len(types))]:
         return {key: local}
-    return {} if period == 6 else {key: period}
+    return {} if period == usual else {key: period}
 
 
 def write(path: Path, architecture: str, keys: dict[str, Any], tensors: State) -> None:

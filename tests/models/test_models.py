@@ -26,7 +26,7 @@ SIZES: dict[str, Any] = {
 }
 
 # A variant lies in its parent's file.
-_PARENTS = {"nomic-bert": "bert", "qwen2moe": "qwen2", "qwen3moe": "qwen3"}
+_PARENTS = {"nomic-bert": "bert", "olmo3": "olmo2", "qwen2moe": "qwen2", "qwen3moe": "qwen3"}
 
 EXPERTS = {"expert_count": 4, "expert_used_count": 2}
 

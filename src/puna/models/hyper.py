@@ -118,6 +118,25 @@ def mixture(metadata: Metadata, *, normalise: bool, scores: Scores = Scores.SOFT
     return Routing(experts, used, Scores(kind), normalise, scale)
 
 
+def local_layers(metadata: Metadata, layers: int, period: int) -> tuple[bool, ...]:
+    """Which layers have a window: one bool for each in the file, or the period, whose last layer has none.
+
+    Args:
+        period: where the file says nothing.
+
+    Raises:
+        GGUFError: there are fewer bools than layers, or the period is 0.
+    """
+    key = "attention.sliding_window_pattern"
+    if isinstance(metadata.get(metadata.full_key(key)), list):
+        pattern = metadata.bools(key)
+        if len(pattern) < layers:
+            raise GGUFError(f"{metadata.source}: {key} has {len(pattern)} entries for {layers} layers")
+        return tuple(pattern[:layers])
+    found = count(metadata, key, period)
+    return tuple((layer + 1) % found != 0 for layer in range(layers))
+
+
 def _epsilon(metadata: Metadata, key: str, default: float | None) -> float:
     value = metadata.float(key) if default is None else metadata.float(key, default)
     if not 0 <= value < math.inf:

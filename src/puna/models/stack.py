@@ -47,15 +47,21 @@ class Attention(Module):
     """Every token looks at earlier ones; several query heads share one key and value head."""
 
     def __init__(
-        self, sizes: hyper.Transformer, *, head_norms: bool = False, scale: float | None = None
+        self,
+        sizes: hyper.Transformer,
+        *,
+        head_norms: bool = False,
+        scale: float | None = None,
+        logit_softcap: float = 0.0,
     ) -> None:
         """Declares the projections.
 
         Args:
             head_norms: each head's query and key is normalised before it is rotated.
             scale: factor of the scores; 1 / sqrt(d) if None.
+            logit_softcap: limit of the scores, 0 for none.
         """
-        self.sizes = sizes
+        self.sizes, self.logit_softcap = sizes, logit_softcap
         self.scale = 1 / math.sqrt(sizes.key_size) if scale is None else scale
         self.qkv = Projections(
             ("attn_q", "attn_k", "attn_v"), sizes.hidden, sizes.projections, bias="optional"
@@ -72,7 +78,9 @@ class Attention(Module):
         if self.query_norm is not None and self.key_norm is not None:
             query, key = self.query_norm(query), self.key_norm(key)
         value = split_heads(value, self.sizes.kv_heads)
-        return self.output(attention(rotate(query), rotate(key), value, self.scale, history))
+        query, key = rotate(query), rotate(key)
+        seen = attention(query, key, value, self.scale, history, logit_softcap=self.logit_softcap)
+        return self.output(seen)
 
 
 class PreNormBlock(Block):
