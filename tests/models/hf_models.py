@@ -81,6 +81,14 @@ def olmo(kind: str, seed: int, **changes: Any) -> Any:
     return _randomised(getattr(transformers, f"{kind}ForCausalLM")(config), seed, 1.5, 1.0)
 
 
+def gpt_oss(seed: int, **changes: Any) -> Any:
+    """A GptOssForCausalLM with a window of 12; `changes` are keys of its config."""
+    own = {"num_local_experts": 6, "num_experts_per_tok": 3, "head_dim": 24, "sliding_window": 12}
+    own |= {"num_hidden_layers": 3}
+    config = transformers.GptOssConfig(**_SIZES | own | changes)
+    return _randomised(transformers.GptOssForCausalLM(config), seed, 1.0, 0.5)
+
+
 def gemma3(seed: int, **changes: Any) -> Any:
     """A Gemma3ForCausalLM of four layers, of which the third is global; `changes` are keys of its config.
 

@@ -75,6 +75,50 @@ def write_gemma2(path: Path, model: Any) -> None:
     write(path, "gemma2", keys, tensors)
 
 
+def write_gpt_oss(path: Path, model: Any, *, dialect: str = "llama.cpp") -> None:
+    """Writes a GptOssForCausalLM, its experts in F32, with llama.cpp's or Ollama's names."""
+    config, state = model.config, dict[str, Any]()
+    tensors: State = {}
+    for name, value in model.state_dict().items():
+        if ".experts." not in name:
+            state[name.replace("self_attn.sinks", "self_attn.sinks.weight")] = value
+            continue
+        _, _, index, _, _, part = name.split(".")
+        suffix = "bias" if part.endswith("bias") else "weight"
+        array = value.numpy() if suffix == "bias" else value.numpy().swapaxes(1, 2)
+        kinds = {"gate": array[:, 0::2], "up": array[:, 1::2]} if "gate_up" in part else {"down": array}
+        tensors |= {f"blk.{index}.ffn_{kind}_exps.{suffix}": rows for kind, rows in kinds.items()}
+    own = {
+        "post_attention_layernorm": "post_attention_norm",
+        "self_attn.sinks": "attn_sinks",
+        "mlp.router": "ffn_gate_inp",
+    }
+    tensors |= dict(_renamed_state(state, own, tied=config.tie_word_embeddings))
+    keys = _sizes(config) | _rope(config.rope_parameters) | _experts(config)
+    keys |= {
+        "attention.sliding_window": config.sliding_window,
+        "expert_feed_forward_length": config.intermediate_size,
+    }
+    if dialect == "ollama":
+        keys = {key: value for key, value in keys.items() if key not in _ABSENT_IN_OLLAMA}
+        tensors = {_ollama_name(name): value for name, value in tensors.items()}
+    write(path, "gptoss" if dialect == "ollama" else "gpt-oss", keys, tensors)
+
+
+_ABSENT_IN_OLLAMA = ("expert_feed_forward_length", "rope.scaling.type")
+
+
+def _ollama_name(name: str) -> str:
+    changes = (
+        ("attn_output", "attn_out"),
+        ("attn_sinks.weight", "attn_sinks"),
+        ("post_attention_norm", "ffn_norm"),
+    )
+    for theirs, ours in changes:
+        name = name.replace(theirs, ours)
+    return name
+
+
 def write_olmo(path: Path, model: Any) -> None:
     """Writes an Olmo2ForCausalLM or Olmo3ForCausalLM."""
     config, windows = model.config, {}
@@ -169,8 +213,11 @@ def write(path: Path, architecture: str, keys: dict[str, Any], tensors: State) -
 
 
 def _renamed(model: Any, own: dict[str, str]) -> Iterator[tuple[str, Array]]:
-    tied = model.config.tie_word_embeddings
-    for name, value in _separated(model.state_dict()):
+    return _renamed_state(model.state_dict(), own, tied=model.config.tie_word_embeddings)
+
+
+def _renamed_state(state: dict[str, Any], own: dict[str, str], *, tied: bool) -> Iterator[tuple[str, Array]]:
+    for name, value in _separated(state):
         stem, suffix = name.rsplit(".", 1)
         if stem in _OUTER:
             if not (tied and stem == "lm_head"):

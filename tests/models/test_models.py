@@ -26,7 +26,13 @@ SIZES: dict[str, Any] = {
 }
 
 # A variant lies in its parent's file.
-_PARENTS = {"nomic-bert": "bert", "olmo3": "olmo2", "qwen2moe": "qwen2", "qwen3moe": "qwen3"}
+_PARENTS = {
+    "gpt-oss": "gptoss",
+    "nomic-bert": "bert",
+    "olmo3": "olmo2",
+    "qwen2moe": "qwen2",
+    "qwen3moe": "qwen3",
+}
 
 EXPERTS = {"expert_count": 4, "expert_used_count": 2}
 
@@ -62,7 +68,7 @@ def _built(path: Path, tensors: State, changes: dict[str, Any] | None = None) ->
 
 @pytest.mark.parametrize("architecture", architectures())
 def test_every_architecture_has_a_model(architecture: str) -> None:
-    experts = EXPERTS if architecture.endswith("moe") else {}
+    experts = EXPERTS if architecture.endswith(("moe", "oss")) else {}
     metadata = _metadata(architecture, {"attention.layer_norm_epsilon": 1e-5} | experts)
     model = model_class(architecture)(metadata)
     assert isinstance(model, Decoder | Encoder)

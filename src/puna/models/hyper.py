@@ -144,13 +144,16 @@ def _epsilon(metadata: Metadata, key: str, default: float | None) -> float:
     return value
 
 
-def rope(metadata: Metadata, head_size: int, base: float, type: RopeType) -> RopeParameters:
+def rope(
+    metadata: Metadata, head_size: int, base: float, type: RopeType, *, scaling: str = "linear"
+) -> RopeParameters:
     """Rotary embedding with the scaling that the metadata asks for: none, linear or YaRN.
 
     Args:
         head_size: how many dimensions are rotated where the file names no number.
         base: the frequency base.
         type: the architecture's pairing.
+        scaling: the kind, where the file names a factor only.
 
     Raises:
         UnsupportedModel: another kind of scaling.
@@ -165,7 +168,7 @@ def rope(metadata: Metadata, head_size: int, base: float, type: RopeType) -> Rop
         raise GGUFError(f"{metadata.source}: rotary embeddings cannot have the frequency base {base}")
     plain = RopeParameters(dimensions, base, type=type)
     factor = metadata.float("rope.scaling.factor", metadata.float("rope.scale_linear", 0.0))
-    kind = metadata.string("rope.scaling.type", "linear" if factor else "none")
+    kind = metadata.string("rope.scaling.type", scaling if factor else "none")
     if kind == "none":
         return plain
     if kind not in ("linear", "yarn"):

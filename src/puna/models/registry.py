@@ -12,6 +12,8 @@ _MODELS = {
     "bert": "puna.models.bert:Bert",
     "gemma2": "puna.models.gemma2:Gemma2",
     "gemma3": "puna.models.gemma3:Gemma3",
+    "gpt-oss": "puna.models.gptoss:GptOss",
+    "gptoss": "puna.models.gptoss:GptOss",
     "granite": "puna.models.granite:Granite",
     "llama": "puna.models.llama:Llama",
     "nomic-bert": "puna.models.bert:NomicBert",

@@ -53,6 +53,7 @@ class Attention(Module):
         head_norms: bool = False,
         scale: float | None = None,
         logit_softcap: float = 0.0,
+        sinks: bool = False,
     ) -> None:
         """Declares the projections.
 
@@ -60,6 +61,7 @@ class Attention(Module):
             head_norms: each head's query and key is normalised before it is rotated.
             scale: factor of the scores; 1 / sqrt(d) if None.
             logit_softcap: limit of the scores, 0 for none.
+            sinks: each head has one more score, of nothing, see `Tensor.softmax`.
         """
         self.sizes, self.logit_softcap = sizes, logit_softcap
         self.scale = 1 / math.sqrt(sizes.key_size) if scale is None else scale
@@ -68,6 +70,7 @@ class Attention(Module):
         )
         self.query_norm = RMSNorm("attn_q_norm", sizes.key_size, sizes.eps) if head_norms else None
         self.key_norm = RMSNorm("attn_k_norm", sizes.key_size, sizes.eps) if head_norms else None
+        self.sinks = Weight("attn_sinks.weight|attn_sinks", (sizes.heads,)) if sinks else None
         self.output = Linear(
             "attn_output|attn_out", sizes.heads * sizes.value_size, sizes.hidden, bias="optional"
         )
@@ -79,7 +82,10 @@ class Attention(Module):
             query, key = self.query_norm(query), self.key_norm(key)
         value = split_heads(value, self.sizes.kv_heads)
         query, key = rotate(query), rotate(key)
-        seen = attention(query, key, value, self.scale, history, logit_softcap=self.logit_softcap)
+        sinks = None if self.sinks is None else self.sinks.tensor
+        seen = attention(
+            query, key, value, self.scale, history, sinks=sinks, logit_softcap=self.logit_softcap
+        )
         return self.output(seen)
 
 
