@@ -163,8 +163,8 @@ def test_what_means_nothing_is_passed_over_with_a_warning(
 
 @pytest.mark.parametrize(
     ("name", "text"),
-    [("API_KEYS", "short"), ("API_KEYS", "a secret with blanks"), ("MAX_BODY", "much"), ("LOG_FORMAT", "xml"), ("RESPONSES", "disk"),
-     ("HEADER_TIMEOUT", "0"), ("API_KEY_FILE", "/no/such/file")],
+    [("API_KEYS", "short"), ("API_KEYS", "a secret with blanks"), ("MAX_BODY", "much"), ("LOG_FORMAT", "xml"),
+     ("RESPONSES", "disk"), ("HEADER_TIMEOUT", "0"), ("API_KEY_FILE", "/no/such/file")],
 )  # fmt: skip
 def test_what_is_not_to_be_guessed_at_is_an_error(
     monkeypatch: pytest.MonkeyPatch, name: str, text: str
