@@ -3,13 +3,13 @@
 import json
 import os
 import re
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from puna.convert.safetensors import StoredTensor, read_tensors
 from puna.errors import FormatError
+from puna.regular import regular_only
 
 _MAX_JSON = 64 << 20
 _SHARD = re.compile(r"model-([0-9]{5})-of-([0-9]{5})\.safetensors", re.ASCII)
@@ -26,11 +26,10 @@ class ModelFolder:
         """The content of a file, None if there is none. Raises: FormatError."""
         path = self.path / name
         try:
-            handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-            with open(handle, "rb") as file:
-                found = os.fstat(handle)
-                if not stat.S_ISREG(found.st_mode) or found.st_size > _MAX_JSON:
-                    raise FormatError(f"{name} is no regular file of at most {_MAX_JSON} bytes")
+            refusal = FormatError(f"{name} is no regular file of at most {_MAX_JSON} bytes")
+            with open(path, "rb", opener=regular_only(refusal)) as file:
+                if os.fstat(file.fileno()).st_size > _MAX_JSON:
+                    raise refusal
                 return file.read(_MAX_JSON).decode("utf-8")
         except FileNotFoundError:
             return None

@@ -7,7 +7,6 @@ Source: the format's description in the safetensors project, README.md.
 
 import json
 import os
-import stat
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from puna.errors import FormatError
+from puna.regular import regular_only
 
 # The largest models have some hundred thousand tensors, described by some hundred bytes each.
 _MAX_HEADER = 32 << 20
@@ -86,12 +86,7 @@ def read_tensors(path: Path) -> dict[str, StoredTensor]:
 
 
 def _regular(path: Path) -> BinaryIO:
-    # A pipe is refused without waiting for it.
-    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
-        os.close(handle)
-        raise FormatError(f"{path.name} is not a regular file")
-    return open(handle, "rb")
+    return open(path, "rb", opener=regular_only(FormatError(f"{path.name} is not a regular file")))
 
 
 def _header(path: Path, file: BinaryIO, size: int) -> tuple[dict[str, Any], int]:

@@ -3,15 +3,14 @@
 A model may be split over files `<prefix>-00001-of-00003.gguf` (llama.cpp's `gguf-split`).
 """
 
-import os
 import re
-import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from puna.errors import FormatError, GGUFError, UnsupportedModel
 from puna.gguf import GGUFFile, Metadata
+from puna.regular import regular_only
 from puna.store.manifests import ADAPTER_LAYER, MODEL_LAYER, PROJECTOR_LAYER
 
 PICKLE_SUFFIXES = frozenset(
@@ -153,11 +152,8 @@ def shown(name: str) -> str:
 
 def _first_bytes(path: Path, name: str) -> bytes:
     try:
-        # A pipe or device is refused without waiting for it.
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-        with open(handle, "rb") as file:
-            if not stat.S_ISREG(os.fstat(handle).st_mode):
-                raise FormatError(f"{shown(name)} is not a regular file")
+        refusal = FormatError(f"{shown(name)} is not a regular file")
+        with open(path, "rb", opener=regular_only(refusal)) as file:
             return file.read(8)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error

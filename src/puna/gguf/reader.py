@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import stat
 import struct
 from collections.abc import Iterable, Mapping
 from io import FileIO
@@ -39,6 +38,7 @@ from puna.gguf.types import (
     is_tensor_name,
     padded,
 )
+from puna.regular import regular_only
 
 # The least that a key (length, one byte, type, one byte) and a tensor (length, one byte, dimensions, type,
 # offset) take.
@@ -156,9 +156,7 @@ class GGUFFile:
 def _open_regular(path: Path) -> FileIO:
     """The regular file `path`; a pipe or device is refused without waiting for it."""
     try:
-        # O_NONBLOCK and O_BINARY exist on some systems only.
-        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-        file = FileIO(os.open(path, flags), "rb")
+        return FileIO(path, "rb", opener=regular_only(GGUFError(f"{path}: is not a regular file")))
     except FileNotFoundError as error:
         raise GGUFError(f"{path}: there is no such file") from error
     except IsADirectoryError as error:
@@ -166,10 +164,6 @@ def _open_regular(path: Path) -> FileIO:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise GGUFError(f"{path}: cannot be opened: {reason}") from error
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
-        raise GGUFError(f"{path}: is not a regular file")
-    return file
 
 
 def _read_version(cursor: Cursor) -> int:

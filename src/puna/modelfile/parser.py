@@ -20,9 +20,7 @@ for those only. Ollama refuses it with its error for unknown commands, so no fil
 Source: Ollama's documentation of the Modelfile and the behaviour of its parser.
 """
 
-import os
 import re
-import stat
 from bisect import bisect_right
 from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterator
@@ -30,6 +28,7 @@ from pathlib import Path
 
 from puna.errors import FormatError, ModelfileError
 from puna.modelfile.commands import BLANKS, COMMANDS, ROLES, Command, Modelfile, Position, clean
+from puna.regular import regular_only
 
 MAX_BYTES = 32 << 20
 """The longest Modelfile that is read, in bytes."""
@@ -61,11 +60,8 @@ def read(path: Path) -> Modelfile:
         ModelfileError: as `parse`.
     """
     try:
-        # A pipe or device is refused without waiting for it.
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-        with open(handle, "rb") as file:
-            if not stat.S_ISREG(os.fstat(handle).st_mode):
-                raise FormatError(f"{path} is not a regular file")
+        refusal = FormatError(f"{path} is not a regular file")
+        with open(path, "rb", opener=regular_only(refusal)) as file:
             content = file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error

@@ -4,15 +4,14 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 from puna.errors import OutOfSpace, StoreError
+from puna.regular import READ_WITHOUT_WAITING, regular_only
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
-_DO_NOT_WAIT = getattr(os, "O_NONBLOCK", 0)  # there is none on Windows
-_BINARY = getattr(os, "O_BINARY", 0)  # only there
 
 
 def random_digits() -> str:
@@ -32,16 +31,7 @@ def store_errors(path: Path) -> Iterator[None]:
 
 def open_regular(path: Path) -> BinaryIO:
     """The open file; opening it never waits. Raises: OSError, and StoreError for a pipe or a device."""
-    with ExitStack() as stack:
-        file = stack.enter_context(open(path, "rb", opener=_open_without_waiting))
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise StoreError(f"{path} is not a regular file")
-        stack.pop_all()
-        return file
-
-
-def _open_without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | _DO_NOT_WAIT)
+    return open(path, "rb", opener=regular_only(StoreError(f"{path} is not a regular file")))
 
 
 def read_regular(path: str, limit: int) -> tuple[bytes, os.stat_result]:
@@ -53,7 +43,7 @@ def read_regular(path: str, limit: int) -> tuple[bytes, os.stat_result]:
         StoreError: it cannot be read, or is a pipe or a device.
     """
     try:
-        handle = _open_without_waiting(path, os.O_RDONLY | _BINARY)
+        handle = os.open(path, READ_WITHOUT_WAITING)
         try:
             info = os.fstat(handle)
             if not stat.S_ISREG(info.st_mode):
