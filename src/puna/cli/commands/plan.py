@@ -22,7 +22,7 @@ from puna.scheduler.state import SchedulerOptions
 
 if TYPE_CHECKING:
     from puna.gguf.hyperparameters import Hyperparameters
-    from puna.ml import BackendMemory, DeviceMemory
+    from puna.ml import BackendMemory
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,51 +111,18 @@ def plan_placement(path: Path, asked: LoadOptions, num_parallel: int) -> Placeme
     from puna.engine.load import plan_model
     from puna.gguf.hyperparameters import read_hyperparameters
     from puna.gguf.reader import GGUFFile
+    from puna.runner.worker import devices
 
     options = launch_options(asked, SchedulerOptions(num_parallel=num_parallel))
     memory, num_ctx, layers = plan_model(path, options)
     with GGUFFile.open(path) as file:
         sizes = read_hyperparameters(file.metadata)
-    rooms = gpu_rooms(options)
-    devices = [device_need(memory.cpu, gpu=False, more=memory.input_weights.size)]
-    devices += [
-        device_need(gpu, gpu=True, room=room)
-        for gpu, room in zip(memory.gpus, rooms or [(0, 0)] * len(memory.gpus), strict=True)
-    ]
-    need = Loaded(num_ctx, num_parallel, devices, layers)
+    need = Loaded(num_ctx, num_parallel, devices(memory), layers)
     host = free_memory()
     missing = shortages_alone(need, options, host, 0, None, ())
     kv_cache_type = options.kv_cache_type or DEFAULT_CACHE_TYPE
     cache = tuple(cached_layers(memory, sizes, kv_cache_type))
     return Placement(path, kv_cache_type, need, cache, host, tuple(missing))
-
-
-def gpu_rooms(options: LoadOptions) -> list[tuple[int, int]]:
-    """Free and total bytes of each device besides the CPU that the options allow."""
-    import puna.ggml
-    from puna.ggml import access
-    from puna.ml.backends.ggml.devices import accelerators
-
-    if options.num_gpu_layers == 0:
-        return []
-    library = puna.ggml.load()
-    found = accelerators(library, options.rpc_servers or ())
-    return [access.device_memory(library, device.handle) for device in found]
-
-
-def device_need(
-    memory: "DeviceMemory", *, gpu: bool, more: int = 0, room: tuple[int, int] = (0, 0)
-) -> Device:
-    """One device's share. `more`: bytes of weights besides the layers'; `room`: bytes free and in all."""
-    return Device(
-        memory.name,
-        gpu,
-        more + sum(entry.size for entry in memory.weights),
-        sum(entry.size for entry in memory.cache),
-        memory.graph.size,
-        sum(entry.size > 0 for entry in memory.weights),
-        *room,
-    )
 
 
 def cached_layers(
