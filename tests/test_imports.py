@@ -67,7 +67,7 @@ ALLOWED: dict[str, set[str]] = {
 
 # Of these folders a module may import only those named of its own folder.
 SIBLINGS = {
-    "models": {"base", "hyper"},
+    "models": {"base", "hyper", "stack"},
     "cli/commands": set[str](),
     "chat/parsers/formats": set[str](),
 }

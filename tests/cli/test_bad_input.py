@@ -64,7 +64,10 @@ def test_a_cut_file_is_refused_in_a_process_of_its_own(
 @pytest.mark.parametrize(
     ("metadata", "message"),
     [
-        ({"general.architecture": "quux"}, "models of architecture 'quux' are not supported; known: gemma3"),
+        (
+            {"general.architecture": "quux"},
+            "models of architecture 'quux' are not supported; known: bert, gemma3, llama, nomic-bert\n",
+        ),
         ({"general.architecture": None}, "the key 'general.architecture' is missing"),
         ({"llama.attention.head_count": "x"}, "must be an unsigned integer, but is a string"),
         ({"llama.attention.head_count": 7}, "2 key heads cannot be shared by 7 query heads evenly"),

@@ -65,7 +65,7 @@ def test_what_does_not_fit_is_named(base_model: Path) -> None:
     ("arguments", "message"),
     [
         (("nothing/here.gguf",), "nothing/here.gguf: no such file"),
-        (("MODEL", "-o", "num_ctx=0"), "num_ctx is 0; it must be at least 1"),
+        (("MODEL", "-o", "num_ctx=0"), "num_ctx must be a whole number from 1 to 2147483647, not 0"),
         (("MODEL", "-o", "num_ctx"), "'num_ctx' is no option; write it as name=value"),
         (("MODEL", "-o", "kv_cache_type=q9"), "kv_cache_type is 'q9'; it can be f16, q8_0, q4_0, f32"),
         (("MODEL", "--num-parallel", "0"), "0 is not in the range x>=1"),

@@ -542,7 +542,7 @@ def test_steps_run_on_graphs_that_are_there(model: LoadedModel, monkeypatch: pyt
         model.engine.forget()
         run(model.engine, *[request([2 + i], 4 + 3 * i) for i in range(8)])
     # One for each number of sequences that go on side by side.
-    assert sorted(built) == [(count, count, 256) for count in range(1, 9)]
+    assert sorted(built) == [(count, count, (0, 256)) for count in range(1, 9)]
 
 
 def test_sampling_parameters_of_the_tests_vary_the_text(model: LoadedModel) -> None:

@@ -6,6 +6,7 @@ from tests.kvcache.drive import PLAIN, MakeBackend, books, masks, ready, visible
 
 from puna.errors import InvalidOption
 from puna.kvcache import CacheFull, Causal, Chunked, Composed, ShiftRefused, SlidingWindow
+from puna.kvcache.cells import BITS, Batch, Cells, Span
 from puna.ml import CacheConfig, DType, Tensor
 
 INF = float("inf")
@@ -129,13 +130,13 @@ def test_idle_windows_make_room(make_backend: MakeBackend) -> None:
 def test_composed_caches_start_together_or_not_at_all(make_backend: MakeBackend) -> None:
     window, full = SlidingWindow(2), Causal()
     cache = ready(Composed([window, full], [0, 1]), make_backend(CacheConfig()), capacity=6, batch=6)
-    assert cache.start([0, 1, 2], [0] * 3) == (3, 3)
-    assert cache.start([3], [0]) == (3, 4)
+    assert cache.start([0, 1, 2], [0] * 3) == ((0, 3), (0, 3))
+    assert cache.start([3], [0]) == ((0, 3), (0, 4))
     before = books(window.cells), books(full.cells)
     with pytest.raises(CacheFull):
         cache.start([4, 5, 6], [0] * 3)
     assert (books(window.cells), books(full.cells)) == before
-    assert cache.start([4, 5], [0] * 2) == (3, 6)
+    assert cache.start([4, 5], [0] * 2) == ((0, 3), (0, 6))
 
 
 def test_composed_caches_remove_together_or_not_at_all(make_backend: MakeBackend) -> None:
@@ -199,19 +200,50 @@ def test_a_graph_serves_many_batches(make_backend: MakeBackend) -> None:
     backend = make_backend(CacheConfig(8))
     cache = ready(Causal(), backend)
     with backend.new_context() as context:
-        history = cache.trace(context, 1, 8)
+        history = cache.trace(context, 1, Span(0, 8))
         for position, sequence in ((0, 0), (0, 1), (1, 1), (1, 0), (2, 0)):
-            assert cache.start([position], [sequence]) == 8
+            assert cache.start([position], [sequence]) == (0, 8)
             cache.fill(history)
-            (fresh,) = masks(cache, backend, 8, 1)
+            (fresh,) = masks(cache, backend, Span(0, 8), 1)
             assert (history.mask.array() == fresh).all()
+
+
+def test_a_batch_looks_at_the_cells_of_its_own_sequences(make_backend: MakeBackend) -> None:
+    backend = make_backend(PLAIN)
+    cache = ready(Causal(_same), backend, sequences=3, capacity=600, batch=600)
+    cache.start(range(600), [0] * 600)
+    shape = cache.start(range(10), [1] * 10)
+    assert shape == (512, 100)
+    (mask,) = masks(cache, backend, shape, 10)
+    assert [np.flatnonzero(row == 0).tolist() for row in mask] == [
+        [600 - 512 + cell for cell in range(position + 1)] for position in range(10)
+    ]
+    # Cells that became free before a sequence's own are left to others.
+    cache.remove(0, 3)
+    assert cache.start([10], [1]) == (512, 100)
+    assert cache.cells.members[610] == 2
+    assert cache.start([3], [0]) == (0, 4)
+    # Who has cells on both sides looks at all between.
+    assert cache.start([11, 4], [1, 0]) == (0, 612)
+
+
+@pytest.mark.parametrize("begin", [0, 5])
+def test_a_sequence_takes_cells_before_its_own_when_none_are_left_behind(begin: int) -> None:
+    cells = Cells(8)
+    everything = np.arange(8)
+    cells.take(Batch(everything, everything.astype(np.int32), BITS[[0] * 4 + [1] * 4]))
+    cells.drop(0, everything[1:3])
+    assert cells.free_from(begin, 2).tolist() == [1, 2]
+    assert cells.span(BITS[1]) == (4, 8)
+    assert cells.span(BITS[0] | BITS[1]) == (0, 8)
+    assert cells.span(BITS[2]) == (0, 0)
 
 
 def test_the_worst_case_is_all_cells(make_backend: MakeBackend) -> None:
     backend = make_backend(CacheConfig(4))
     members = [SlidingWindow(5), Chunked(6), Causal()]
     cache = ready(Composed(members, [0, 1, 2]), backend, sequences=2, capacity=21, batch=3)
-    assert cache.worst_case(3) == (16, 16, 44)
+    assert cache.worst_case(3) == ((0, 16), (0, 16), (0, 44))
 
 
 @pytest.mark.parametrize(("sequences", "capacity", "batch"), [(0, 8, 8), (65, 8, 8), (1, 0, 8), (1, 8, 0)])

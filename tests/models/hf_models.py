@@ -43,6 +43,52 @@ def llama(seed: int, *, gain: float = 2.0, **changes: Any) -> Any:
     return _randomised(transformers.LlamaForCausalLM(config), seed, gain, gain)
 
 
+def mixtral(seed: int, **changes: Any) -> Any:
+    """A MixtralForCausalLM; `changes` are keys of its config."""
+    own = {"num_local_experts": 6, "num_experts_per_tok": 2, "sliding_window": None}
+    config = transformers.MixtralConfig(**_SIZES | own | changes)
+    return _randomised(transformers.MixtralForCausalLM(config), seed, 1.5, 1.0)
+
+
+def qwen(architecture: str, seed: int, **changes: Any) -> Any:
+    """A model of the Qwen family for causal language modelling; `changes` are keys of its config."""
+    kind = {"qwen2": "Qwen2", "qwen2moe": "Qwen2Moe", "qwen3": "Qwen3", "qwen3moe": "Qwen3Moe"}[architecture]
+    own: dict[str, Any] = {} if architecture.startswith("qwen2") else {"head_dim": 24}
+    if kind.endswith("Moe"):
+        own |= {"num_experts": 6, "num_experts_per_tok": 3, "moe_intermediate_size": 40}
+    if architecture == "qwen2moe":
+        own |= {"shared_expert_intermediate_size": 56}
+    config = getattr(transformers, f"{kind}Config")(**_SIZES | own | changes)
+    return _randomised(getattr(transformers, f"{kind}ForCausalLM")(config), seed, 1.5, 1.0)
+
+
+def gemma2(seed: int, **changes: Any) -> Any:
+    """A Gemma2ForCausalLM with a window of 12; `changes` are keys of its config."""
+    own = {"num_hidden_layers": 3, "sliding_window": 12, "head_dim": 24, "query_pre_attn_scalar": 24}
+    config = transformers.Gemma2Config(**_SIZES | own | changes)
+    return _randomised(transformers.Gemma2ForCausalLM(config), seed, 1.5, 0.25)
+
+
+def granite(seed: int, **changes: Any) -> Any:
+    """A GraniteForCausalLM; `changes` are keys of its config."""
+    config = transformers.GraniteConfig(**_SIZES | changes)
+    return _randomised(transformers.GraniteForCausalLM(config), seed, 1.5, 1.0)
+
+
+def olmo(kind: str, seed: int, **changes: Any) -> Any:
+    """An Olmo2ForCausalLM or Olmo3ForCausalLM; `changes` are keys of its config."""
+    config = getattr(transformers, f"{kind}Config")(**_SIZES | changes)
+    return _randomised(getattr(transformers, f"{kind}ForCausalLM")(config), seed, 1.5, 1.0)
+
+
+def gpt_oss(seed: int, **changes: Any) -> Any:
+    """A GptOssForCausalLM with a window of 12; `changes` are keys of its config."""
+    own = {"num_local_experts": 6, "num_experts_per_tok": 3, "head_dim": 24, "sliding_window": 12}
+    own |= {"num_hidden_layers": 3}
+    config = transformers.GptOssConfig(**_SIZES | own | changes)
+    return _randomised(transformers.GptOssForCausalLM(config), seed, 1.0, 0.5)
+
+
 def gemma3(seed: int, **changes: Any) -> Any:
     """A Gemma3ForCausalLM of four layers, of which the third is global; `changes` are keys of its config.
 

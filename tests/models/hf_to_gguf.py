@@ -24,6 +24,14 @@ _NAMES = {
     "mlp.gate_proj": "ffn_gate",
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
+    "mlp.gate": "ffn_gate_inp",
+    "mlp.experts.gate_proj": "ffn_gate_exps",
+    "mlp.experts.up_proj": "ffn_up_exps",
+    "mlp.experts.down_proj": "ffn_down_exps",
+    "mlp.shared_expert.gate_proj": "ffn_gate_shexp",
+    "mlp.shared_expert.up_proj": "ffn_up_shexp",
+    "mlp.shared_expert.down_proj": "ffn_down_shexp",
+    "mlp.shared_expert_gate": "ffn_gate_inp_shexp",
 }
 _LLAMA = {"post_attention_layernorm": "ffn_norm"}
 _GEMMA = {
@@ -31,11 +39,98 @@ _GEMMA = {
     "pre_feedforward_layernorm": "ffn_norm",
     "post_feedforward_layernorm": "post_ffw_norm",
 }
+_OLMO = {"post_attention_layernorm": "post_attention_norm", "post_feedforward_layernorm": "post_ffw_norm"}
 _OUTER = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
 
 
 def write_llama(path: Path, model: Any) -> None:
-    """Writes a LlamaForCausalLM."""
+    """Writes a LlamaForCausalLM or MixtralForCausalLM."""
+    config = model.config
+    keys = _sizes(config) | {"rope.dimension_count": _head_size(config)} | _rope(config.rope_parameters)
+    write(path, "llama", keys | _experts(config), _llama_tensors(model))
+
+
+def write_granite(path: Path, model: Any) -> None:
+    """Writes a GraniteForCausalLM."""
+    config = model.config
+    factors = {
+        "attention.scale": config.attention_multiplier,
+        "embedding_scale": config.embedding_multiplier,
+        "residual_scale": config.residual_multiplier,
+        "logit_scale": config.logits_scaling,
+    }
+    keys = _sizes(config) | _rope(config.rope_parameters)
+    write(path, "granite", keys | {k: float(v) for k, v in factors.items()}, _llama_tensors(model))
+
+
+def write_gemma2(path: Path, model: Any) -> None:
+    """Writes a Gemma2ForCausalLM."""
+    config = model.config
+    keys = _sizes(config) | {"attention.sliding_window": config.sliding_window}
+    keys["attn_logit_softcapping"] = float(config.attn_logit_softcapping)
+    keys["final_logit_softcapping"] = float(config.final_logit_softcapping)
+    tensors = {
+        name: value + 1 if name.endswith("norm.weight") else value for name, value in _renamed(model, _GEMMA)
+    }
+    write(path, "gemma2", keys, tensors)
+
+
+def write_gpt_oss(path: Path, model: Any, *, dialect: str = "llama.cpp") -> None:
+    """Writes a GptOssForCausalLM, its experts in F32, with llama.cpp's or Ollama's names."""
+    config, state = model.config, dict[str, Any]()
+    tensors: State = {}
+    for name, value in model.state_dict().items():
+        if ".experts." not in name:
+            state[name.replace("self_attn.sinks", "self_attn.sinks.weight")] = value
+            continue
+        _, _, index, _, _, part = name.split(".")
+        suffix = "bias" if part.endswith("bias") else "weight"
+        array = value.numpy() if suffix == "bias" else value.numpy().swapaxes(1, 2)
+        kinds = {"gate": array[:, 0::2], "up": array[:, 1::2]} if "gate_up" in part else {"down": array}
+        tensors |= {f"blk.{index}.ffn_{kind}_exps.{suffix}": rows for kind, rows in kinds.items()}
+    own = {
+        "post_attention_layernorm": "post_attention_norm",
+        "self_attn.sinks": "attn_sinks",
+        "mlp.router": "ffn_gate_inp",
+    }
+    tensors |= dict(_renamed_state(state, own, tied=config.tie_word_embeddings))
+    keys = _sizes(config) | _rope(config.rope_parameters) | _experts(config)
+    keys |= {
+        "attention.sliding_window": config.sliding_window,
+        "expert_feed_forward_length": config.intermediate_size,
+    }
+    if dialect == "ollama":
+        keys = {key: value for key, value in keys.items() if key not in _ABSENT_IN_OLLAMA}
+        tensors = {_ollama_name(name): value for name, value in tensors.items()}
+    write(path, "gptoss" if dialect == "ollama" else "gpt-oss", keys, tensors)
+
+
+_ABSENT_IN_OLLAMA = ("expert_feed_forward_length", "rope.scaling.type")
+
+
+def _ollama_name(name: str) -> str:
+    changes = (
+        ("attn_output", "attn_out"),
+        ("attn_sinks.weight", "attn_sinks"),
+        ("post_attention_norm", "ffn_norm"),
+    )
+    for theirs, ours in changes:
+        name = name.replace(theirs, ours)
+    return name
+
+
+def write_olmo(path: Path, model: Any) -> None:
+    """Writes an Olmo2ForCausalLM or Olmo3ForCausalLM."""
+    config, windows = model.config, {}
+    rope = config.rope_parameters
+    if "full_attention" in rope:
+        rope = rope["full_attention"]
+        windows = {"attention.sliding_window": config.sliding_window}
+        windows |= _window_pattern(config.layer_types, 4, usual=4)
+    write(path, "olmo2", _sizes(config) | _rope(rope) | windows, dict(_renamed(model, _OLMO)))
+
+
+def _llama_tensors(model: Any) -> State:
     config = model.config
     heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
     tensors = {}
@@ -44,8 +139,39 @@ def write_llama(path: Path, model: Any) -> None:
         tensors[name] = _permuted(value, heads[kind]) if kind in heads else value
     if config.rope_parameters["rope_type"] == "llama3":
         tensors["rope_freqs.weight"] = _llama3_factors(config)
-    keys = _sizes(config) | {"rope.dimension_count": config.head_dim} | _rope(config.rope_parameters)
-    write(path, "llama", keys, tensors)
+    return tensors
+
+
+def write_qwen(path: Path, architecture: str, model: Any, *, dialect: str = "llama.cpp") -> None:
+    """Writes a Qwen2, Qwen2Moe, Qwen3 or Qwen3Moe model for causal language modelling."""
+    config = model.config
+    tensors = {
+        # The weight of the shared expert's share is a vector.
+        name: value.reshape(-1) if name.endswith("inp_shexp.weight") else value
+        for name, value in _renamed(model, _LLAMA)
+    }
+    keys = _sizes(config) | _rope(config.rope_parameters) | _experts(config)
+    if dialect == "ollama" and "expert_weights_norm" in keys:
+        keys["norm_top_k_prob"] = keys.pop("expert_weights_norm")
+    write(path, architecture, keys, tensors)
+
+
+def _experts(config: Any) -> dict[str, Any]:
+    """What a mixture of experts adds; nothing where there is none."""
+    names = {
+        "num_local_experts": "expert_count",
+        "num_experts": "expert_count",
+        "num_experts_per_tok": "expert_used_count",
+        "moe_intermediate_size": "expert_feed_forward_length",
+        "shared_expert_intermediate_size": "expert_shared_feed_forward_length",
+        "norm_topk_prob": "expert_weights_norm",
+    }
+    return {key: getattr(config, name) for name, key in names.items() if hasattr(config, name)}
+
+
+def _head_size(config: Any) -> int:
+    size: int | None = getattr(config, "head_dim", None)
+    return size or config.hidden_size // config.num_attention_heads
 
 
 def write_gemma3(path: Path, model: Any, *, dialect: str = "llama.cpp") -> None:
@@ -68,12 +194,12 @@ def write_gemma3(path: Path, model: Any, *, dialect: str = "llama.cpp") -> None:
     write(path, "gemma3", keys | scaling | bases, tensors)
 
 
-def _window_pattern(types: list[str], period: int) -> dict[str, Any]:
+def _window_pattern(types: list[str], period: int, usual: int = 6) -> dict[str, Any]:
     """Nothing where it is the usual one, the period where there is one, else one bool for each layer."""
     key, local = "attention.sliding_window_pattern", [kind == "sliding_attention" for kind in types]
     if local != [(layer + 1) % period != 0 for layer in range(len(types))]:
         return {key: local}
-    return {} if period == 6 else {key: period}
+    return {} if period == usual else {key: period}
 
 
 def write(path: Path, architecture: str, keys: dict[str, Any], tensors: State) -> None:
@@ -87,8 +213,11 @@ def write(path: Path, architecture: str, keys: dict[str, Any], tensors: State) -
 
 
 def _renamed(model: Any, own: dict[str, str]) -> Iterator[tuple[str, Array]]:
-    tied = model.config.tie_word_embeddings
-    for name, value in model.state_dict().items():
+    return _renamed_state(model.state_dict(), own, tied=model.config.tie_word_embeddings)
+
+
+def _renamed_state(state: dict[str, Any], own: dict[str, str], *, tied: bool) -> Iterator[tuple[str, Array]]:
+    for name, value in _separated(state):
         stem, suffix = name.rsplit(".", 1)
         if stem in _OUTER:
             if not (tied and stem == "lm_head"):
@@ -96,6 +225,18 @@ def _renamed(model: Any, own: dict[str, str]) -> Iterator[tuple[str, Array]]:
         else:
             _, _, index, part = stem.split(".", 3)
             yield f"blk.{index}.{(_NAMES | own)[part]}.{suffix}", value.numpy()
+
+
+def _separated(state: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Experts' matrices one by one, with the ending that all weights have."""
+    for name, value in state.items():
+        if name.endswith("experts.gate_up_proj"):
+            gate, up = value.chunk(2, dim=1)
+            stem = name.removesuffix("gate_up_proj")
+            yield f"{stem}gate_proj.weight", gate
+            yield f"{stem}up_proj.weight", up
+        else:
+            yield f"{name}.weight" if name.endswith("experts.down_proj") else name, value
 
 
 def _permuted(value: Array, heads: int) -> Array:
@@ -112,8 +253,8 @@ def _sizes(config: Any) -> dict[str, Any]:
         "feed_forward_length": config.intermediate_size,
         "attention.head_count": config.num_attention_heads,
         "attention.head_count_kv": config.num_key_value_heads,
-        "attention.key_length": config.head_dim,
-        "attention.value_length": config.head_dim,
+        "attention.key_length": _head_size(config),
+        "attention.value_length": _head_size(config),
         "attention.layer_norm_rms_epsilon": float(config.rms_norm_eps),
     }
 

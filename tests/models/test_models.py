@@ -26,7 +26,15 @@ SIZES: dict[str, Any] = {
 }
 
 # A variant lies in its parent's file.
-_PARENTS = {"nomic-bert": "bert"}
+_PARENTS = {
+    "gpt-oss": "gptoss",
+    "nomic-bert": "bert",
+    "olmo3": "olmo2",
+    "qwen2moe": "qwen2",
+    "qwen3moe": "qwen3",
+}
+
+EXPERTS = {"expert_count": 4, "expert_used_count": 2}
 
 
 def _metadata(architecture: str, changes: dict[str, Any]) -> Metadata:
@@ -60,15 +68,16 @@ def _built(path: Path, tensors: State, changes: dict[str, Any] | None = None) ->
 
 @pytest.mark.parametrize("architecture", architectures())
 def test_every_architecture_has_a_model(architecture: str) -> None:
-    model = model_class(architecture)(_metadata(architecture, {"attention.layer_norm_epsilon": 1e-5}))
+    experts = EXPERTS if architecture.endswith(("moe", "oss")) else {}
+    metadata = _metadata(architecture, {"attention.layer_norm_epsilon": 1e-5} | experts)
+    model = model_class(architecture)(metadata)
     assert isinstance(model, Decoder | Encoder)
     assert model_class(architecture).__module__ == f"puna.models.{_PARENTS.get(architecture, architecture)}"
 
 
 def test_an_unknown_architecture_is_named_with_those_that_are_known() -> None:
-    with pytest.raises(
-        UnsupportedModel, match=r"'mamba' are not supported; known: bert, gemma3, llama, nomic-bert$"
-    ):
+    known = ", ".join(architectures())
+    with pytest.raises(UnsupportedModel, match=f"'mamba' are not supported; known: {known}$"):
         model_class("mamba")
 
 
@@ -118,6 +127,8 @@ def test_a_missing_key_is_named(key: str) -> None:
             "'llama.attention.key_length' must be at least 1, but is 0",
         ),
         ({"block_count": 2**31}, "2147483648 layers are more than any model has"),
+        ({"expert_count": 2}, "'llama.expert_used_count' is missing"),
+        ({"expert_count": 2, "expert_used_count": 3}, "3 of 2 experts"),
         ({"rope.dimension_count": 6}, "6 of 4 dimensions"),
         ({"rope.dimension_count": 3}, "3 of 4 dimensions"),
         ({"rope.freq_base": 0.0}, "frequency base 0.0"),
@@ -134,7 +145,7 @@ def test_sizes_that_make_no_sense(changes: dict[str, Any], message: str) -> None
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"expert_count": 8}, "mixture of experts"),
+        ({"expert_count": 8, "expert_used_count": 2, "expert_gating_func": 9}, "function 9"),
         ({"rope.scaling.type": "longrope"}, "scaled by 'longrope'"),
     ],
 )

@@ -173,6 +173,13 @@ def test_nothing_is_unloaded_for_what_will_never_fit() -> None:
     assert "70 GB on CPU, where 61 GB are free" in str(action.error)
 
 
+def test_what_will_never_fit_does_not_hold_up_those_behind_it() -> None:
+    asked = LoadOptions(num_ctx=8192, num_parallel=2)
+    new = [waits(id, name, asked, need=report(70 * GB)) for id, name in enumerate("abba")]
+    actions = decided(*new, waits(4, "c"))
+    assert [type(action) for action in actions] == [*[Refuse] * 4, Load]
+
+
 def test_what_nobody_named_gets_smaller_first() -> None:
     def next_plan(options: LoadOptions | None, asked: LoadOptions | None = None, **more: Any) -> list[Action]:
         waiting = waits(1, "b", asked, options=options, need=report(70 * GB))

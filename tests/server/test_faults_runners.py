@@ -16,8 +16,6 @@ import pytest
 from tests.probes import children, descriptors, figure, in_memory, wait_for
 from tests.served import Served, serving
 
-from puna.options import OPTIONS
-
 ENDLESS = {"model": "tiny", "prompt": "hi", "shift": True}
 SHORT = {"model": "said", "prompt": "hi", "stream": False, "keep_alive": 0}
 STREAMS = 4
@@ -93,9 +91,6 @@ def test_a_runner_that_is_killed_ends_its_streams_with_an_error(server: Served, 
     nothing_is_left(server, files)
 
 
-@pytest.mark.skipif(
-    "step_timeout" not in {option.name for option in OPTIONS}, reason="the setting is not there yet"
-)
 def test_a_runner_that_hangs_is_ended(served: Served, tmp_path: Path) -> None:
     """H01"""
     settings = {"PUNA_NUM_PARALLEL": "4", "PUNA_METRICS": "1", "PUNA_STEP_TIMEOUT": "2s"}

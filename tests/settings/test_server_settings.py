@@ -92,6 +92,7 @@ def test_every_variable_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
         "WRITE_TIMEOUT": "4s",
         "MAX_CONNECTIONS": "5",
         "MAX_TRANSFERS": "6",
+        "RESPONSES": "off",
         "SHUTDOWN_GRACE": "7s",
         "API_VERSION": "0.1.2",
     }
@@ -117,6 +118,7 @@ def test_every_variable_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     times = (found.header_timeout, found.body_timeout, found.idle_timeout, found.write_timeout)
     assert (found.max_body, *times, found.shutdown_grace) == (1 << 20, 1, 2, 3, 4, 7)
     assert (found.max_connections, found.max_transfers, found.api_version) == (5, 6, "0.1.2")
+    assert found.responses == "off"
 
 
 @pytest.mark.parametrize(
@@ -162,7 +164,7 @@ def test_what_means_nothing_is_passed_over_with_a_warning(
 @pytest.mark.parametrize(
     ("name", "text"),
     [("API_KEYS", "short"), ("API_KEYS", "a secret with blanks"), ("MAX_BODY", "much"), ("LOG_FORMAT", "xml"),
-     ("HEADER_TIMEOUT", "0"), ("API_KEY_FILE", "/no/such/file")],
+     ("RESPONSES", "disk"), ("HEADER_TIMEOUT", "0"), ("API_KEY_FILE", "/no/such/file")],
 )  # fmt: skip
 def test_what_is_not_to_be_guessed_at_is_an_error(
     monkeypatch: pytest.MonkeyPatch, name: str, text: str

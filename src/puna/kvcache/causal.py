@@ -3,13 +3,17 @@
 from collections.abc import Hashable, Sequence, Set
 
 import numpy as np
+from numpy.typing import NDArray
 
 from puna.errors import InvalidOption
 from puna.kvcache.cache import MAX_SEQUENCES, CacheFull, History, Integers, Member, Shift, ShiftRefused
-from puna.kvcache.cells import BITS, Batch, Cells, Numbers, Positions
+from puna.kvcache.cells import BITS, Batch, Cells, Numbers, Positions, Span
 from puna.kvcache.history import CausalHistory, Ledger
 from puna.kvcache.storage import Storage
 from puna.ml import Backend, Context, DType
+
+# Spans begin at multiples of this, so that sequences next to each other share graphs.
+_ALIGNMENT = 256
 
 _NOTHING = Batch(np.empty(0, np.int64), np.empty(0, np.int32), np.empty(0, np.uint64))
 
@@ -72,11 +76,21 @@ class Causal(Member):
         if cells.free < where.size:
             cells.give_back(_NOTHING, _NOTHING.positions, self._dropped)
             raise CacheFull(f"a batch of {where.size} tokens does not fit: {cells.free} cells are free")
-        batch = Batch(cells.lowest_free(where.size), where, BITS[whose])
+        bits = BITS[whose]
+        begin, end = self._owned(bits)
+        batch = Batch(cells.free_from(begin, where.size), where, bits)
         self._overwritten = cells.positions[batch.cells]
         cells.take(batch)
         self._ledger.batch = batch
-        return self._shape(cells.used)
+        first, last = int(batch.cells[0]), int(batch.cells[-1]) + 1
+        return self._shape(min(begin, first) if end else first, max(end, last))
+
+    def _owned(self, bits: NDArray[np.uint64]) -> tuple[int, int]:
+        """Between which cells all that the batch's sequences have lies; (0, 0) if they have nothing."""
+        used = self.cells.used
+        if used <= _ALIGNMENT:
+            return 0, used
+        return self.cells.span(bits[0] if bits.size == 1 else np.bitwise_or.reduce(bits))
 
     def _forget(self, positions: Positions, sequences: Numbers) -> None:
         """Lets go of what no token to come will see."""
@@ -89,25 +103,31 @@ class Causal(Member):
             self.cells.drop(sequence, cells)
             self._dropped.append((sequence, cells))
 
-    def _shape(self, used: int) -> int:
-        return _padded(used, self._config.cache_padding)
+    def _shape(self, first: int, end: int) -> Span:
+        begin = first - first % _ALIGNMENT
+        return Span(begin, _padded(end, self._config.cache_padding) - begin)
 
     def undo(self) -> None:
         self.cells.give_back(self._ledger.batch, self._overwritten, self._dropped)
         self._ledger.batch = _NOTHING
 
     def trace(self, context: Context, tokens: int, shape: Hashable) -> History:
-        if not isinstance(shape, int):
+        if not isinstance(shape, Span):
             raise InvalidOption(f"{shape!r} is not a shape of this cache")
         rows = _padded(tokens, self._config.mask_batch_padding)
         inputs = context.input()
         numbers = inputs.empty(DType.I64, tokens)
         return CausalHistory(
-            self._ledger, context, tokens, numbers, inputs.empty(self._config.mask_dtype, rows, shape)
+            self._ledger,
+            context,
+            tokens,
+            shape,
+            numbers,
+            inputs.empty(self._config.mask_dtype, rows, shape.length),
         )
 
     def worst_case(self, tokens: int) -> Hashable:
-        return self.cells.members.size
+        return Span(0, self.cells.members.size)
 
     def copy_prefix(self, source: int, target: int, length: int) -> None:
         self.cells.drop(target, self.cells.between(target, 0, None))

@@ -1,6 +1,7 @@
 """The books of a cache: which cell holds which position of which sequences. Plain NumPy, no tensors."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,18 @@ BITS: NDArray[np.uint64] = np.left_shift(np.uint64(1), np.arange(64, dtype=np.ui
 Flags = NDArray[np.bool_]
 Numbers = NDArray[np.int64]
 Positions = NDArray[np.int32]
+
+
+class Span(NamedTuple):
+    """A row of neighbouring cells.
+
+    Attributes:
+        begin: number of the first.
+        length: how many.
+    """
+
+    begin: int
+    length: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +55,31 @@ class Cells:
         """How many cells belong to nobody."""
         return self.members.size - self.used + self._holes
 
-    def lowest_free(self, count: int) -> Numbers:
-        """The first `count` free cells, in order; there must be as many."""
+    def free_from(self, begin: int, count: int) -> Numbers:
+        """`count` free cells, in order, the first ones from `begin` on if so many are there.
+
+        There must be as many in all.
+        """
         if not self._holes:
             return np.arange(self.used, self.used + count)
-        holes: Numbers = (self.members[: self.used] == 0).nonzero()[0][:count]
+        holes: Numbers = (self.members[begin : self.used] == 0).nonzero()[0][:count] + begin
         if holes.size == count:
             return holes
-        return np.concatenate((holes, np.arange(self.used, self.used + count - holes.size)))
+        more = count - holes.size
+        if begin and self.used + more > self.members.size:
+            return self.free_from(0, count)
+        return np.concatenate((holes, np.arange(self.used, self.used + more)))
+
+    def span(self, bits: np.uint64) -> tuple[int, int]:
+        """The first cell in use that belongs to one of the sequences, and one more than the last.
+
+        Both are 0 if they have none.
+        """
+        owned = (self.members[: self.used] & bits) != 0
+        first = int(owned.argmax()) if owned.size else 0
+        if not owned.size or not owned[first]:
+            return 0, 0
+        return first, self.used - int(owned[::-1].argmax())
 
     def take(self, batch: Batch) -> None:
         """Gives free cells to the tokens of a batch."""
@@ -108,13 +138,14 @@ class Cells:
         self._holes = self.used - in_use.size
 
 
-def hidden(cells: Cells, count: int, batch: Batch, lowest: Positions | None) -> Flags:
-    """Which of the first `count` cells the tokens of a batch may not see; bool (tokens, count).
+def hidden(cells: Cells, span: Span, batch: Batch, lowest: Positions | None) -> Flags:
+    """Which cells of a span the tokens of a batch may not see; bool (tokens, span.length).
 
     A token sees the cells of its own sequence with positions from its `lowest` to its own, both included.
     """
-    positions = cells.positions[:count]
-    result = _foreign(cells.members[:count], batch.bits) | (positions > batch.positions[:, None])
+    seen = slice(span.begin, span.begin + span.length)
+    positions = cells.positions[seen]
+    result = _foreign(cells.members[seen], batch.bits) | (positions > batch.positions[:, None])
     if lowest is not None:
         result |= positions < lowest[:, None]
     return result

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from puna.kvcache.cache import History
-from puna.kvcache.cells import Batch, Cells, Positions, hidden
+from puna.kvcache.cells import Batch, Cells, Positions, Span, hidden
 from puna.kvcache.storage import Layer, Storage
 from puna.ml import Context, DType, Tensor
 from puna.ml.nn import merge_heads
@@ -49,14 +49,16 @@ class CausalHistory(History):
         ledger: the cache's.
         context: the graph.
         tokens: the most tokens that a batch in this graph has.
+        span: the cells that the graph looks at.
         cells: input I64 (tokens,), the cell of each token.
-        mask: input (tokens padded, visible), 0 or -inf.
+        mask: input (tokens padded, cells of the span), 0 or -inf.
         value_cells: inputs I64 (tokens * width,), by width: the place of each element of permuted values.
     """
 
     ledger: Ledger
     context: Context
     tokens: int
+    span: Span
     cells: Tensor
     mask: Tensor
     value_cells: dict[int, Tensor] = field(default_factory=dict)
@@ -68,7 +70,7 @@ class CausalHistory(History):
         batch, count = self.ledger.batch, self.ledger.batch.cells.size
         bits, rows, minus_infinity = self._mask_bits, self.tokens, self._minus_infinity
         lowest = self.ledger.lowest_seen(batch.positions)
-        covered = hidden(self.ledger.cells, self.mask.shape[-1], batch, lowest)
+        covered = hidden(self.ledger.cells, self.span, batch, lowest)
         np.multiply(covered, minus_infinity, out=bits[:count])
         self._cell_numbers[:count] = batch.cells
         if count < rows:
@@ -78,11 +80,6 @@ class CausalHistory(History):
         for width, tensor in self.value_cells.items():
             elements = np.arange(width) * self.ledger.storage.cells
             tensor.array()[:] = (self._cell_numbers[:, None] + elements).reshape(-1)
-
-    @property
-    def visible(self) -> int:
-        """How many cells, counted from the first, the graph looks at."""
-        return self.mask.shape[-1]
 
     @cached_property
     def _minus_infinity(self) -> np.unsignedinteger:
@@ -107,25 +104,25 @@ class CausalLayer:
         self._index = index
 
     def update(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """See `puna.ml.nn.LayerHistory`; key and value come back as views of all visible cells."""
+        """See `puna.ml.nn.LayerHistory`; key and value come back as views of the cells in the span."""
         storage = self._history.ledger.storage
         layer = storage.layer(self._index, _heads(key), _heads(value))
         keys, values = layer.key.on(self._history.context), layer.value.on(self._history.context)
         write_key = keys.set_rows(merge_heads(key), self._history.cells)
         if storage.permuted:
             self._history.context.forward(write_key, self._write_permuted(values, value))
-            return _by_cell(keys, layer.key_heads, self._visible), self._permuted(values, layer), self._mask
+            return _by_cell(keys, layer.key_heads, self._span), self._permuted(values, layer), self._mask
         write_value = values.set_rows(merge_heads(value), self._history.cells)
         self._history.context.forward(write_key, write_value)
         return (
-            _by_cell(keys, layer.key_heads, self._visible),
-            _by_cell(values, layer.value_heads, self._visible),
+            _by_cell(keys, layer.key_heads, self._span),
+            _by_cell(values, layer.value_heads, self._span),
             self._mask,
         )
 
     @property
-    def _visible(self) -> int:
-        return self._history.visible
+    def _span(self) -> Span:
+        return self._history.span
 
     @property
     def _mask(self) -> Tensor:
@@ -140,8 +137,8 @@ class CausalLayer:
 
     def _permuted(self, values: Tensor, layer: Layer) -> Tensor:
         heads, size = layer.value_heads
-        row = values.stride(0)
-        return values.view(0, (heads, size, self._visible), (size * row, row))
+        row, (begin, count) = values.stride(0), self._span
+        return values.view(begin * values.stride(1), (heads, size, count), (size * row, row))
 
 
 def _heads(tensor: Tensor) -> tuple[int, int]:
@@ -149,7 +146,7 @@ def _heads(tensor: Tensor) -> tuple[int, int]:
     return tensor.shape[1], tensor.shape[2]
 
 
-def _by_cell(stored: Tensor, heads: tuple[int, int], visible: int) -> Tensor:
-    """The first cells of storage (cells, heads * size) as (visible, heads, size)."""
+def _by_cell(stored: Tensor, heads: tuple[int, int], span: Span) -> Tensor:
+    """The cells of a span of storage (cells, heads * size) as (span.length, heads, size)."""
     row = stored.stride(0)
-    return stored.view(0, (visible, *heads), (row, row // heads[0]))
+    return stored.view(span.begin * row, (span.length, *heads), (row, row // heads[0]))

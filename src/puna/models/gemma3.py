@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
-from puna.errors import GGUFError
 from puna.gguf import Metadata
 from puna.kvcache import Cache, Causal, Composed, SlidingWindow
 from puna.ml import RopeParameters, RopeType, Tensor
@@ -62,25 +61,13 @@ class Hyperparameters:
         return cls(
             sizes,
             window,
-            _local_layers(metadata, sizes.layers) if window else (False,) * sizes.layers,
+            hyper.local_layers(metadata, sizes.layers, 6) if window else (False,) * sizes.layers,
             _local_rope(metadata, sizes.key_size),
             _global_rope(metadata, sizes),
             1 / math.sqrt(sizes.hidden / sizes.heads if large else sizes.key_size),
             # Early files of this size carry Gemma 2's value, which the model was not trained with.
             0.0 if sizes.layers == _LAYERS_1B else final_softcap,
         )
-
-
-def _local_layers(metadata: Metadata, layers: int) -> tuple[bool, ...]:
-    """The pattern is stored as one bool for each layer, or as the period: its last layer is global."""
-    key = "attention.sliding_window_pattern"
-    if isinstance(metadata.get(metadata.full_key(key)), list):
-        pattern = metadata.bools(key)
-        if len(pattern) < layers:
-            raise GGUFError(f"{metadata.source}: {key} has {len(pattern)} entries for {layers} layers")
-        return tuple(pattern[:layers])
-    period = hyper.count(metadata, key, 6)
-    return tuple((layer + 1) % period != 0 for layer in range(layers))
 
 
 def _local_rope(metadata: Metadata, size: int) -> RopeParameters:

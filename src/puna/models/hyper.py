@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from puna.errors import GGUFError, UnsupportedModel
 from puna.gguf import Metadata
 from puna.ml import RopeParameters, RopeType
+from puna.ml.nn import Routing, Scores
 
 _LAYERS_AT_MOST = 4096
 
@@ -94,6 +95,48 @@ def transformer(
     )
 
 
+def mixture(metadata: Metadata, *, normalise: bool, scores: Scores = Scores.SOFTMAX) -> Routing:
+    """How tokens are given to experts.
+
+    Args:
+        normalise: whether their weights add up to 1, where the file does not say.
+        scores: of what kind they are, where the file does not say.
+
+    Raises:
+        GGUFError: a key is missing, or the numbers do not go together.
+        UnsupportedModel: another kind of scores.
+    """
+    experts, used = count(metadata, "expert_count"), count(metadata, "expert_used_count")
+    if used > experts:
+        raise GGUFError(f"{metadata.source}: no token can use {used} of {experts} experts")
+    kind = metadata.uint("expert_gating_func", 0) or scores.value
+    if kind not in [known.value for known in Scores]:
+        raise UnsupportedModel(f"{metadata.source}: experts chosen by function {kind} are not supported")
+    # Ollama's name of the key is the second.
+    normalise = metadata.bool("expert_weights_norm", metadata.bool("norm_top_k_prob", normalise))
+    scale = metadata.float("expert_weights_scale", 0.0) or 1.0
+    return Routing(experts, used, Scores(kind), normalise, scale)
+
+
+def local_layers(metadata: Metadata, layers: int, period: int) -> tuple[bool, ...]:
+    """Which layers have a window: one bool for each in the file, or the period, whose last layer has none.
+
+    Args:
+        period: where the file says nothing.
+
+    Raises:
+        GGUFError: there are fewer bools than layers, or the period is 0.
+    """
+    key = "attention.sliding_window_pattern"
+    if isinstance(metadata.get(metadata.full_key(key)), list):
+        pattern = metadata.bools(key)
+        if len(pattern) < layers:
+            raise GGUFError(f"{metadata.source}: {key} has {len(pattern)} entries for {layers} layers")
+        return tuple(pattern[:layers])
+    found = count(metadata, key, period)
+    return tuple((layer + 1) % found != 0 for layer in range(layers))
+
+
 def _epsilon(metadata: Metadata, key: str, default: float | None) -> float:
     value = metadata.float(key) if default is None else metadata.float(key, default)
     if not 0 <= value < math.inf:
@@ -101,13 +144,16 @@ def _epsilon(metadata: Metadata, key: str, default: float | None) -> float:
     return value
 
 
-def rope(metadata: Metadata, head_size: int, base: float, type: RopeType) -> RopeParameters:
+def rope(
+    metadata: Metadata, head_size: int, base: float, type: RopeType, *, scaling: str = "linear"
+) -> RopeParameters:
     """Rotary embedding with the scaling that the metadata asks for: none, linear or YaRN.
 
     Args:
         head_size: how many dimensions are rotated where the file names no number.
         base: the frequency base.
         type: the architecture's pairing.
+        scaling: the kind, where the file names a factor only.
 
     Raises:
         UnsupportedModel: another kind of scaling.
@@ -122,7 +168,7 @@ def rope(metadata: Metadata, head_size: int, base: float, type: RopeType) -> Rop
         raise GGUFError(f"{metadata.source}: rotary embeddings cannot have the frequency base {base}")
     plain = RopeParameters(dimensions, base, type=type)
     factor = metadata.float("rope.scaling.factor", metadata.float("rope.scale_linear", 0.0))
-    kind = metadata.string("rope.scaling.type", "linear" if factor else "none")
+    kind = metadata.string("rope.scaling.type", scaling if factor else "none")
     if kind == "none":
         return plain
     if kind not in ("linear", "yarn"):

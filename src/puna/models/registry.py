@@ -10,9 +10,19 @@ from puna.models.base import Model
 # Text, so that a model's module is imported only when a file needs it.
 _MODELS = {
     "bert": "puna.models.bert:Bert",
+    "gemma2": "puna.models.gemma2:Gemma2",
     "gemma3": "puna.models.gemma3:Gemma3",
+    "gpt-oss": "puna.models.gptoss:GptOss",
+    "gptoss": "puna.models.gptoss:GptOss",
+    "granite": "puna.models.granite:Granite",
     "llama": "puna.models.llama:Llama",
     "nomic-bert": "puna.models.bert:NomicBert",
+    "olmo2": "puna.models.olmo2:Olmo2",
+    "olmo3": "puna.models.olmo2:Olmo2",
+    "qwen2": "puna.models.qwen2:Qwen2",
+    "qwen2moe": "puna.models.qwen2:Qwen2Moe",
+    "qwen3": "puna.models.qwen3:Qwen3",
+    "qwen3moe": "puna.models.qwen3:Qwen3Moe",
 }
 
 

@@ -161,6 +161,8 @@ def _start_or_make_room(
     less = smaller(options, request.asked, state.limits)
     if less is not None:
         return [Plan(request.id, less)]
+    # It keeps nobody waiting: no later event would look at those behind it.
+    walk.busy = False
     return [Refuse(request.id, out_of_memory(request.source.name, request.need, hopeless or missing))]
 
 

@@ -2,6 +2,15 @@
 
 from puna.ml.nn.attention import LayerHistory, attention, merge_heads, split_heads
 from puna.ml.nn.bind import bind
+from puna.ml.nn.feed_forward import (
+    FeedForward,
+    MixtureOfExperts,
+    Routing,
+    Scores,
+    SharedExpert,
+    geglu,
+    swiglu,
+)
 from puna.ml.nn.layers import Embedding, Experts, LayerNorm, Linear, Projections, RMSNorm
 from puna.ml.nn.module import Module
 from puna.ml.nn.weight import Weight, WeightGroup
@@ -9,16 +18,23 @@ from puna.ml.nn.weight import Weight, WeightGroup
 __all__ = [
     "Embedding",
     "Experts",
+    "FeedForward",
     "LayerHistory",
     "LayerNorm",
     "Linear",
+    "MixtureOfExperts",
     "Module",
     "Projections",
     "RMSNorm",
+    "Routing",
+    "Scores",
+    "SharedExpert",
     "Weight",
     "WeightGroup",
     "attention",
     "bind",
+    "geglu",
     "merge_heads",
     "split_heads",
+    "swiglu",
 ]

@@ -1,0 +1,137 @@
+"""Feed-forward networks: of one piece, and a mixture of which each token uses some."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+
+from puna.ml.nn.layers import Bias, Experts, Linear, Projections
+from puna.ml.nn.module import Module
+from puna.ml.nn.weight import Weight
+from puna.ml.tensor import Tensor
+
+Gate = Callable[[Tensor, Tensor], Tensor]
+
+
+def swiglu(gate: Tensor, up: Tensor) -> Tensor:
+    """silu(gate) * up"""
+    return gate.swiglu(up)
+
+
+def geglu(gate: Tensor, up: Tensor) -> Tensor:
+    """gelu(gate) * up"""
+    return gate.geglu(up)
+
+
+class FeedForward(Module):
+    """act(W_gate x) * W_up x, back through W_down; Shazeer, arXiv:2002.05202."""
+
+    def __init__(
+        self, hidden: int, width: int, *, suffix: str = "", act: Gate = swiglu, bias: Bias = "optional"
+    ) -> None:
+        """Declares the three matrices; `suffix` stands behind their names."""
+        self.act = act
+        names = (f"ffn_gate{suffix}", f"ffn_up{suffix}")
+        self.gate_up = Projections(names, hidden, (width, width), bias=bias)
+        self.down = Linear(f"ffn_down{suffix}", width, hidden, bias=bias)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        gate, up = self.gate_up(x)
+        return self.down(self.act(gate, up))
+
+
+class Scores(Enum):
+    """What the router's logits become; numbers as in the key `expert_gating_func`."""
+
+    SOFTMAX = 1
+    SIGMOID = 2
+    SOFTMAX_OF_CHOSEN = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Routing:
+    """Which experts a token gets, and what each counts.
+
+    Attributes:
+        experts: how many there are.
+        used: how many a token gets, those with the highest scores.
+        scores: how scores are made of the router's logits.
+        normalise: whether the scores of a token's experts are divided by their sum.
+        scale: what they are then multiplied with.
+    """
+
+    experts: int
+    used: int
+    scores: Scores = Scores.SOFTMAX
+    normalise: bool = True
+    scale: float = 1.0
+
+
+class MixtureOfExperts(Module):
+    """The sum of what a token's experts answer, weighted by the router; Shazeer et al., arXiv:1701.06538."""
+
+    def __init__(
+        self, routing: Routing, hidden: int, width: int, *, act: Gate = swiglu, bias: Bias = False
+    ) -> None:
+        self.routing, self.act = routing, act
+        count = routing.experts
+        self.router = Linear("ffn_gate_inp", hidden, count, bias=bias)
+        # Added to the scores for the choice only; Wang et al., arXiv:2408.15664.
+        self.correction = Weight("exp_probs_b.bias|exp_probs_b", (count,), optional=True)
+        self.gate = Experts("ffn_gate_exps", count, hidden, width, bias=bias)
+        self.up = Experts("ffn_up_exps", count, hidden, width, bias=bias)
+        self.down = Experts("ffn_down_exps", count, width, hidden, bias=bias)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x (tokens, hidden) → (tokens, hidden)."""
+        ids, weights = self._route(x)
+        tokens, hidden = x.shape
+        each = x.reshape(tokens, 1, hidden)
+        answers = self.down(self.act(self.gate(each, ids), self.up(each, ids)), ids)
+        return _sum_of_middle(answers * weights)
+
+    def _route(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The experts' numbers, I32 (tokens, used), and their weights, F32 (tokens, used, 1)."""
+        tokens, routing = x.dim(0), self.routing
+        scores = self._scores(self.router(x))
+        ids = self._preferred(scores).top_k(routing.used)
+        weights = scores.reshape(tokens, routing.experts, 1).rows(ids).reshape(tokens, routing.used)
+        if routing.scores is Scores.SOFTMAX_OF_CHOSEN:
+            weights = weights.softmax()
+        if routing.normalise:
+            # Sigmoids may all be zero.
+            weights = weights / weights.sum_rows().scale(1.0, 1e-20)
+        return ids, weights.scale(routing.scale).reshape(tokens, routing.used, 1)
+
+    def _scores(self, logits: Tensor) -> Tensor:
+        match self.routing.scores:
+            case Scores.SOFTMAX:
+                return logits.softmax()
+            case Scores.SIGMOID:
+                return logits.sigmoid()
+            case Scores.SOFTMAX_OF_CHOSEN:
+                return logits
+
+    def _preferred(self, scores: Tensor) -> Tensor:
+        return scores if self.correction.maybe is None else scores + self.correction.maybe
+
+
+class SharedExpert(Module):
+    """A feed-forward network that every token uses, weighted by a sigmoid of its own."""
+
+    def __init__(self, hidden: int, width: int) -> None:
+        self.feed_forward = FeedForward(hidden, width, suffix="_shexp", bias=False)
+        self.weight = Weight("ffn_gate_inp_shexp.weight", (hidden,))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        share = (x * self.weight.tensor).sum_rows().sigmoid()
+        return self.feed_forward(x) * share
+
+
+def _sum_of_middle(x: Tensor) -> Tensor:
+    """(tokens, used, width) → (tokens, width)."""
+    tokens, used, width = x.shape
+    parts = [x.view(index * x.stride(1), (tokens, width), (x.stride(0),)) for index in range(used)]
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    return total

@@ -1,0 +1,207 @@
+"""The build that most decoders share; what each does within its layers is in its own file."""
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from puna.gguf import Metadata
+from puna.kvcache import Cache, Causal, Composed, SlidingWindow
+from puna.ml import RopeParameters, Tensor
+from puna.ml.nn import (
+    Embedding,
+    LayerHistory,
+    Linear,
+    Module,
+    Projections,
+    RMSNorm,
+    Weight,
+    attention,
+    split_heads,
+)
+from puna.models import hyper
+from puna.models.base import Decoder, Step
+
+Transform = Callable[[Tensor], Tensor]
+Norm = Callable[[str, int, float], Callable[[Tensor], Tensor]]
+
+
+class Block(Module):
+    """One layer."""
+
+    @abstractmethod
+    def __call__(
+        self, x: Tensor, rotate: Transform, history: LayerHistory, select: Transform | None
+    ) -> Tensor:
+        """The state (tokens, hidden) after the layer.
+
+        Args:
+            x: the state before.
+            rotate: encodes the tokens' positions in heads (tokens, heads, d).
+            history: keys and values of the tokens before.
+            select: keeps the wanted rows, in the last layer; applied once attention is done.
+        """
+
+
+class Attention(Module):
+    """Every token looks at earlier ones; several query heads share one key and value head."""
+
+    def __init__(
+        self,
+        sizes: hyper.Transformer,
+        *,
+        head_norms: bool = False,
+        scale: float | None = None,
+        logit_softcap: float = 0.0,
+        sinks: bool = False,
+    ) -> None:
+        """Declares the projections.
+
+        Args:
+            head_norms: each head's query and key is normalised before it is rotated.
+            scale: factor of the scores; 1 / sqrt(d) if None.
+            logit_softcap: limit of the scores, 0 for none.
+            sinks: each head has one more score, of nothing, see `Tensor.softmax`.
+        """
+        self.sizes, self.logit_softcap = sizes, logit_softcap
+        self.scale = 1 / math.sqrt(sizes.key_size) if scale is None else scale
+        self.qkv = Projections(
+            ("attn_q", "attn_k", "attn_v"), sizes.hidden, sizes.projections, bias="optional"
+        )
+        self.query_norm = RMSNorm("attn_q_norm", sizes.key_size, sizes.eps) if head_norms else None
+        self.key_norm = RMSNorm("attn_k_norm", sizes.key_size, sizes.eps) if head_norms else None
+        self.sinks = Weight("attn_sinks.weight|attn_sinks", (sizes.heads,)) if sinks else None
+        self.output = Linear(
+            "attn_output|attn_out", sizes.heads * sizes.value_size, sizes.hidden, bias="optional"
+        )
+
+    def __call__(self, x: Tensor, rotate: Transform, history: LayerHistory) -> Tensor:
+        query, key, value = self.qkv(x)
+        query, key = split_heads(query, self.sizes.heads), split_heads(key, self.sizes.kv_heads)
+        if self.query_norm is not None and self.key_norm is not None:
+            query, key = self.query_norm(query), self.key_norm(key)
+        value = split_heads(value, self.sizes.kv_heads)
+        query, key = rotate(query), rotate(key)
+        sinks = None if self.sinks is None else self.sinks.tensor
+        seen = attention(
+            query, key, value, self.scale, history, sinks=sinks, logit_softcap=self.logit_softcap
+        )
+        return self.output(seen)
+
+
+class PreNormBlock(Block):
+    """Attention and feed-forward, each of the normalised state and added to it."""
+
+    def __init__(
+        self,
+        index: int,
+        sizes: hyper.Transformer,
+        attention: Attention,
+        feed_forward: Sequence[Callable[[Tensor], Tensor]],
+        *,
+        norm: Norm = RMSNorm,
+        second_norm: str = "ffn_norm",
+        residual_scale: float = 1.0,
+    ) -> None:
+        """Makes layer number `index`.
+
+        Args:
+            feed_forward: modules whose results are added up.
+            norm: the kind of both norms.
+            second_norm: the name of that before the feed-forward network.
+            residual_scale: factor of what is added to the state.
+        """
+        self.scope = f"blk.{index}"
+        self.attention_norm = norm("attn_norm", sizes.hidden, sizes.eps)
+        self.attention = attention
+        self.feed_forward_norm = norm(second_norm, sizes.hidden, sizes.eps)
+        self.feed_forward = list(feed_forward)
+        self.residual_scale = residual_scale
+
+    def __call__(
+        self, x: Tensor, rotate: Transform, history: LayerHistory, select: Transform | None
+    ) -> Tensor:
+        attended = self.attention(self.attention_norm(x), rotate, history)
+        if select is not None:
+            x, attended = select(x), select(attended)
+        x = x + self._scaled(attended)
+        return x + self._scaled(self._fed_forward(self.feed_forward_norm(x)))
+
+    def _fed_forward(self, x: Tensor) -> Tensor:
+        result = self.feed_forward[0](x)
+        for part in self.feed_forward[1:]:
+            result = result + part(x)
+        return result
+
+    def _scaled(self, x: Tensor) -> Tensor:
+        return x if self.residual_scale == 1 else x.scale(self.residual_scale)
+
+
+class Stack(Decoder):
+    """A table of vectors, layers that rotate queries and keys, a norm, a table of outputs.
+
+    Attributes:
+        sizes: of all layers.
+        rope: how positions are encoded.
+        window: tokens that the local layers see.
+        local: for each layer, whether it has the window.
+    """
+
+    def __init__(
+        self,
+        metadata: Metadata,
+        sizes: hyper.Transformer,
+        rope: RopeParameters,
+        layers: Sequence[Block],
+        *,
+        norm: Norm = RMSNorm,
+        window: int = 0,
+        local: Sequence[bool] = (),
+    ) -> None:
+        self.sizes, self.rope = sizes, rope
+        self.window, self.local = window, tuple(local) or (False,) * sizes.layers
+        vocabulary = hyper.vocabulary(metadata)
+        self.embedding = Embedding("token_embd", vocabulary, sizes.hidden)
+        self.layers = list(layers)
+        self.norm = norm("output_norm", sizes.hidden, sizes.eps)
+        self.output = Linear("output|token_embd", sizes.hidden, vocabulary, bias="optional")
+        self.frequency_factors = Weight("rope_freqs.weight", (rope.dimensions // 2,), optional=True)
+
+    def forward(self, step: Step) -> Tensor:
+        return self.logits(self.output(self.hidden(step)))
+
+    def hidden(self, step: Step) -> Tensor:
+        x = self.embedded(step.tokens)
+        for index, layer in enumerate(self.layers):
+            last = index == len(self.layers) - 1
+            rotate = partial(self._rotated, positions=step.positions, layer=index)
+            x = layer(x, rotate, step.history.layer(index), step.select if last else None)
+        return self.norm(x)
+
+    def embedded(self, tokens: Tensor) -> Tensor:
+        """The state before the first layer."""
+        return self.embedding(tokens)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """What the outputs become."""
+        return x
+
+    def rope_of(self, layer: int) -> RopeParameters | None:
+        """How a layer encodes positions; None where it does not."""
+        return self.rope
+
+    def _rotated(self, heads: Tensor, positions: Tensor, layer: int) -> Tensor:
+        rope = self.rope_of(layer)
+        return heads if rope is None else heads.rope(positions, rope, self.frequency_factors.maybe)
+
+    def cache(self) -> Cache:
+        if not any(self.local):
+            return Causal(self.shift)
+        members = (SlidingWindow(self.window, self.shift), Causal(self.shift))
+        return Composed(members, [0 if local else 1 for local in self.local])
+
+    def shift(self, layer: int, key: Tensor, offsets: Tensor) -> Tensor:
+        rope = self.rope_of(layer)
+        if rope is None:
+            return key
+        return key.rope(offsets, hyper.turning(rope), self.frequency_factors.maybe)
