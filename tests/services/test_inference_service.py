@@ -463,7 +463,7 @@ def test_what_cannot_be_embedded(library: Library, inputs: list[Any], error: str
 def test_vectors_that_are_none(library: Library, number: float) -> None:
     async def story(parts: Parts) -> None:
         parts.script.vectors = [1.0, number]
-        with pytest.raises(BackendError, match="embedding contains NaN or Inf values"):
+        with pytest.raises(BackendError, match=r"the embedding of input\[0\] contains NaN or Inf values"):
             await parts.inference.embed(EmbedRequest(model="one", inputs=["a"]))
 
     tell(library, story)

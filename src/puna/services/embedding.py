@@ -121,14 +121,14 @@ def finished_vectors(
     """The vectors, cut to so many dimensions (0 for all) and, if wanted, of length 1.
 
     Raises:
-        BackendError: one has a number that is none.
+        BackendError: one has a number that is none; the error names its index.
     """
-    return [_finished(vector, dimensions, normalize) for vector in vectors]
+    return [_finished(vector, dimensions, normalize, index) for index, vector in enumerate(vectors)]
 
 
-def _finished(vector: "array[float]", dimensions: int, normalize: bool) -> list[float]:
+def _finished(vector: "array[float]", dimensions: int, normalize: bool, index: int) -> list[float]:
     kept = vector[:dimensions].tolist() if 0 < dimensions < len(vector) else vector.tolist()
     length = math.hypot(*kept)
     if not math.isfinite(length):
-        raise BackendError("embedding contains NaN or Inf values")
+        raise BackendError(f"the embedding of input[{index}] contains NaN or Inf values")
     return [number / length for number in kept] if normalize and length else kept
