@@ -121,7 +121,7 @@ def test_changing_a_server_s_models(there: Puna, store: Path, home: Path) -> Non
     assert Library(store).manifests.find(parse_name("again")) is not None
     assert there("rm", "again").stdout == "deleted 'again'\n"
     result = there("rm", "again")
-    assert (result.returncode, result.stderr) == (1, "Error: model 'again:latest' not found\n")
+    assert (result.returncode, result.stderr) == (1, "Error: model 'again' not found\n")
     result = there("cp", "again", "x")
     assert (result.returncode, result.stderr) == (1, 'Error: model "again" not found\n')
     assert there("show", "again").stderr == "Error: model 'again:latest' not found\n"

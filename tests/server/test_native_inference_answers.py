@@ -83,7 +83,7 @@ def test_options(served: Served, options: dict[str, Any], text: str, reason: str
         "/api/generate", {"model": "said", "prompt": "hi", "stream": False, "options": options}
     )
     assert (reply.json["response"], reply.json["done_reason"]) == (text, reason)
-    assert "puna-ignored" not in reply.headers
+    assert "puna-ignored-params" not in reply.headers
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -91,7 +91,7 @@ def test_options_that_mean_nothing_are_told(served: Served, stream: bool) -> Non
     options = {"num_predict": 1, "n_discard": -1, "id_slot": 3, "samplers": ["x"], "a\r\nb: c": 1}
     body = {"model": "said", "prompt": "hi", "stream": stream, "options": options, "chat_parser": "x"}
     reply = served.post("/api/generate", body)
-    assert (reply.status, reply.headers["puna-ignored"]) == (200, "n_discard, id_slot, samplers")
+    assert (reply.status, reply.headers["puna-ignored-params"]) == (200, "n_discard, id_slot, samplers")
 
 
 def rendered(served: Served, path: str, **body: Any) -> str:

@@ -96,6 +96,17 @@ def test_requests_in_a_row_on_one_connection(server: Serve) -> None:
     assert statuses(answer) == [200, 200, 200]
 
 
+def test_too_many_requests_in_a_row_on_one_connection(server: Serve) -> None:
+    """D12: none waits but a few, however short they are; browsers and libraries send one after another."""
+    running = server()
+    assert statuses(running.raw((HEAD + b"\r\n") * 16, 16)) == [200] * 16
+    with running.socket() as connection:
+        connection.sendall((HEAD + b"\r\n") * 5000)
+        assert len(statuses(read_all(connection))) <= 17
+    assert running.log.getvalue().count("path=/api/version") <= 16 + 17
+    still_works(running)
+
+
 def test_a_body_that_is_too_long(server: Serve) -> None:
     """D11: what is declared is enough; what is not declared is read no further than it may be."""
     running = server(max_body=1000)

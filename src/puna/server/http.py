@@ -253,6 +253,8 @@ class StreamedAnswer(Response):
         try:
             while item is not None:
                 await _send_body(send, framing.item(item))
+                # Where many are ready, others get their turn between two, and a client's leaving is heard.
+                await asyncio.sleep(0)
                 item = await anext(self._events, None)
         except PunaError as error:
             return framing.failure(self._explain(error))

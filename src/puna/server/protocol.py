@@ -29,6 +29,7 @@ class ConnectionLimits:
         idle_seconds: between two requests.
         write_seconds: for the client to take what the connection holds back for it.
         connections: open at once.
+        pipelined: requests of a connection that wait for the answer to the one before them.
     """
 
     line: int = 16 << 10
@@ -38,6 +39,7 @@ class ConnectionLimits:
     idle_seconds: float = 75.0
     write_seconds: float = 120.0
     connections: int = 1024
+    pipelined: int = 16
 
 
 class LimitedConfig(uvicorn.Config):
@@ -109,6 +111,8 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """A head has come: check it, and start the request."""
+        if self.transport.is_closing():
+            return
         self._head = None
         self._stop_head_timer()
         self._idle.pop(self, None)
@@ -119,6 +123,9 @@ class LimitedProtocol(HttpToolsProtocol):
             self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "too many headers")
         elif not self.url.startswith(b"/"):
             self._refuse(HTTPStatus.BAD_REQUEST, "the target of a request begins with a slash")
+        elif len(self.pipeline) >= self._limits.pipelined:
+            # One read can hold thousands of requests, and each that waits takes kilobytes.
+            self.transport.close()
         else:
             super().on_headers_complete()
 

@@ -358,4 +358,4 @@ def _not_pulled(name: str) -> str:
 def _ignored(names: Sequence[str]) -> dict[str, str]:
     """The header that tells which options meant nothing."""
     shown = [name for name in names if _HEADER_NAME.fullmatch(name)][:_MOST_NAMES]
-    return {"Puna-Ignored": ", ".join(shown)} if shown else {}
+    return {"Puna-Ignored-Params": ", ".join(shown)} if shown else {}
