@@ -90,15 +90,20 @@ async def post(port: int, path: str, body: dict[str, Any]) -> AsyncIterator[byte
         writer.close()
 
 
+async def heard(lines: AsyncIterator[bytes]) -> tuple[float, float, dict[str, Any]]:
+    """When the first and the last line came, and what the last says."""
+    first, last, end = 0.0, 0.0, b"{}"
+    async for line in lines:
+        last, end = time.perf_counter(), line
+        first = first or last
+    return first, last, json.loads(end)
+
+
 async def puna_answer(port: int, model: str, prompt: str, tokens: int) -> Answer:
     """One greedy answer of Puna's to a bare prompt."""
     body = {"model": model, "prompt": prompt, "raw": True, "keep_alive": -1}
     options = {"temperature": 0, "num_predict": tokens, "num_ctx": CONTEXT}
-    first, last, line = 0.0, 0.0, b""
-    async for line in post(port, "/api/generate", {**body, "options": options}):  # noqa: B007 - the last one
-        last = time.perf_counter()
-        first = first or last
-    end = json.loads(line)
+    first, last, end = await heard(post(port, "/api/generate", {**body, "options": options}))
     return Answer(
         end["eval_count"], first, last, end.get("prompt_eval_count", 0), end.get("cached_tokens", 0)
     )
@@ -107,11 +112,7 @@ async def puna_answer(port: int, model: str, prompt: str, tokens: int) -> Answer
 async def peer_answer(port: int, model: str, prompt: str, tokens: int) -> Answer:
     """The same of llama.cpp's."""
     body = {"prompt": prompt, "n_predict": tokens, "temperature": 0, "stream": True, "cache_prompt": True}
-    first, last, line = 0.0, 0.0, b""
-    async for line in post(port, "/completion", body):  # noqa: B007 - the last one
-        last = time.perf_counter()
-        first = first or last
-    end = json.loads(line)
+    first, last, end = await heard(post(port, "/completion", body))
     return Answer(end["tokens_predicted"], first, last, end["tokens_evaluated"])
 
 

@@ -90,7 +90,7 @@ class ServerSettings:
         warnings: about values that were passed over.
     """
 
-    listen: Endpoint = Endpoint()  # noqa: RUF009 - it is frozen
+    listen: Endpoint = field(default_factory=Endpoint)
     hosts: tuple[str, ...] = ()
     origins: tuple[str, ...] = ()
     api_keys: tuple[ApiKey, ...] = ()

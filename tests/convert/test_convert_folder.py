@@ -143,8 +143,9 @@ def test_a_vocabulary_shorter_than_the_table_is_filled_up(folder: Folder, tmp_pa
     folder.config["vocab_size"] = 12
     folder.tensors["embeddings.word_embeddings.weight"] = np.zeros((12, 8), np.float32)
     with made(folder, tmp_path) as file:
-        assert file.metadata["tokenizer.ggml.tokens"][-3:] == ["[PAD9]", "[PAD10]", "[PAD11]"]  # type: ignore[index]  # a list
-        assert file.metadata["tokenizer.ggml.token_type"][-3:] == [5, 5, 5]  # type: ignore[index]  # a list
+        tokens = file.metadata.strings_bytes("tokenizer.ggml.tokens")
+        assert tokens[-3:] == [b"[PAD9]", b"[PAD10]", b"[PAD11]"]
+        assert [*file.metadata.array("tokenizer.ggml.token_type")][-3:] == [5, 5, 5]
 
 
 def tokenizer(**changes: Any) -> dict[str, bytes]:

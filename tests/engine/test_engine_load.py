@@ -112,7 +112,7 @@ def test_an_answer_that_is_dropped_makes_room_for_others(path: Path) -> None:
     with loaded(path, num_ctx=128) as model:
         dropped = model.generate([BOS, 70], GREEDY)
         next(dropped)
-        dropped.close()  # type: ignore[attr-defined]  # a generator, which the annotation does not say
+        dropped.close()
         assert isinstance(list(model.generate([BOS, 71], GREEDY, num_predict=3))[-1], Done)
         assert model.engine.idle
         model.engine.check()
@@ -141,8 +141,7 @@ def _texts(events: list[Event]) -> list[str]:
 def test_halting_counts_what_was_generated(path: Path) -> None:
     def answer(model: LoadedModel, most: int) -> list[Event]:
         seen: list[Event] = []
-        halted = lambda: len(seen) >= most  # noqa: E731
-        for event in model.generate([BOS, 70], GREEDY, num_predict=50, halted=halted):
+        for event in model.generate([BOS, 70], GREEDY, num_predict=50, halted=lambda: len(seen) >= most):
             seen.append(event)
         return seen
 

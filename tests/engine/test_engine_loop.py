@@ -244,7 +244,9 @@ def test_a_window_resumes_only_where_it_has_everything(paths: dict[str, Path], b
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma"])
-def test_who_gives_up_its_cells_answers_as_if_it_had_not(paths: dict[str, Path], name: str) -> None:
+def test_who_gives_up_its_cells_answers_as_if_it_had_not(
+    paths: dict[str, Path], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with loaded(paths[name], num_ctx=256, num_parallel=1, num_batch=64) as model:
         engine = crowded(model, 6)
         wanted = [request(p, 90) for p in prompts(6, 30, seed=3)]
@@ -255,7 +257,7 @@ def test_who_gives_up_its_cells_answers_as_if_it_had_not(paths: dict[str, Path],
             given_up.append(len(engine._running))
             original(error)
 
-        engine._make_room = counting  # type: ignore[method-assign]
+        monkeypatch.setattr(engine, "_make_room", counting)
         answers = run(engine, *wanted)
         assert len(given_up) > 1
         engine.forget()

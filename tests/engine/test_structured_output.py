@@ -253,7 +253,7 @@ def test_an_answer_that_nobody_waits_for_leaves_no_thread(bpe: LoadedModel) -> N
     before = threading.active_count()
     events = bpe.generate(PROMPT, GREEDY, grammar=Grammar.json_schema(PERSON), num_predict=50)
     next(events)
-    events.close()  # type: ignore[attr-defined]  # a generator, which the annotation does not say
+    events.close()
     assert threading.active_count() == before
 
 

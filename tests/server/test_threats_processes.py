@@ -88,8 +88,9 @@ def watched(served: Served, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         with serving(folder, store, **variables) as server:
             exercise(server)
             (runner,) = children(server.pid)
-            events = {tuple(line.split("\t")) for line in (folder / "events").read_text().splitlines()}
-            yield Watched(server, runner, events, mapped(runner), strangers)  # type: ignore[arg-type]  # of three
+            lines = (folder / "events").read_text().splitlines()
+            events = {(event, file, what) for event, file, what in (line.split("\t") for line in lines)}
+            yield Watched(server, runner, events, mapped(runner), strangers)
     finally:
         os.chdir(before)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cached_property
@@ -116,7 +116,7 @@ class LoadedModel:
         shift: bool = False,
         num_keep: int = 4,
         halted: Callable[[], bool] = lambda: False,
-    ) -> Iterator[Event]:
+    ) -> Generator[Event, None, None]:
         """Yields the answer to the prompt's tokens piece by piece, and at last `Done`.
 
         What the prompt has in common with earlier ones, and their answers, is not evaluated again while the
@@ -146,7 +146,7 @@ class LoadedModel:
         )
         return self._answer(request, halted)
 
-    def _answer(self, request: GenerateRequest, halted: Callable[[], bool]) -> Iterator[Event]:
+    def _answer(self, request: GenerateRequest, halted: Callable[[], bool]) -> Generator[Event, None, None]:
         id, engine = next(self._ids), self.engine
         engine.submit(id, request)
         self._inboxes[id] = deque()
