@@ -1,7 +1,7 @@
 """An answer's events as the replies of Ollama's API."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -70,7 +70,7 @@ Build = Callable[[str, "Event | None", dict[str, Any]], Reply]
 
 def pieces(
     model: str, events: Iterable["Event | Finished"], heard: Heard, measured: Measured, build: Build[Reply]
-) -> Iterator[Reply]:
+) -> Generator[Reply, None, None]:
     """A reply for each event; those that the engine gave no text for have log-probabilities alone."""
     for event in events:
         fields: dict[str, Any] = {"created_at": now_text(), "logprobs": heard.take()}

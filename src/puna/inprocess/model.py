@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any, Generic, Literal, Self, TypeVar, Unpack, overload
@@ -62,16 +62,12 @@ class Pieces(Generic[Reply]):
     Closing it, or leaving its `with`, ends the answer.
     """
 
-    def __init__(self, pieces: Iterator[Reply]) -> None:
+    def __init__(self, pieces: Generator[Reply, None, None]) -> None:
         self._pieces = pieces
-        self._closed = False
 
     def close(self) -> None:
         """Generate no more. Closing twice is harmless."""
-        self._closed = True
-        close = getattr(self._pieces, "close", None)
-        if close is not None:
-            close()
+        self._pieces.close()
 
     def __iter__(self) -> Iterator[Reply]:
         return self
@@ -175,7 +171,7 @@ class Model:
         began = time.perf_counter()
         if not prompt:
             empty = [GenerateReply(model=self.name, created_at=now_text(), done=True, done_reason="load")]
-            return Pieces(iter(empty)) if stream else empty[0]
+            return Pieces(reply for reply in empty) if stream else empty[0]
         request = CompletionRequest(
             prompt=prompt,
             suffix=arguments.get("suffix") or "",
@@ -225,7 +221,7 @@ class Model:
         began = time.perf_counter()
         if not messages:
             empty = [ChatReply(model=self.name, created_at=now_text(), done=True, done_reason="load")]
-            return Pieces(iter(empty)) if stream else empty[0]
+            return Pieces(reply for reply in empty) if stream else empty[0]
         request = ChatRequest(
             messages=[read_message(message) for message in messages],
             tools=arguments.get("tools") or (),

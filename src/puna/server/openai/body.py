@@ -16,9 +16,11 @@ from puna.server.caller import caller_of
 from puna.server.errors import Refused
 from puna.server.http import BodyLimits, convert_json, decode_json, read_body
 from puna.server.middleware.requests import note
+from puna.services.asked import AskedAnswer
 from puna.services.choices import MAX_CHOICES
 
 T = TypeVar("T", bound=msgspec.Struct)
+AnyAnswer = TypeVar("AnyAnswer", bound=AskedAnswer)
 
 IGNORED = "Puna-Ignored-Params"
 STRICT = "puna-strict"
@@ -169,13 +171,13 @@ def check_choices(name: str, count: int) -> None:
         raise Refused(400, f"{name} must be a whole number from 1 to {MAX_CHOICES}", param=name)
 
 
-def seeded(options: Mapping[str, Any], index: int) -> dict[str, Any]:
-    """The options of one of several answers: from a seed, each gets its own."""
-    seed = options.get("seed")
+def seeded(asked: AnyAnswer, index: int) -> AnyAnswer:
+    """The request for one of several answers: from a seed, each gets its own."""
+    seed = asked.options.get("seed")
     if not index or not isinstance(seed, int) or seed < 0:
-        return dict(options)
+        return asked
     # Seeds are of 64 bits, the highest one for the sign.
-    return {**options, "seed": (seed + index) & (1 << 63) - 1}
+    return msgspec.structs.replace(asked, options={**asked.options, "seed": (seed + index) & (1 << 63) - 1})
 
 
 def bias_of(given: Mapping[str, float]) -> dict[int, float]:

@@ -88,12 +88,7 @@ class _Chat:
         body, ignored = await read_request(request, ChatBody, self.state.limits)
         check_choices("n", body.n)
         asked = await asyncio.to_thread(chat_request, request, body)
-        answers = [
-            await self.state.inference.chat(
-                msgspec.structs.replace(asked, options=seeded(asked.options, index))
-            )
-            for index in range(body.n)
-        ]
+        answers = [await self.state.inference.chat(seeded(asked, index)) for index in range(body.n)]
         ignored += [f"options.{name}" for name in answers[0].ignored]
         check_ignored(request, ignored)
         reply = _Reply(body.model, fingerprint(answers[0].digest), body.logprobs)

@@ -7,7 +7,6 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -79,9 +78,7 @@ class _Completions:
         _check(body, len(prompts))
         asked = [await asyncio.to_thread(_asked, request, body, prompt) for prompt in prompts]
         answers = [
-            await self.state.inference.complete(
-                msgspec.structs.replace(one, options=seeded(one.options, index))
-            )
+            await self.state.inference.complete(seeded(one, index))
             for one in asked
             for index in range(body.tried)
         ]
