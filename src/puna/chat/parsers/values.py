@@ -15,7 +15,8 @@ _NUMBER = re.compile(r"[+-]?(?:\d{1,300}(?:\.\d{0,300})?|\.\d{1,300})(?:[eE][+-]
 _EXACT = 2.0**53
 
 _SPACE = re.compile(r"\s*")
-_BARE = re.compile(r"[^,()\[\]{}\"'\s]+(?:[ \t]+[^,()\[\]{}\"'\s]+)*+")
+# Linear as it is. Made possessive, Python before 3.11.5 would keep blanks that nothing follows.
+_BARE = re.compile(r"[^,()\[\]{}\"'\s]+(?:[ \t]+[^,()\[\]{}\"'\s]+)*")
 _NAME = re.compile(r"[^,:=()\[\]{}\"'\s]+")
 _STRING_PARTS = re.compile(r"\\(?:x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|[\s\S])")
 _QUOTE_OR_ESCAPE = {'"': re.compile(r'["\\]'), "'": re.compile(r"['\\]")}
