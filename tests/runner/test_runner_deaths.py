@@ -167,6 +167,24 @@ async def test_a_runner_with_nothing_to_do_may_be_silent(started: Started) -> No
         assert runner.alive
 
 
+TWICE = """
+for pause in (0.0, 1.0):
+    asked = hear()
+    time.sleep(pause)
+    say(Embedded(asked.id, [b"" for text in asked.inputs]))
+hear()
+"""
+
+
+async def test_silence_between_requests_does_not_count(started: Started, pretend: Pretend) -> None:
+    pretend(LOADED + TWICE)
+    async with started(step_timeout=2.0) as runner:
+        assert len(await runner.embed([[1]])) == 1
+        await asyncio.sleep(1.5)
+        # It comes while the time of the one before is not up, and ends after that.
+        assert len(await runner.embed([[2]])) == 1
+
+
 DEAF = "signal.signal(signal.SIGTERM, signal.SIG_IGN)\nsay(Loaded(64, 1, []))\nwhile True:\n    time.sleep(1)"
 
 

@@ -272,6 +272,10 @@ class Runner:
             self._progress(message.done)
         else:
             self._answered(message)
+        if self._watch is not None and not (self._mailboxes or self._answers):
+            # The next request has all its time, however long the runner has been silent until then.
+            self._watch.cancel()
+            self._watch = None
 
     def _deliver(self, id: int, item: TextChunk | Done | Failure | Embedded) -> None:
         mailbox = self._mailboxes.get(id)

@@ -293,7 +293,11 @@ class Served:
     def _cancel(self, id: int) -> None:
         if id in self._active:
             self._model.engine.cancel(id)
-        self._embeddings = deque(embedding for embedding in self._embeddings if embedding.id != id)
+        left = deque(embedding for embedding in self._embeddings if embedding.id != id)
+        if len(left) < len(self._embeddings):
+            self._embeddings = left
+            # The server is to know that nothing is owed any more.
+            self._line.say(Stepped([]))
 
     def _resize(self, options: LoadOptions) -> None:
         try:
