@@ -3,6 +3,7 @@
 import asyncio
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from tests.runner.conftest import (
     Pretend,
     Started,
     answer,
+    descriptors,
     exists,
     until,
 )
@@ -114,6 +116,24 @@ async def test_a_runner_that_cannot_be_started(tiny_path: Path, monkeypatch: pyt
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     with pytest.raises(RunnerDied, match=r"can be started: No such file"):
         await Runner.start(tiny_path, OPTIONS)
+
+
+@pytest.mark.parametrize("left", range(6))
+async def test_a_runner_for_which_no_file_can_be_opened(tiny_path: Path, left: int) -> None:
+    before = descriptors()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    spare = [os.open(os.devnull, os.O_RDONLY) for _ in range(before + left)]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(spare) + 1, hard))
+    try:
+        for descriptor in spare[-left:] if left else ():
+            os.close(descriptor)
+        with pytest.raises(RunnerDied, match="can be started: Too many open files"):
+            await Runner.start(tiny_path, OPTIONS)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for descriptor in spare[: len(spare) - left]:
+            os.close(descriptor)
+    assert descriptors() == before
 
 
 async def test_a_load_that_stalls_is_given_up(tiny_path: Path, pretend: Pretend) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import math
 from collections.abc import Callable, Coroutine
 from functools import wraps
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,14 +14,16 @@ from tests.scheduler.virtual_time import run
 from puna.engine.options import LoadOptions
 from puna.errors import (
     GGUFError,
+    InternalError,
     InvalidOption,
     OutOfMemory,
     Overloaded,
     PunaError,
     RunnerDied,
 )
-from puna.scheduler.scheduler import Scheduler
-from puna.scheduler.state import SchedulerOptions
+from puna.runner.protocol import Loaded
+from puna.scheduler.scheduler import RunningModel, Scheduler
+from puna.scheduler.state import ModelSource, SchedulerOptions
 
 
 def story(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
@@ -285,6 +288,60 @@ async def test_a_load_that_fails_fails_all_who_waited_and_the_next_tries_again()
     assert [str(answer) for answer in answers] == ["the file is broken"] * 3
     assert scheduler.loaded() == []
     await use(scheduler, "a")
+    await scheduler.close(1.0)
+
+
+class Faulty(Machine):
+    """Its plans fail of a fault of the program."""
+
+    async def plan(self, path: Path, options: LoadOptions) -> Loaded:
+        raise LookupError("no such row")
+
+
+@story
+async def test_a_fault_of_the_program_fails_who_waited_and_holds_nobody_else_up() -> None:
+    faults = [OSError("no file left"), None, None]
+    machine = Faulty(fault=lambda: faults.pop(0))
+    scheduler = machine.scheduler()
+    answers = await asyncio.gather(*(use(scheduler, "a") for _ in range(3)), return_exceptions=True)
+    assert [type(answer) for answer in answers] == [InternalError] * 3
+    with pytest.raises(InternalError, match="LookupError"):
+        await use(scheduler, "b", asked=LoadOptions(num_ctx=8192))
+    assert (scheduler.loaded(), scheduler.queued) == ([], 0)
+    await use(scheduler, "a")
+    await scheduler.close(1.0)
+
+
+@story
+async def test_a_fault_after_a_load_leaves_no_process() -> None:
+    def fail(source: ModelSource, runner: RunningModel, seconds: float) -> None:
+        raise LookupError("no such row")
+
+    machine = Machine()
+    scheduler = Scheduler(
+        SchedulerOptions(), start=machine.start, plan=machine.plan, clock=now, memory=machine.memory, ready=fail
+    )
+    with pytest.raises(InternalError):
+        await use(scheduler, "a")
+    await asyncio.sleep(1.0)
+    assert (scheduler.loaded(), machine.running) == ([], [])
+    await scheduler.close(1.0)
+
+
+@story
+async def test_a_resize_that_fails_of_a_fault_of_the_program() -> None:
+    async def resize(self: PretendedRunner, options: LoadOptions) -> None:
+        raise LookupError("no such row")
+
+    machine = Machine()
+    scheduler = machine.scheduler()
+    await use(scheduler, "a")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(PretendedRunner, "resize", resize)
+        with pytest.raises(InternalError):
+            await use(scheduler, "a", asked=LoadOptions(num_ctx=8192))
+    await use(scheduler, "a", asked=LoadOptions(num_ctx=8192))
+    assert len(machine.loads) == 2
     await scheduler.close(1.0)
 
 

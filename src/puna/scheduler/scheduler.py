@@ -5,6 +5,7 @@ starts, ends or dies, a model's time is up) leads to one call of `Scheduler._dis
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager, suppress
@@ -15,7 +16,7 @@ from typing import Any, Protocol
 from puna.engine.events import Done, TextChunk
 from puna.engine.options import LoadOptions
 from puna.engine.request import GenerateRequest
-from puna.errors import OutOfMemory, Overloaded, PunaError, RunnerDied
+from puna.errors import InternalError, OutOfMemory, Overloaded, PunaError, RunnerDied
 from puna.runner.protocol import Loaded, Stepped
 from puna.scheduler import policy
 from puna.scheduler.fit import out_of_memory, shortages_alone
@@ -38,6 +39,8 @@ from puna.scheduler.state import (
     Unload,
     Waiting,
 )
+
+logger = logging.getLogger("puna.scheduler")
 
 _QUEUE_FULL = "server busy, please try again.  maximum pending requests exceeded"
 _UNKNOWN_END = "its process ended"
@@ -413,23 +416,29 @@ class Scheduler:
 
     def _start_plan(self, pending: _Pending, options: LoadOptions) -> None:
         pending.waiting = replace(pending.waiting, options=options, need=None, planning=True)
-        pending.planning = self._spawn(self._find_need(pending, options))
+        pending.planning = self._spawn(
+            self._find_need(pending, options), lambda error: self._plan_failed(pending, error)
+        )
 
     async def _find_need(self, pending: _Pending, options: LoadOptions) -> None:
-        need: Loaded | None = None
         try:
             need = await self._plan(pending.waiting.source.path, options)
         except PunaError as error:
-            pending.planning = None
-            self._fail(pending, error)
+            self._plan_failed(pending, error)
+            return
         pending.waiting = replace(pending.waiting, need=need, planning=False)
+        self._dispatch()
+
+    def _plan_failed(self, pending: _Pending, error: PunaError) -> None:
+        pending.planning = None
+        self._fail(pending, error)
         self._dispatch()
 
     def _start_load(self, pending: _Pending, options: LoadOptions) -> None:
         waiting = pending.waiting
         slot = _Slot(waiting.source, options, waiting.asked, self._kept(pending.keep_alive))
         self._slots[waiting.digest] = slot
-        slot.task = self._spawn(self._load(slot))
+        slot.task = self._spawn(self._load(slot), lambda error: self._load_failed(slot, error))
         # Not in the coroutine itself: it does not run at all when it is cancelled early.
         slot.task.add_done_callback(lambda task: self._remove(slot) if task.cancelled() else None)
 
@@ -440,6 +449,7 @@ class Scheduler:
         except PunaError as error:
             self._load_failed(slot, error)
         else:
+            slot.runner = runner
             self._tell_ready(slot.source, runner, self._clock() - began)
             self._ready(slot, runner)
 
@@ -469,7 +479,6 @@ class Scheduler:
         return out_of_memory(slot.source.name, need, missing)
 
     def _ready(self, slot: _Slot, runner: RunningModel) -> None:
-        slot.runner = runner
         slot.stage = "ready"
         slot.idle_since = self._clock()
         self._gpus = sum(device.gpu for device in runner.loaded.devices)
@@ -480,7 +489,9 @@ class Scheduler:
         slot = self._slots[pending.waiting.digest]
         slot.stage = "resizing"
         slot.asked = pending.waiting.asked
-        slot.task = self._spawn(self._resize(slot, options))
+        slot.task = self._spawn(
+            self._resize(slot, options), lambda error: self._resize_failed(slot, slot.options, error)
+        )
 
     async def _resize(self, slot: _Slot, options: LoadOptions) -> None:
         if slot.runner is None:
@@ -510,8 +521,10 @@ class Scheduler:
         self._fail_all(slot, error)
         if isinstance(error, RunnerDied):
             self._lost(slot, str(error))
-        else:
+        elif slot.runner is None:
             self._remove(slot)
+        elif slot.stage == "loading":
+            self._stop(slot, self.options.stop_grace)
 
     def _fail_all(self, slot: _Slot, error: PunaError) -> None:
         """Fails every request that waits for what the slot was to become."""
@@ -582,11 +595,25 @@ class Scheduler:
             pid=slot.runner.pid if slot.runner else 0,
         )
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def _spawn(
+        self, work: Coroutine[Any, Any, None], broken: Callable[[InternalError], None] = lambda error: None
+    ) -> asyncio.Task[None]:
+        """Has a task do the work.
+
+        Args:
+            broken: is told where the work ends with an error that it is not made for.
+        """
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda ended: self._ended(ended, broken))
         return task
+
+    def _ended(self, task: asyncio.Task[None], broken: Callable[[InternalError], None]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            logger.error("a fault of the program itself: %s", error, exc_info=error)
+            broken(InternalError(f"a fault of the program itself: {type(error).__name__}"))
 
 
 def _cancel(task: asyncio.Task[None] | None) -> None:
