@@ -21,7 +21,7 @@ from puna.errors import (
     PunaError,
     RunnerDied,
 )
-from puna.runner.protocol import Loaded
+from puna.runner.protocol import Device, Loaded
 from puna.scheduler.scheduler import RunningModel, Scheduler
 from puna.scheduler.state import ModelSource, SchedulerOptions
 
@@ -342,6 +342,25 @@ async def test_a_resize_that_fails_of_a_fault_of_the_program() -> None:
             await use(scheduler, "a", asked=LoadOptions(num_ctx=8192))
     await use(scheduler, "a", asked=LoadOptions(num_ctx=8192))
     assert len(machine.loads) == 2
+    await scheduler.close(1.0)
+
+
+class TwoGPUs(Machine):
+    def report(self, path: Path, options: LoadOptions) -> Loaded:
+        loaded = super().report(path, options)
+        gpus = [] if options.num_gpu_layers == 0 else [Device(f"G{i}", True, MB, 0, 0) for i in range(2)]
+        return Loaded(loaded.num_ctx, loaded.num_parallel, [*loaded.devices, *gpus], loaded.layers)
+
+
+@story
+async def test_a_model_without_gpus_does_not_make_them_forgotten() -> None:
+    scheduler = TwoGPUs(most=6).scheduler()
+    await use(scheduler, "a")
+    await use(scheduler, "b")
+    await use(scheduler, "c", asked=LoadOptions(num_gpu_layers=0))
+    await use(scheduler, "d")
+    # Three for each GPU.
+    assert sorted(names(scheduler)) == ["a", "b", "c", "d"]
     await scheduler.close(1.0)
 
 

@@ -481,7 +481,8 @@ class Scheduler:
     def _ready(self, slot: _Slot, runner: RunningModel) -> None:
         slot.stage = "ready"
         slot.idle_since = self._clock()
-        self._gpus = sum(device.gpu for device in runner.loaded.devices)
+        # One that is to do without GPUs tells of none.
+        self._gpus = max(self._gpus, sum(device.gpu for device in runner.loaded.devices))
         runner.died.add_done_callback(lambda _: self._lost(slot))
         self._dispatch()
 
