@@ -142,6 +142,20 @@ async def test_leaving_an_answer_ends_it(started: Started) -> None:
         assert runner.active == 0
 
 
+async def test_an_answer_that_is_halted_is_counted_by_the_runner(started: Started) -> None:
+    async with started() as runner:
+        steps, read = _steps(runner), list[TextChunk | Done]()
+        async for event in runner.generate(ENDLESS, lambda: len(read) == 3):
+            read.append(event)
+        *texts, done = read
+        assert isinstance(done, Done)
+        assert [type(text) for text in texts] == [TextChunk] * 3
+        assert (done.reason, done.prompt_tokens) == ("stop", len(ENDLESS.prompt))
+        # All that it has generated, read or not: a token a step.
+        assert done.generated_tokens == sum(step.sequences for step in steps if step.tokens)
+        assert runner.active == 0
+
+
 @pytest.mark.parametrize("pause", [0.0, 0.05])
 async def test_cancelling_who_waits_ends_the_request(started: Started, slow_path: Path, pause: float) -> None:
     async with started(slow_path) as runner:

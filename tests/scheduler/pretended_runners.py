@@ -45,7 +45,9 @@ class PretendedRunner:
     def alive(self) -> bool:
         return not self.died.done()
 
-    async def generate(self, request: GenerateRequest) -> AsyncGenerator[TextChunk | Done, None]:
+    async def generate(
+        self, request: GenerateRequest, halted: Callable[[], bool] = lambda: False
+    ) -> AsyncGenerator[TextChunk | Done, None]:
         await asyncio.sleep(0)
         yield TextChunk("never asked for")
 

@@ -319,7 +319,12 @@ async def test_a_fault_after_a_load_leaves_no_process() -> None:
 
     machine = Machine()
     scheduler = Scheduler(
-        SchedulerOptions(), start=machine.start, plan=machine.plan, clock=now, memory=machine.memory, ready=fail
+        SchedulerOptions(),
+        start=machine.start,
+        plan=machine.plan,
+        clock=now,
+        memory=machine.memory,
+        ready=fail,
     )
     with pytest.raises(InternalError):
         await use(scheduler, "a")

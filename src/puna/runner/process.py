@@ -10,6 +10,8 @@ from itertools import count
 from pathlib import Path
 from typing import Self
 
+import msgspec
+
 from puna.engine.events import Done, TextChunk
 from puna.engine.options import LoadOptions
 from puna.engine.request import GenerateRequest
@@ -126,25 +128,36 @@ class Runner:
         """How many requests the runner has not finished."""
         return len(self._mailboxes)
 
-    async def generate(self, request: GenerateRequest) -> AsyncGenerator[TextChunk | Done, None]:
+    async def generate(
+        self, request: GenerateRequest, halted: Callable[[], bool] = lambda: False
+    ) -> AsyncGenerator[TextChunk | Done, None]:
         """Yields the answer to a prompt piece by piece, and at last `Done`.
 
         Nothing is sent before the first piece is asked for. Closing the iterator, and cancelling the task
         that waits for it, ends the request within one step of the runner. Who does not read on while more
         than a mebibyte has come loses the rest.
 
+        Args:
+            halted: asked after each piece of text whether it was the last that is wanted; then the answer
+                has stopped, and `Done` comes next.
+
         Raises:
             PunaError: of the request.
             Interrupted: too much was not read.
             RunnerDied: the process ended.
         """
-        with self._request(lambda id: Generate(id, request)) as mailbox:
+        stopped = False
+        with self._request(lambda id: Generate(id, request)) as (id, mailbox):
             while True:
                 item = await mailbox.get()
                 if isinstance(item, TextChunk):
+                    if stopped:
+                        continue
                     yield item
+                    if stopped := halted():
+                        self._cancel(id)
                 elif isinstance(item, Done):
-                    yield item
+                    yield msgspec.structs.replace(item, reason="stop") if stopped else item
                     return
                 else:
                     raise _failed(item)
@@ -159,7 +172,7 @@ class Runner:
             PunaError: of the request.
             RunnerDied: the process ended.
         """
-        with self._request(lambda id: Embed(id, inputs)) as mailbox:
+        with self._request(lambda id: Embed(id, inputs)) as (_, mailbox):
             item = await mailbox.get()
         if isinstance(item, Embedded):
             return [_floats(vector) for vector in item.vectors]
@@ -246,7 +259,7 @@ class Runner:
         return self._child
 
     @contextmanager
-    def _request(self, message: Callable[[int], Generate | Embed]) -> Iterator[Mailbox]:
+    def _request(self, message: Callable[[int], Generate | Embed]) -> Iterator[tuple[int, Mailbox]]:
         """Sends a request; a request that is not finished at the end is cancelled."""
         child = self._speaking()
         id, mailbox = next(self._ids), Mailbox()
@@ -254,10 +267,14 @@ class Runner:
         child.send(message(id))
         self._watch_steps()
         try:
-            yield mailbox
+            yield id, mailbox
         finally:
             if self._mailboxes.pop(id, None) is not None:
-                child.send(Cancel(id))
+                self._cancel(id)
+
+    def _cancel(self, id: int) -> None:
+        if self._child is not None:
+            self._child.send(Cancel(id))
 
     # -- what it says ---------------------------------------------------------------------------------
 
@@ -286,8 +303,7 @@ class Runner:
             del self._mailboxes[id]
         elif mailbox.full:
             del self._mailboxes[id]
-            if self._child is not None:
-                self._child.send(Cancel(id))
+            self._cancel(id)
             mailbox.close(Interrupted(f"the answer was not read, and more than {LIMIT} bytes of it waited"))
 
     def _answered(self, message: Loaded | LoadFailed) -> None:

@@ -69,8 +69,10 @@ class RunningModel(Protocol):
     def died(self) -> "asyncio.Future[None]":
         """Done when the process has ended."""
 
-    def generate(self, request: GenerateRequest) -> AsyncGenerator[TextChunk | Done, None]:
-        """Answers a prompt."""
+    def generate(
+        self, request: GenerateRequest, halted: Callable[[], bool] = lambda: False
+    ) -> AsyncGenerator[TextChunk | Done, None]:
+        """Answers a prompt, until `halted` says after a piece that it was the last that is wanted."""
 
     async def embed(self, inputs: list[list[int]]) -> list[Any]:
         """Makes vectors of texts."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from puna.chat.capabilities import Capability, capabilities, check_capabilities
 from puna.chat.conversation import Conversation, Message, Think
-from puna.chat.events import Event
+from puna.chat.events import Event, ToolCall
 from puna.chat.fit import fit
 from puna.chat.parsers.answer import Parser
 from puna.chat.parsers.formats.generic import TemplateTags
@@ -378,16 +378,22 @@ class Reading:
 
     The engine has cut the text at the first stop text. One that comes about only in the content, because
     calls and tags are taken out of the text, does not get through either.
+
+    Args:
+        stop: texts that end the answer.
+        one_call: the answer ends with its first call.
     """
 
-    def __init__(self, prepared: Prepared, stop: Sequence[str] = ()) -> None:
+    def __init__(self, prepared: Prepared, stop: Sequence[str] = (), *, one_call: bool = False) -> None:
         self._prepared = prepared
         self._content = StoppedContent(stop)
+        self._one_call = one_call
+        self._called = False
 
     @property
     def stopped(self) -> bool:
-        """A stop text has come about, so nothing more is wanted."""
-        return self._content.stopped
+        """A stop text, or the only call, has come about, so nothing more is wanted."""
+        return self._called or self._content.stopped
 
     def stop_text(self, counts: Done) -> str:
         """The stop text that ended the answer, here or in the engine; empty where none did."""
@@ -420,6 +426,7 @@ class Reading:
         for event in events:
             if self.stopped:
                 return
+            self._called = self._one_call and isinstance(event, ToolCall)
             yield from self._content.feed(event)
 
 

@@ -15,10 +15,10 @@ from functools import partial
 from typing import ParamSpec, Protocol, TypeAlias, TypeVar
 
 from puna.chat.conversation import Conversation
-from puna.chat.events import Event, Thinking, ToolCall
+from puna.chat.events import Event, Thinking
 from puna.engine.events import Done, TokenLogprob
 from puna.engine.request import GenerateRequest
-from puna.errors import ContextLengthExceeded, MissingCapability
+from puna.errors import ContextLengthExceeded, InternalError, MissingCapability
 from puna.scheduler.scheduler import Lease, RunningModel, Scheduler
 from puna.services.asked import (
     Asked,
@@ -365,13 +365,13 @@ class Inference:
             prepared = await self._prepared(job, lease)
             if job.request.tell_prompt:
                 yield Prompted(len(prepared.prompt))
-            reading = Reading(prepared, job.options.stop)
+            reading = Reading(prepared, job.options.stop, one_call=job.one_call)
             clock = _Clock(began, job.model.source.name, self._watcher)
             counts: Done | None = None
-            called = False
             texts: list[str] = []
             thoughts: list[str] = []
-            async with aclosing(lease.runner.generate(_for_engine(job, prepared, lease))) as pieces:
+            answer = lease.runner.generate(_for_engine(job, prepared, lease), lambda: reading.stopped)
+            async with aclosing(answer) as pieces:
                 async for piece in pieces:
                     if isinstance(piece, Done):
                         counts = piece
@@ -385,15 +385,10 @@ class Inference:
                         if isinstance(event, Thinking):
                             thoughts.append(event.text)
                         yield event
-                        if called := job.one_call and isinstance(event, ToolCall):
-                            break
-                    if called or reading.stopped:
-                        break
-        for event in [] if called else reading.finish():
+        if counts is None:
+            raise InternalError("an answer of the runner had no end")
+        for event in reading.finish():
             yield event
-            if job.one_call and isinstance(event, ToolCall):
-                break
-        counts = counts or clock.stopped(len(prepared.prompt))
         clock.finished(counts)
         yield Finished(
             counts=counts,
@@ -433,32 +428,22 @@ class _Clock:
     Attributes:
         began: when the request came.
         model: the model's name.
-        first, last: when the first piece came, and the latest.
-        pieces: how many came.
+        last: when the latest piece came; 0 before the first.
     """
 
     began: float
     model: str
     watcher: Watcher | None
-    first: float = 0.0
     last: float = 0.0
-    pieces: int = 0
 
     def piece(self) -> None:
         """A piece has come."""
         now = time.perf_counter()
-        self.pieces += 1
-        if self.pieces == 1:
-            self.first = now
-            if self.watcher:
-                self.watcher.first_token(self.model, now - self.began)
-        elif self.watcher:
+        if self.watcher and self.last:
             self.watcher.token_gap(self.model, now - self.last)
+        elif self.watcher:
+            self.watcher.first_token(self.model, now - self.began)
         self.last = now
-
-    def stopped(self, prompt_tokens: int) -> Done:
-        """The counts of an answer that was ended from here, of which the runner tells none."""
-        return Done("stop", prompt_tokens, self.first - self.began, self.pieces, self.last - self.first)
 
     def finished(self, counts: Done) -> None:
         """The answer is complete."""
