@@ -291,6 +291,17 @@ def test_a_stop_text_that_only_the_parser_sees_ends_the_request(library: Library
     tell(library, story)
 
 
+@pytest.mark.parametrize("told", [True, False])
+def test_thinking_is_counted_for_who_wants_to_know(library: Library, told: bool) -> None:
+    async def story(parts: Parts) -> None:
+        parts.script.pieces = [TextChunk("<think>hm</think>blue"), DONE]
+        request = ChatRequest(model="calls", messages=HI, tell_thinking=told)
+        *_, last = await parts.events(await parts.inference.chat(request))
+        assert last.thinking_tokens == (2 if told else 0)
+
+    tell(library, story)
+
+
 @pytest.mark.parametrize("stop", [[], ["STOP"]])
 def test_the_only_call_ends_the_request(library: Library, stop: list[str]) -> None:
     call = '<tool_call>{"name": "now", "arguments": {}}</tool_call>'

@@ -52,6 +52,7 @@ class AskedAnswer(Asked, frozen=True, kw_only=True):
         logit_bias: token id to what is added to its logit.
         thinking_budget: most tokens of thinking, where the model thinks between tags; below 0 no limit.
         tell_prompt: `Prompted` comes before everything else.
+        tell_thinking: `Finished` is to say how many tokens the thinking takes.
     """
 
     format: Format = None
@@ -63,6 +64,7 @@ class AskedAnswer(Asked, frozen=True, kw_only=True):
     logit_bias: Mapping[int, float] = msgspec.field(default_factory=dict)
     thinking_budget: int = -1
     tell_prompt: bool = False
+    tell_thinking: bool = False
 
     @property
     def grammar(self) -> Grammar | None:

@@ -41,7 +41,7 @@ class Finished:
         total_seconds: from the request to here, waiting included; 0 where nobody measured.
         context: the prompt and the answer as tokens, where they were asked for.
         stop_text: the stop text that ended it; empty where none did.
-        thinking_tokens: how many of the answer's tokens the text of its thinking takes.
+        thinking_tokens: how many of the answer's tokens the text of its thinking takes, where that was asked.
     """
 
     counts: Done

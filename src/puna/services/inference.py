@@ -382,7 +382,7 @@ class Inference:
                     if job.keeps_context:
                         texts.append(piece.text)
                     for event in reading.feed(piece.text):
-                        if isinstance(event, Thinking):
+                        if job.request.tell_thinking and isinstance(event, Thinking):
                             thoughts.append(event.text)
                         yield event
         if counts is None:
