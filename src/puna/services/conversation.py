@@ -266,7 +266,7 @@ class Chat:
             InvalidOption: a value is nested too deeply.
         """
         self.check(conversation)
-        think = self._think(conversation.think)
+        think = self.thinks(conversation.think)
         style = self.style
         grammar, bare = self._grammar(conversation)
         # What is kept to a grammar has no header: the prompt writes the one of the message for the user.
@@ -337,7 +337,7 @@ class Chat:
         if Capability.COMPLETION not in self.capabilities:
             raise MissingCapability([act], subject=f'"{self.facts.name}"' if self.facts.name else "the model")
 
-    def _think(self, think: Think) -> Think:
+    def thinks(self, think: Think) -> Think:
         """Whether to think: models that can do so unless they are told not to."""
         return True if think is None and Capability.THINKING in self.capabilities else think
 
