@@ -351,7 +351,10 @@ class Served:
             self._line.say(Stepped([(embedding.id, _failure(error))]))
             return
         embedding.vectors += [vector.astype("<f4").tobytes() for vector in vectors]
-        self._line.say(Stepped([], sum(map(len, texts)), len(texts), seconds=time.perf_counter() - begun))
+        seconds, engine = time.perf_counter() - begun, self._model.engine
+        # What the engine has stays as it is.
+        counts = (sum(map(len, texts)), len(texts), engine.waiting, engine.cells)
+        self._line.say(Stepped([], *counts, seconds))
         if not embedding.inputs:
             self._embeddings.popleft()
             self._line.say(Embedded(embedding.id, embedding.vectors))
