@@ -355,7 +355,10 @@ class Served:
         # What the engine has stays as it is.
         counts = (sum(map(len, texts)), len(texts), engine.waiting, engine.cells)
         self._line.say(Stepped([], *counts, seconds))
-        if not embedding.inputs:
+        if embedding.inputs:
+            # The others have their turn.
+            self._embeddings.rotate(-1)
+        else:
             self._embeddings.popleft()
             self._line.say(Embedded(embedding.id, embedding.vectors))
 

@@ -6,7 +6,6 @@ in threads, and models compute in processes of their own.
 
 import asyncio
 import time
-from array import array
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
@@ -19,7 +18,7 @@ from puna.chat.events import Event, Thinking
 from puna.engine.events import Done, TokenLogprob
 from puna.engine.request import GenerateRequest
 from puna.errors import ContextLengthExceeded, InternalError, MissingCapability
-from puna.scheduler.scheduler import Lease, RunningModel, Scheduler
+from puna.scheduler.scheduler import Lease, Scheduler
 from puna.services.asked import (
     Asked,
     AskedAnswer,
@@ -34,7 +33,7 @@ from puna.services.asked import (
     with_template,
 )
 from puna.services.conversation import Chat, Finished, Prepared, Reading
-from puna.services.embedding import Embeddings, Encoded, encode_inputs, finished_vectors, groups, pair
+from puna.services.embedding import Embeddings, encode_inputs, finished_vectors, pair
 from puna.services.limits import DEFAULT_LIMITS, Limits, check_count
 from puna.services.opened import OpenedModel, OpenedModels, find_stored
 from puna.services.options import Options, read_options
@@ -276,7 +275,7 @@ class Inference:
                     lease.runner.loaded.num_ctx,
                     request.truncate,
                 )
-                vectors = await _embedded(lease.runner, encoded)
+                vectors = await lease.runner.embed(encoded.inputs)
             if self._watcher:
                 self._watcher.tokens(model.source.name, prompt=encoded.tokens)
             numbers = await self._apart(finished_vectors, vectors, request.dimensions, request.normalize)
@@ -480,11 +479,3 @@ def _for_engine(job: _Job, prepared: Prepared, lease: Lease) -> GenerateRequest:
         scope=job.request.key,
         thinking_budget=job.request.thinking_budget,
     )
-
-
-async def _embedded(runner: RunningModel, encoded: Encoded) -> "list[array[float]]":
-    """The vectors, asked for a few at a time, so that other requests come in between."""
-    vectors: list[array[float]] = []
-    for group in groups(encoded.inputs):
-        vectors += await runner.embed(group)
-    return vectors
