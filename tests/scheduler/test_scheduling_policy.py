@@ -55,8 +55,16 @@ def waits(id: int, name: str, asked: LoadOptions | None = None, **more: Any) -> 
     return Waiting(id, source(name), asked or LoadOptions(), GB, **more)
 
 
-def decided(*entries: Resident | Waiting, now: float = 100.0, **more: Any) -> list[Action]:
-    fields = {"limits": LIMITS, "memory": PLENTY, **more}
+def decided(
+    *entries: Resident | Waiting, now: float = 100.0, memory: HostMemory | None = PLENTY, **more: Any
+) -> list[Action]:
+    """`memory`: None where nobody may ask for it."""
+
+    def read() -> HostMemory:
+        assert memory is not None
+        return memory
+
+    fields = {"limits": LIMITS, "memory": read, **more}
     residents = tuple(entry for entry in entries if isinstance(entry, Resident))
     waiting = tuple(entry for entry in entries if isinstance(entry, Waiting))
     return schedule(State(now, residents=residents, waiting=waiting, **fields))
@@ -66,7 +74,10 @@ def decided(*entries: Resident | Waiting, now: float = 100.0, **more: Any) -> li
 
 
 def test_a_model_that_is_ready_serves_everybody() -> None:
-    assert decided(resident("a", active=3), waits(1, "a"), waits(2, "a")) == [Serve(1), Serve(2)]
+    assert decided(resident("a", active=3), waits(1, "a"), waits(2, "a"), memory=None) == [
+        Serve(1),
+        Serve(2),
+    ]
 
 
 def test_a_model_that_is_not_there_is_loaded_at_once_where_there_is_plenty_of_room() -> None:

@@ -147,7 +147,7 @@ def _start_or_make_room(
     state, start = walk.state, _start(walk.state, request, options, own)
     if request.need is None:
         return [start]
-    memory, overhead = state.memory, state.limits.gpu_overhead
+    memory, overhead = state.memory(), state.limits.gpu_overhead
     missing = shortages(request.need, memory, overhead, own, others)
     blockers = [other for other in others if _holds(other, missing)]
     if missing and not blockers and is_automatic(options):
@@ -181,7 +181,7 @@ def _must_plan(state: State, request: Waiting, own: Resident | None, others: lis
     if _cells(wanted) > _cells(usual) or wanted.filled().kv_cache_type != usual.filled().kv_cache_type:
         return True
     several = state.gpus > 1 and not state.limits.spread
-    return own is None and (bool(others) or several or not is_plenty(request.file_size, state.memory))
+    return own is None and (bool(others) or several or not is_plenty(request.file_size, state.memory()))
 
 
 def _cells(options: LoadOptions) -> int:

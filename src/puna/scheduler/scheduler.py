@@ -343,7 +343,7 @@ class Scheduler:
             limits=self.options,
             residents=tuple(slot.view() for slot in self._slots.values()),
             waiting=waiting,
-            memory=self._memory() if waiting else HostMemory(),
+            memory=self._memory,
             gpus=self._gpus,
             crashes=self._crashes,
         )

@@ -1,6 +1,6 @@
 """What the scheduler decides over: models in memory, requests that wait, limits; and what it decides."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -172,7 +172,7 @@ class State:
         now: seconds of the clock that all moments here are told by.
         residents: in no order; no digest twice.
         waiting: in the order in which they came.
-        memory: of the machine, as it is now.
+        memory: tells that of the machine, as it is now; asked where a load or a resize is decided.
         gpus: how many the machine has, as far as is known.
         crashes: by digest.
     """
@@ -181,7 +181,7 @@ class State:
     limits: SchedulerOptions
     residents: tuple[Resident, ...] = ()
     waiting: tuple[Waiting, ...] = ()
-    memory: HostMemory = field(default_factory=HostMemory)
+    memory: Callable[[], HostMemory] = HostMemory
     gpus: int = 0
     crashes: Mapping[str, Crashes] = field(default_factory=dict)
 
