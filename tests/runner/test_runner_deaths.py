@@ -28,7 +28,7 @@ from puna.engine.events import TextChunk
 from puna.errors import PunaError, RunnerDied
 from puna.runner.child import OUTPUT_KEPT
 from puna.runner.ending import UNEXPECTED
-from puna.runner.process import Runner, plan
+from puna.runner.process import Runner
 
 pytestmark = pytest.mark.anyio
 
@@ -55,11 +55,10 @@ async def test_a_signal_ends_every_request_with_its_name(started: Started, name:
         assert ("memory runs out" in str(ends[0])) == (name == "SIGKILL")
         assert ("Segmentation fault" in str(ends[0])) == (name == "SIGSEGV")
         assert runner.died.done()
-        assert not runner.alive
         with pytest.raises(RunnerDied, match=name):
             await answer(runner, ENDLESS)
     async with started() as runner:
-        assert runner.alive
+        assert not runner.died.done()
 
 
 async def test_ctrl_c_in_the_terminal_is_not_for_the_runner(started: Started) -> None:
@@ -107,7 +106,7 @@ async def test_a_fault_in_python_is_named(started: Started, pretend: Pretend) ->
 
 async def test_a_runner_that_ends_while_it_loads(tiny_path: Path, pretend: Pretend) -> None:
     pretend(FALSE + "hear()\nsay(Loading(0.5))\nprint('no room', flush=True)\nos._exit(3)")
-    for start in (Runner.start(tiny_path, OPTIONS), plan(tiny_path, OPTIONS)):
+    for start in (Runner.start(tiny_path, OPTIONS), Runner.plan(tiny_path, OPTIONS)):
         with pytest.raises(RunnerDied, match="status 3; its last words: 'no room'"):
             await start
 
@@ -184,7 +183,7 @@ async def test_a_runner_with_nothing_to_do_may_be_silent(started: Started) -> No
         await anext(events)
         await events.aclose()
         await asyncio.sleep(1.0)
-        assert runner.alive
+        assert not runner.died.done()
 
 
 TWICE = """

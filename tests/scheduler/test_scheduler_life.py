@@ -75,10 +75,10 @@ async def test_what_is_loaded_is_told_as_it_is() -> None:
     task = asyncio.create_task(use(scheduler, "a", 10.0, keep_alive=60.0))
     await asyncio.sleep(0.5)
     (model,) = scheduler.loaded()
-    assert (model.loading, model.size, model.expires, model.pid) == (True, 0, 60.0, 0)
+    assert (model.size, model.expires, model.pid) == (0, 60.0, 0)
     await asyncio.sleep(1.0)
     (model,) = scheduler.loaded()
-    assert (model.digest, model.active, model.loading, model.expires) == ("sha256-a", 1, False, 60.0)
+    assert (model.digest, model.active, model.expires) == ("sha256-a", 1, 60.0)
     assert (model.size, model.gpu_size, model.num_ctx) == (51 * MB + 4 * 4096 * 1000, 0, 4096)
     await task
     await asyncio.sleep(20.0)
@@ -231,7 +231,7 @@ async def test_a_plan_that_nobody_waits_for_stops() -> None:
 @story
 async def test_a_resize_that_ends_while_all_ends_brings_nothing_back() -> None:
     machine = Machine(resize_seconds=1.0, stop_seconds=5.0)
-    scheduler = machine.scheduler(SchedulerOptions(stop_grace=10.0))
+    scheduler = machine.scheduler()
     await use(scheduler, "a")
     task = asyncio.create_task(use(scheduler, "a", asked=LoadOptions(num_batch=64)))
     await asyncio.sleep(0.5)

@@ -280,27 +280,19 @@ def test_one_gpu_that_has_room_gets_the_whole_model() -> None:
 )
 def test_what_must_change(asked: dict[str, Any], loaded: dict[str, Any], change: str) -> None:
     there = resident("a", options=replace(USUAL, **loaded))
-    assert change_for(there, source("a"), LoadOptions(**asked)) == change
+    assert change_for(there, LoadOptions(**asked)) == change
 
 
 def test_a_context_as_large_as_the_model_was_trained_on_serves_larger_wishes() -> None:
     there = resident("a", options=replace(USUAL, num_ctx=100_000), loaded=report(num_ctx=8192))
     for num_ctx, change in ((200_000, "none"), (100_000, "none"), (8192, "none"), (4096, "resize")):
-        assert change_for(there, source("a"), LoadOptions(num_ctx=num_ctx)) == change
+        assert change_for(there, LoadOptions(num_ctx=num_ctx)) == change
 
 
 def test_layers_that_are_where_they_are_wanted_anyway() -> None:
     there = resident("a", loaded=report(GB, ((9 * GB, 10 * GB),)))
-    assert change_for(there, source("a"), LoadOptions(num_gpu_layers=32)) == "none"
-    assert change_for(resident("a"), source("a"), LoadOptions(num_gpu_layers=0)) == "none"
-
-
-def test_another_adapter_means_another_load() -> None:
-    other = replace(source("a"), companions=("adapter",))
-    assert change_for(resident("a"), other, LoadOptions()) == "reload"
-    new = Waiting(1, other, LoadOptions(), GB)
-    assert decided(resident("a"), new) == [Unload("a")]
-    assert decided(resident("a", active=1), new, waits(2, "a")) == []
+    assert change_for(there, LoadOptions(num_gpu_layers=32)) == "none"
+    assert change_for(resident("a"), LoadOptions(num_gpu_layers=0)) == "none"
 
 
 def test_a_change_waits_until_requests_have_ended_and_later_ones_wait_for_it() -> None:

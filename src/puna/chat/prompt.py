@@ -69,25 +69,6 @@ class Prompter:
             return cls(tokenizer, known_template(family), family=family)
         return cls(tokenizer, template, renderer=renderer if template is None else "")
 
-    def text(self, text: str, *, raw: bool = False) -> list[int]:
-        """The tokens of a bare text, which a model continues.
-
-        Args:
-            raw: read control tokens that the text spells as such, for a caller that writes the whole prompt.
-        """
-        if raw:
-            return self.tokenizer.encode(text, add_special=True, parse_special=True)
-        covered, mark = self._shield.cover(text)
-        return self.encode(cut(covered, mark))
-
-    def chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
-        """The tokens of a conversation, the assistant's turn opened. Messages cannot spell control tokens.
-
-        Raises:
-            ModelError, TemplateError: the template fails or refuses the conversation.
-        """
-        return self.encode(self._pieces(messages, (), None, ""))
-
     def text_of(
         self,
         messages: Sequence[Mapping[str, Any]],

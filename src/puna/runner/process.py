@@ -105,8 +105,15 @@ class Runner:
         return runner
 
     @classmethod
-    async def plan(cls, path: Path, options: LoadOptions, stall: float | None, memory: int | None) -> Loaded:
-        """See `plan`."""
+    async def plan(
+        cls, path: Path, options: LoadOptions, *, stall: float | None = 300.0, memory: int | None = None
+    ) -> Loaded:
+        """What a model would take; a process finds out, and ends.
+
+        Raises:
+            PunaError: the model cannot be loaded.
+            RunnerDied: the process ended, or stalled.
+        """
         runner = cls()
         await runner._spawn(memory)
         await runner._load(Load(str(path.absolute()), options, plan=True), _ignore, stall)
@@ -117,11 +124,6 @@ class Runner:
     def pid(self) -> int:
         """The process's number; 0 before it is started."""
         return self._child.pid if self._child is not None else 0
-
-    @property
-    def alive(self) -> bool:
-        """Whether the process can be asked for something."""
-        return self._gone is None and not self._stopped
 
     @property
     def active(self) -> int:
@@ -350,18 +352,6 @@ class Runner:
             self._watch = self._loop.call_later(left, self._look)
         else:
             self._child.kill(f"it did nothing for {self._step_timeout:g} seconds")
-
-
-async def plan(
-    path: Path, options: LoadOptions, *, stall: float | None = 300.0, memory: int | None = None
-) -> Loaded:
-    """What a model would take; a process finds out, and ends.
-
-    Raises:
-        PunaError: the model cannot be loaded.
-        RunnerDied: the process ended, or stalled.
-    """
-    return await Runner.plan(path, options, stall, memory)
 
 
 def _ignore(said: object) -> None:

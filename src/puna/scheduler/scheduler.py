@@ -46,6 +46,8 @@ _QUEUE_FULL = "server busy, please try again.  maximum pending requests exceeded
 _UNKNOWN_END = "its process ended"
 _LONGEST_TIMER = 3600.0
 _LONGEST_RETRY = 60
+# Seconds that a runner has to end before it is killed.
+_STOP_GRACE = 5.0
 
 
 class RunningModel(Protocol):
@@ -118,7 +120,6 @@ class LoadedModel:
     num_ctx: int
     num_parallel: int
     expires: float
-    loading: bool
     active: int
     pid: int
 
@@ -282,7 +283,7 @@ class Scheduler:
                 self._abort(slot)
         with suppress(TimeoutError):
             await asyncio.wait_for(self._no_leases.wait(), grace)
-        stop_grace = self.options.stop_grace if self._no_leases.is_set() else 0.0
+        stop_grace = _STOP_GRACE if self._no_leases.is_set() else 0.0
         for slot in list(self._slots.values()):
             if slot.stage != "stopping":
                 self._stop(slot, stop_grace)
@@ -362,7 +363,7 @@ class Scheduler:
     def _carry_out(self, action: Action) -> None:
         match action:
             case Unload(digest):
-                self._stop(self._slots[digest], self.options.stop_grace)
+                self._stop(self._slots[digest], _STOP_GRACE)
             case Abort(digest):
                 self._abort(self._slots[digest])
             case Serve(id):
@@ -518,7 +519,7 @@ class Scheduler:
             self._lost(slot, str(error))
         elif slot.stage == "resizing":
             slot.options = before
-            self._stop(slot, self.options.stop_grace)
+            self._stop(slot, _STOP_GRACE)
 
     def _load_failed(self, slot: _Slot, error: PunaError) -> None:
         self._fail_all(slot, error)
@@ -527,14 +528,14 @@ class Scheduler:
         elif slot.runner is None:
             self._remove(slot)
         elif slot.stage == "loading":
-            self._stop(slot, self.options.stop_grace)
+            self._stop(slot, _STOP_GRACE)
 
     def _fail_all(self, slot: _Slot, error: PunaError) -> None:
         """Fails every request that waits for what the slot was to become."""
         view = slot.view()
         for pending in list(self._queue.pending.values()):
             waiting = pending.waiting
-            if waiting.digest == view.digest and change_for(view, waiting.source, waiting.asked) == "none":
+            if waiting.digest == view.digest and change_for(view, waiting.asked) == "none":
                 self._fail(pending, error)
 
     def _lost(self, slot: _Slot, reason: str = "") -> None:
@@ -562,7 +563,7 @@ class Scheduler:
         return slot.task
 
     async def _stop_all(self, slots: Iterable[_Slot]) -> None:
-        await asyncio.wait([self._stop(slot, self.options.stop_grace) for slot in slots])
+        await asyncio.wait([self._stop(slot, _STOP_GRACE) for slot in slots])
 
     async def _end(self, slot: _Slot, grace: float) -> None:
         try:
@@ -593,7 +594,6 @@ class Scheduler:
             num_ctx=loaded.num_ctx if loaded else 0,
             num_parallel=loaded.num_parallel if loaded else 0,
             expires=left,
-            loading=loaded is None,
             active=slot.active,
             pid=slot.runner.pid if slot.runner else 0,
         )

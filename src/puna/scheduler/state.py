@@ -19,13 +19,11 @@ class ModelSource:
         digest: of the GGUF file, or its path; models with the same digest share a runner.
         path: of the file.
         name: what to call it.
-        companions: digests of what is loaded with it, such as adapters and projectors.
     """
 
     digest: str
     path: Path
     name: str
-    companions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +44,6 @@ class SchedulerOptions:
         spread: spread a model over all GPUs even where one has room for it.
         max_keep_alive: most seconds that a request can keep a model; None for no limit.
         max_ctx: most tokens of context that a request can ask for; None for no limit.
-        stop_grace: seconds a runner has to end before it is killed.
 
     Raises:
         InvalidOption: a number is out of its range.
@@ -63,7 +60,6 @@ class SchedulerOptions:
     spread: bool = False
     max_keep_alive: float | None = None
     max_ctx: int | None = None
-    stop_grace: float = 5.0
 
     def __post_init__(self) -> None:
         least = {"max_loaded": 0, "max_queue": 1, "num_parallel": 1, "context_length": 1, "max_ctx": 1}

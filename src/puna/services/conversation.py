@@ -36,7 +36,6 @@ class Finished:
     Attributes:
         counts: tokens and times, as the engine counted them.
         dropped_tokens: by how many tokens the prompt was shortened.
-        dropped_messages: how many of the oldest messages were left out.
         load_seconds: how long the model took to load, where it had to.
         total_seconds: from the request to here, waiting included; 0 where nobody measured.
         context: the prompt and the answer as tokens, where they were asked for.
@@ -46,7 +45,6 @@ class Finished:
 
     counts: Done
     dropped_tokens: int = 0
-    dropped_messages: int = 0
     load_seconds: float = 0.0
     total_seconds: float = 0.0
     context: tuple[int, ...] = ()
@@ -128,7 +126,6 @@ class Prepared:
         banned: tokens that must not be generated.
         shown: control tokens that the parser has to see.
         dropped_tokens: see `Finished`.
-        dropped_messages: see `Finished`.
     """
 
     prompt: list[int]
@@ -139,7 +136,6 @@ class Prepared:
     banned: frozenset[int] = frozenset()
     shown: frozenset[int] = frozenset()
     dropped_tokens: int = 0
-    dropped_messages: int = 0
 
     def without_banned(self, sampling: SamplingParameters) -> SamplingParameters:
         """The parameters, such that no banned token is chosen."""
@@ -253,8 +249,9 @@ class Chat:
             prompt: a text, or its tokens as they are.
         """
         parser = Style("passthrough", TemplateTags()).reader({}, thinking_open=False)
-        tokens = self.prompter.text(prompt, raw=True) if isinstance(prompt, str) else list(prompt)
-        return Prepared(tokens, parser, grammar=format)
+        if isinstance(prompt, str):
+            prompt = self.prompter.tokenizer.encode(prompt, add_special=True, parse_special=True)
+        return Prepared(list(prompt), parser, grammar=format)
 
     def prepare(self, conversation: Conversation) -> Prepared:
         """What the engine needs for a conversation.
@@ -305,7 +302,6 @@ class Chat:
             banned=self._banned(conversation),
             shown=self._shown,
             dropped_tokens=fitted.dropped_tokens,
-            dropped_messages=fitted.dropped_messages,
         )
 
     def check(self, conversation: Conversation, act: str = "chat") -> None:
@@ -406,12 +402,7 @@ class Reading:
                 yield from self.feed(event.text)
             else:
                 yield from self.finish()
-                yield Finished(
-                    event,
-                    self._prepared.dropped_tokens,
-                    self._prepared.dropped_messages,
-                    stop_text=self.stop_text(event),
-                )
+                yield Finished(event, self._prepared.dropped_tokens, stop_text=self.stop_text(event))
 
     def feed(self, text: str) -> list[Event]:
         """The events that this text completes."""

@@ -392,7 +392,6 @@ class Inference:
         yield Finished(
             counts=counts,
             dropped_tokens=prepared.dropped_tokens,
-            dropped_messages=prepared.dropped_messages,
             load_seconds=lease.load_seconds,
             context=await self._apart(_whole, job, prepared, "".join(texts)) if job.keeps_context else (),
             total_seconds=time.perf_counter() - began,
