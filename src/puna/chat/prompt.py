@@ -8,10 +8,11 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from puna.chat.conversation import Message, Think
-from puna.chat.family import family_by_tokens
+from puna.chat.family import known_family
 from puna.chat.variables import Scalar, check_variables
 from puna.errors import UnsupportedModel
 from puna.gguf import Metadata
+from puna.gguf.keys import CHAT_TEMPLATE_KEY
 from puna.template.conversation import render_go
 from puna.template.fields import text_of as text_field
 from puna.template.go import Template, parse
@@ -21,8 +22,6 @@ from puna.template.shield import Shield, cut
 
 if TYPE_CHECKING:
     from puna.tokenizer import Tokenizer
-
-CHAT_TEMPLATE_KEY = "tokenizer.chat_template"
 
 # User-defined tokens are words and runs of blanks as well; these are the ones that give a text its structure.
 _TAG = re.compile(r"<[^\s<>].*>|\[[^\s\[\]].*\]", re.DOTALL)
@@ -64,8 +63,7 @@ class Prompter:
         if own is not None:
             return cls(tokenizer, parse(own))
         template = metadata.string(CHAT_TEMPLATE_KEY, None)
-        family = family_by_tokens(metadata) if template is None and not renderer else ""
-        if family:
+        if family := known_family(metadata, own, renderer):
             return cls(tokenizer, known_template(family), family=family)
         return cls(tokenizer, template, renderer=renderer if template is None else "")
 

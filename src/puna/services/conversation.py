@@ -11,12 +11,13 @@ from puna.chat.fit import fit
 from puna.chat.parsers.answer import Parser
 from puna.chat.parsers.formats.generic import TemplateTags
 from puna.chat.parsers.registry import support
-from puna.chat.prompt import CHAT_TEMPLATE_KEY, Prompter, is_continued
+from puna.chat.prompt import Prompter, is_continued
 from puna.chat.style import BARE, Style, style_of
 from puna.engine.events import Done, TextChunk
 from puna.engine.events import Event as EngineEvent
 from puna.errors import MissingCapability
 from puna.gguf import Metadata
+from puna.gguf.keys import CHAT_TEMPLATE_KEY
 from puna.sampling.grammar import Grammar
 from puna.sampling.grammar import Thinking as ThinkingTags
 from puna.sampling.parameters import MAX_BIAS, SamplingParameters
