@@ -127,7 +127,7 @@ class Waiting:
         id: larger than that of any earlier request.
         asked: the options that the request names.
         file_size: bytes of the model's file.
-        options: what to load the model with, once something smaller than usual had to be chosen.
+        options: what was last planned to load the model with; None before any plan.
         need: what that takes; None if nobody has found out yet.
         planning: somebody is finding out.
     """
