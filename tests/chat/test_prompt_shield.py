@@ -189,8 +189,10 @@ def test_a_bare_text_that_is_continued_spells_none_either(vocabulary: tuple[Toke
     tokenizer, _ = vocabulary
     made = Prompter(tokenizer, None)
     text = hostile(texts_of(tokenizer))
-    assert controls(tokenizer, made.text(text)) == controls(tokenizer, made.text("a"))
-    assert len(controls(tokenizer, made.text(text, raw=True))) > len(texts_of(tokenizer))
+    tokens = made.encode(made.pieces([Message("user", text)]))
+    assert controls(tokenizer, tokens) == controls(tokenizer, made.encode(["a"]))
+    whole = tokenizer.encode(text, add_special=True, parse_special=True)
+    assert len(controls(tokenizer, whole)) > len(texts_of(tokenizer))
 
 
 def test_innocent_text_has_the_tokens_that_it_would_have_anyway(vocabulary: tuple[Tokenizer, str]) -> None:

@@ -9,6 +9,7 @@ import jsonschema
 import pytest
 from tests.schema_corpus import Schema, schemas
 
+from puna.chat.conversation import Message
 from puna.chat.prompt import Prompter
 from puna.engine import Done, LoadOptions, TextChunk
 from puna.engine.load import LoadedModel, load_model
@@ -38,10 +39,7 @@ def answer(
     model: LoadedModel, request: str, grammar: Grammar, sampling: SamplingParameters, num_predict: int
 ) -> tuple[str, Done]:
     prompter = Prompter.of(model.metadata, model.tokenizer)
-    if prompter.template is None:
-        prompt = prompter.text(request)
-    else:
-        prompt = prompter.chat([{"role": "user", "content": request}])
+    prompt = prompter.encode(prompter.pieces([Message("user", request)]))
     events = list(model.generate(prompt, sampling, grammar=grammar, num_predict=num_predict))
     assert isinstance(events[-1], Done)
     return "".join(event.text for event in events if isinstance(event, TextChunk)), events[-1]

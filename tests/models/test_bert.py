@@ -9,12 +9,13 @@ from tests.models import hf_models
 from tests.models.driver import WAYS, evaluate, opened
 from tests.models.hf_folders import CLS, SEP, write_gguf
 
-from puna.engine.embed import Embedder, Pooling
+from puna.engine.embed import Embedder, pooling_of
 from puna.engine.evaluator import Batch
 from puna.engine.load import LoadedModel, load_model
 from puna.engine.options import LoadOptions
 from puna.errors import ContextLengthExceeded, GGUFError, InvalidOption, MissingCapability, UnsupportedModel
 from puna.gguf import metadata_of
+from puna.gguf.keys import Pooling
 from puna.ml import BackendParams
 from puna.models.base import Encoder
 from puna.models.bert import Bert, NomicBert
@@ -232,7 +233,7 @@ def test_a_kind_of_pooling_that_does_not_exist() -> None:
     metadata = metadata_of({"general.architecture": "bert", "bert.pooling_type": 9})
     model = Bert(metadata_of({"general.architecture": "bert"} | {f"bert.{k}": v for k, v in SIZES.items()}))
     with pytest.raises(GGUFError, match=r"'bert\.pooling_type' is 9"):
-        Pooling.of(metadata, model)
+        pooling_of(metadata, model)
 
 
 def _loaded(path: Path) -> LoadedModel:

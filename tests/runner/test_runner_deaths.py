@@ -3,6 +3,7 @@
 import asyncio
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from tests.runner.conftest import (
     Pretend,
     Started,
     answer,
+    descriptors,
     exists,
     until,
 )
@@ -26,7 +28,7 @@ from puna.engine.events import TextChunk
 from puna.errors import PunaError, RunnerDied
 from puna.runner.child import OUTPUT_KEPT
 from puna.runner.ending import UNEXPECTED
-from puna.runner.process import Runner, plan
+from puna.runner.process import Runner
 
 pytestmark = pytest.mark.anyio
 
@@ -53,11 +55,10 @@ async def test_a_signal_ends_every_request_with_its_name(started: Started, name:
         assert ("memory runs out" in str(ends[0])) == (name == "SIGKILL")
         assert ("Segmentation fault" in str(ends[0])) == (name == "SIGSEGV")
         assert runner.died.done()
-        assert not runner.alive
         with pytest.raises(RunnerDied, match=name):
             await answer(runner, ENDLESS)
     async with started() as runner:
-        assert runner.alive
+        assert not runner.died.done()
 
 
 async def test_ctrl_c_in_the_terminal_is_not_for_the_runner(started: Started) -> None:
@@ -105,7 +106,7 @@ async def test_a_fault_in_python_is_named(started: Started, pretend: Pretend) ->
 
 async def test_a_runner_that_ends_while_it_loads(tiny_path: Path, pretend: Pretend) -> None:
     pretend(FALSE + "hear()\nsay(Loading(0.5))\nprint('no room', flush=True)\nos._exit(3)")
-    for start in (Runner.start(tiny_path, OPTIONS), plan(tiny_path, OPTIONS)):
+    for start in (Runner.start(tiny_path, OPTIONS), Runner.plan(tiny_path, OPTIONS)):
         with pytest.raises(RunnerDied, match="status 3; its last words: 'no room'"):
             await start
 
@@ -114,6 +115,24 @@ async def test_a_runner_that_cannot_be_started(tiny_path: Path, monkeypatch: pyt
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     with pytest.raises(RunnerDied, match=r"can be started: No such file"):
         await Runner.start(tiny_path, OPTIONS)
+
+
+@pytest.mark.parametrize("left", range(6))
+async def test_a_runner_for_which_no_file_can_be_opened(tiny_path: Path, left: int) -> None:
+    before = descriptors()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    spare = [os.open(os.devnull, os.O_RDONLY) for _ in range(before + left)]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(spare) + 1, hard))
+    try:
+        for descriptor in spare[-left:] if left else ():
+            os.close(descriptor)
+        with pytest.raises(RunnerDied, match="can be started: Too many open files"):
+            await Runner.start(tiny_path, OPTIONS)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for descriptor in spare[: len(spare) - left]:
+            os.close(descriptor)
+    assert descriptors() == before
 
 
 async def test_a_load_that_stalls_is_given_up(tiny_path: Path, pretend: Pretend) -> None:
@@ -164,7 +183,25 @@ async def test_a_runner_with_nothing_to_do_may_be_silent(started: Started) -> No
         await anext(events)
         await events.aclose()
         await asyncio.sleep(1.0)
-        assert runner.alive
+        assert not runner.died.done()
+
+
+TWICE = """
+for pause in (0.0, 1.0):
+    asked = hear()
+    time.sleep(pause)
+    say(Embedded(asked.id, [b"" for text in asked.inputs]))
+hear()
+"""
+
+
+async def test_silence_between_requests_does_not_count(started: Started, pretend: Pretend) -> None:
+    pretend(LOADED + TWICE)
+    async with started(step_timeout=2.0) as runner:
+        assert len(await runner.embed([[1]])) == 1
+        await asyncio.sleep(1.5)
+        # It comes while the time of the one before is not up, and ends after that.
+        assert len(await runner.embed([[2]])) == 1
 
 
 DEAF = "signal.signal(signal.SIGTERM, signal.SIG_IGN)\nsay(Loaded(64, 1, []))\nwhile True:\n    time.sleep(1)"

@@ -34,7 +34,7 @@ from puna.errors import (
 )
 from puna.gguf.writer import GGUFWriter
 from puna.runner import mailbox
-from puna.runner.process import Runner, plan
+from puna.runner.process import Runner
 from puna.runner.protocol import Stepped
 from puna.sampling.grammar import Grammar
 from puna.sampling.parameters import SamplingParameters
@@ -91,7 +91,7 @@ async def test_a_load_tells_how_far_it_is_and_what_the_model_takes(started: Star
 
 
 async def test_a_plan_is_what_a_load_takes(started: Started, tiny_path: Path) -> None:
-    planned = await plan(tiny_path, OPTIONS)
+    planned = await Runner.plan(tiny_path, OPTIONS)
     async with started() as runner:
         assert runner.loaded == planned
 
@@ -107,7 +107,7 @@ async def test_what_is_no_model_fails_as_in_process(tmp_path: Path) -> None:
         with pytest.raises(kind) as there:
             await Runner.start(path, OPTIONS)
         with pytest.raises(kind) as planned:
-            await plan(path, OPTIONS)
+            await Runner.plan(path, OPTIONS)
         assert str(there.value) == str(planned.value) == str(here.value)
         assert type(there.value) is type(here.value)
 
@@ -139,6 +139,20 @@ async def test_leaving_an_answer_ends_it(started: Started) -> None:
         assert runner.active == 0
         await until(lambda: _ends(steps)() == 1)
         assert (await answer(runner, REQUESTS[0]))[1].generated_tokens == 12
+        assert runner.active == 0
+
+
+async def test_an_answer_that_is_halted_is_counted_by_the_runner(started: Started) -> None:
+    async with started() as runner:
+        steps, read = _steps(runner), list[TextChunk | Done]()
+        async for event in runner.generate(ENDLESS, lambda: len(read) == 3):
+            read.append(event)
+        *texts, done = read
+        assert isinstance(done, Done)
+        assert [type(text) for text in texts] == [TextChunk] * 3
+        assert (done.reason, done.prompt_tokens) == ("stop", len(ENDLESS.prompt))
+        # All that it has generated, read or not: a token a step.
+        assert done.generated_tokens == sum(step.sequences for step in steps if step.tokens)
         assert runner.active == 0
 
 
@@ -218,7 +232,6 @@ async def test_a_stop_ends_what_runs(started: Started) -> None:
         with pytest.raises(RunnerDied, match="was stopped"):
             await task
         assert runner.died.done()
-        assert not runner.alive
         for asked in (answer(runner, ENDLESS), runner.embed([[1]]), runner.resize(OPTIONS)):
             with pytest.raises(RunnerDied, match="was stopped"):
                 await asked

@@ -105,18 +105,38 @@ def test_nothing_else_gets_through(body: bytes) -> None:
         to_runner.decode(body)
 
 
-def test_errors_cross_over() -> None:
-    there = error_of(failure_of(errors.ContextLengthExceeded(5000, 4096)))
-    assert isinstance(there, errors.ContextLengthExceeded)
-    assert (there.length, there.limit) == (5000, 4096)
-    for error in (
+@pytest.mark.parametrize(
+    "error",
+    [
         errors.InvalidOption("no"),
-        errors.MissingCapability(["vision"]),
-        errors.Overloaded("full"),
-    ):
-        there = error_of(failure_of(error))
-        assert type(there) is type(error)
-        assert str(there) == str(error)
+        errors.ContextLengthExceeded(5000, 4096),
+        errors.MissingCapability(["vision", "tools"], "take another", "it"),
+        errors.Overloaded("full", 7),
+        errors.ServerError(None, "no"),
+        errors.ServerError(404, "no"),
+        errors.ModelfileError("no", 3, 4),
+        errors.TemplateError("no", 3, 4, "{{ x\n   ^"),
+    ],
+)
+def test_errors_cross_over(error: errors.PunaError) -> None:
+    there = _across(error)
+    assert type(there) is type(error)
+    assert str(there) == str(error)
+    assert vars(there) == vars(error)
+
+
+def test_what_an_error_carries_is_plain_and_bounded() -> None:
+    error = errors.OutOfMemory("no")
+    vars(error).update({"open": object(), "list": ["a"], "large": 1 << 64, "long": "x" * 10_000})
+    assert vars(_across(error)) == {"long": "x" * 4096}
+    vars(error).update({f"value{number}": number for number in range(100)})
+    assert len(vars(_across(error))) == 16
+
+
+def _across(error: errors.PunaError) -> errors.PunaError:
+    message = from_runner.decode(encode(LoadFailed(failure_of(error)))[4:])
+    assert isinstance(message, LoadFailed)
+    return error_of(message.failure)
 
 
 def test_an_error_that_only_the_compute_half_knows_becomes_the_nearest_known() -> None:

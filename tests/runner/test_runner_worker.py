@@ -57,6 +57,9 @@ class Script(Line):
 class Engine:
     """Answers each request by what `outcomes` has for its steps."""
 
+    waiting = 3
+    cells = 4
+
     def __init__(self, *outcomes: Any) -> None:
         self.outcomes = list(outcomes)
         self.ids: list[int] = []
@@ -84,7 +87,7 @@ class Engine:
         for id, event in outcome:
             if not isinstance(event, TextChunk):
                 self.ids.remove(id)
-        return SimpleNamespace(events=outcome, tokens=1, sequences=2, waiting=3, cells=4)
+        return SimpleNamespace(events=outcome, tokens=1, sequences=2, waiting=self.waiting, cells=self.cells)
 
     def check(self) -> None:
         self.checked += 1
@@ -179,6 +182,18 @@ def test_long_lists_of_texts_give_way_to_answers() -> None:
     assert done == Embedded(1, [np.float32(300).tobytes()] * 6)
     assert heard.index(done) > next(i for i, m in enumerate(heard) if isinstance(m, Stepped) and m.events)
     assert sum(message.tokens for message in heard if isinstance(message, Stepped)) == 1800 + 2
+
+
+def test_short_lists_of_texts_do_not_wait_for_long_ones() -> None:
+    lists = [Embed(1, [[1] * 300] * 100), Embed(2, [[1] * 300] * 4), Embed(3, [[1]])]
+    heard = _serve([lists], Engine(), _lengths)
+    assert [message.id for message in heard if isinstance(message, Embedded)] == [3, 2, 1]
+
+
+def test_vectors_change_nothing_of_what_the_engine_tells() -> None:
+    steps = _serve([[Embed(1, [[1] * 300] * 6)]], Engine(), _lengths)[:-1]
+    told = [(step.waiting, step.cells) for step in steps if isinstance(step, Stepped)]
+    assert told == [(3, 4)] * 3
 
 
 def test_vectors_of_nothing() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from puna.engine.events import Done, TextChunk
 from puna.engine.options import LoadOptions
 from puna.engine.request import GenerateRequest
-from puna.errors import OutOfMemory, PunaError, RunnerDied
+from puna.errors import OutOfMemory, RunnerDied
 from puna.runner.protocol import Device, Loaded, Stepped
 from puna.scheduler.memory import HostMemory
 from puna.scheduler.scheduler import Lease, Scheduler
@@ -45,7 +45,9 @@ class PretendedRunner:
     def alive(self) -> bool:
         return not self.died.done()
 
-    async def generate(self, request: GenerateRequest) -> AsyncGenerator[TextChunk | Done, None]:
+    async def generate(
+        self, request: GenerateRequest, halted: Callable[[], bool] = lambda: False
+    ) -> AsyncGenerator[TextChunk | Done, None]:
         await asyncio.sleep(0)
         yield TextChunk("never asked for")
 
@@ -88,7 +90,7 @@ class Machine:
     total: int = 10**12
     most: int = 3
     seconds: Callable[[], float] = lambda: 1.0
-    fault: Callable[[], PunaError | None] = lambda: None
+    fault: Callable[[], Exception | None] = lambda: None
     resize_seconds: float = 0.5
     stop_seconds: float = 0.1
     plan_seconds: float = 0.1

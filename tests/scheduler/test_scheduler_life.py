@@ -4,6 +4,7 @@ import asyncio
 import math
 from collections.abc import Callable, Coroutine
 from functools import wraps
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,14 +14,16 @@ from tests.scheduler.virtual_time import run
 from puna.engine.options import LoadOptions
 from puna.errors import (
     GGUFError,
+    InternalError,
     InvalidOption,
     OutOfMemory,
     Overloaded,
     PunaError,
     RunnerDied,
 )
-from puna.scheduler.scheduler import Scheduler
-from puna.scheduler.state import SchedulerOptions
+from puna.runner.protocol import Device, Loaded
+from puna.scheduler.scheduler import RunningModel, Scheduler
+from puna.scheduler.state import ModelSource, SchedulerOptions
 
 
 def story(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
@@ -72,10 +75,10 @@ async def test_what_is_loaded_is_told_as_it_is() -> None:
     task = asyncio.create_task(use(scheduler, "a", 10.0, keep_alive=60.0))
     await asyncio.sleep(0.5)
     (model,) = scheduler.loaded()
-    assert (model.loading, model.size, model.expires, model.pid) == (True, 0, 60.0, 0)
+    assert (model.size, model.expires, model.pid) == (0, 60.0, 0)
     await asyncio.sleep(1.0)
     (model,) = scheduler.loaded()
-    assert (model.digest, model.active, model.loading, model.expires) == ("sha256-a", 1, False, 60.0)
+    assert (model.digest, model.active, model.expires) == ("sha256-a", 1, 60.0)
     assert (model.size, model.gpu_size, model.num_ctx) == (51 * MB + 4 * 4096 * 1000, 0, 4096)
     await task
     await asyncio.sleep(20.0)
@@ -228,7 +231,7 @@ async def test_a_plan_that_nobody_waits_for_stops() -> None:
 @story
 async def test_a_resize_that_ends_while_all_ends_brings_nothing_back() -> None:
     machine = Machine(resize_seconds=1.0, stop_seconds=5.0)
-    scheduler = machine.scheduler(SchedulerOptions(stop_grace=10.0))
+    scheduler = machine.scheduler()
     await use(scheduler, "a")
     task = asyncio.create_task(use(scheduler, "a", asked=LoadOptions(num_batch=64)))
     await asyncio.sleep(0.5)
@@ -285,6 +288,84 @@ async def test_a_load_that_fails_fails_all_who_waited_and_the_next_tries_again()
     assert [str(answer) for answer in answers] == ["the file is broken"] * 3
     assert scheduler.loaded() == []
     await use(scheduler, "a")
+    await scheduler.close(1.0)
+
+
+class Faulty(Machine):
+    """Its plans fail of a fault of the program."""
+
+    async def plan(self, path: Path, options: LoadOptions) -> Loaded:
+        raise LookupError("no such row")
+
+
+@story
+async def test_a_fault_of_the_program_fails_who_waited_and_holds_nobody_else_up() -> None:
+    faults = [OSError("no file left"), None, None]
+    machine = Faulty(fault=lambda: faults.pop(0))
+    scheduler = machine.scheduler()
+    answers = await asyncio.gather(*(use(scheduler, "a") for _ in range(3)), return_exceptions=True)
+    assert [type(answer) for answer in answers] == [InternalError] * 3
+    with pytest.raises(InternalError, match="LookupError"):
+        await use(scheduler, "b", asked=LoadOptions(num_ctx=8192))
+    assert (scheduler.loaded(), scheduler.queued) == ([], 0)
+    await use(scheduler, "a")
+    await scheduler.close(1.0)
+
+
+@story
+async def test_a_fault_after_a_load_leaves_no_process() -> None:
+    def fail(source: ModelSource, runner: RunningModel, seconds: float) -> None:
+        raise LookupError("no such row")
+
+    machine = Machine()
+    scheduler = Scheduler(
+        SchedulerOptions(),
+        start=machine.start,
+        plan=machine.plan,
+        clock=now,
+        memory=machine.memory,
+        ready=fail,
+    )
+    with pytest.raises(InternalError):
+        await use(scheduler, "a")
+    await asyncio.sleep(1.0)
+    assert (scheduler.loaded(), machine.running) == ([], [])
+    await scheduler.close(1.0)
+
+
+@story
+async def test_a_resize_that_fails_of_a_fault_of_the_program() -> None:
+    async def resize(self: PretendedRunner, options: LoadOptions) -> None:
+        raise LookupError("no such row")
+
+    machine = Machine()
+    scheduler = machine.scheduler()
+    await use(scheduler, "a")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(PretendedRunner, "resize", resize)
+        with pytest.raises(InternalError):
+            await use(scheduler, "a", asked=LoadOptions(num_ctx=8192))
+    await use(scheduler, "a", asked=LoadOptions(num_ctx=8192))
+    assert len(machine.loads) == 2
+    await scheduler.close(1.0)
+
+
+class TwoGPUs(Machine):
+    def report(self, path: Path, options: LoadOptions) -> Loaded:
+        loaded = super().report(path, options)
+        gpus = [] if options.num_gpu_layers == 0 else [Device(f"G{i}", True, MB, 0, 0) for i in range(2)]
+        return Loaded(loaded.num_ctx, loaded.num_parallel, [*loaded.devices, *gpus], loaded.layers)
+
+
+@story
+async def test_a_model_without_gpus_does_not_make_them_forgotten() -> None:
+    scheduler = TwoGPUs(most=6).scheduler()
+    await use(scheduler, "a")
+    await use(scheduler, "b")
+    await use(scheduler, "c", asked=LoadOptions(num_gpu_layers=0))
+    await use(scheduler, "d")
+    # Three for each GPU.
+    assert sorted(names(scheduler)) == ["a", "b", "c", "d"]
     await scheduler.close(1.0)
 
 

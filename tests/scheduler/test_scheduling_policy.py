@@ -55,8 +55,16 @@ def waits(id: int, name: str, asked: LoadOptions | None = None, **more: Any) -> 
     return Waiting(id, source(name), asked or LoadOptions(), GB, **more)
 
 
-def decided(*entries: Resident | Waiting, now: float = 100.0, **more: Any) -> list[Action]:
-    fields = {"limits": LIMITS, "memory": PLENTY, **more}
+def decided(
+    *entries: Resident | Waiting, now: float = 100.0, memory: HostMemory | None = PLENTY, **more: Any
+) -> list[Action]:
+    """`memory`: None where nobody may ask for it."""
+
+    def read() -> HostMemory:
+        assert memory is not None
+        return memory
+
+    fields = {"limits": LIMITS, "memory": read, **more}
     residents = tuple(entry for entry in entries if isinstance(entry, Resident))
     waiting = tuple(entry for entry in entries if isinstance(entry, Waiting))
     return schedule(State(now, residents=residents, waiting=waiting, **fields))
@@ -66,7 +74,10 @@ def decided(*entries: Resident | Waiting, now: float = 100.0, **more: Any) -> li
 
 
 def test_a_model_that_is_ready_serves_everybody() -> None:
-    assert decided(resident("a", active=3), waits(1, "a"), waits(2, "a")) == [Serve(1), Serve(2)]
+    assert decided(resident("a", active=3), waits(1, "a"), waits(2, "a"), memory=None) == [
+        Serve(1),
+        Serve(2),
+    ]
 
 
 def test_a_model_that_is_not_there_is_loaded_at_once_where_there_is_plenty_of_room() -> None:
@@ -269,27 +280,19 @@ def test_one_gpu_that_has_room_gets_the_whole_model() -> None:
 )
 def test_what_must_change(asked: dict[str, Any], loaded: dict[str, Any], change: str) -> None:
     there = resident("a", options=replace(USUAL, **loaded))
-    assert change_for(there, source("a"), LoadOptions(**asked)) == change
+    assert change_for(there, LoadOptions(**asked)) == change
 
 
 def test_a_context_as_large_as_the_model_was_trained_on_serves_larger_wishes() -> None:
     there = resident("a", options=replace(USUAL, num_ctx=100_000), loaded=report(num_ctx=8192))
     for num_ctx, change in ((200_000, "none"), (100_000, "none"), (8192, "none"), (4096, "resize")):
-        assert change_for(there, source("a"), LoadOptions(num_ctx=num_ctx)) == change
+        assert change_for(there, LoadOptions(num_ctx=num_ctx)) == change
 
 
 def test_layers_that_are_where_they_are_wanted_anyway() -> None:
     there = resident("a", loaded=report(GB, ((9 * GB, 10 * GB),)))
-    assert change_for(there, source("a"), LoadOptions(num_gpu_layers=32)) == "none"
-    assert change_for(resident("a"), source("a"), LoadOptions(num_gpu_layers=0)) == "none"
-
-
-def test_another_adapter_means_another_load() -> None:
-    other = replace(source("a"), companions=("adapter",))
-    assert change_for(resident("a"), other, LoadOptions()) == "reload"
-    new = Waiting(1, other, LoadOptions(), GB)
-    assert decided(resident("a"), new) == [Unload("a")]
-    assert decided(resident("a", active=1), new, waits(2, "a")) == []
+    assert change_for(there, LoadOptions(num_gpu_layers=32)) == "none"
+    assert change_for(resident("a"), LoadOptions(num_gpu_layers=0)) == "none"
 
 
 def test_a_change_waits_until_requests_have_ended_and_later_ones_wait_for_it() -> None:

@@ -97,6 +97,5 @@ def test_a_format_and_the_oldest_turns_left_out(real: Real) -> None:
     asked = Conversation(turns, format=Grammar.json_schema(schema), truncate=True)
     text, finished = real.answer(asked, num_predict=60)
     assert json.loads(text)["fruit"] in ("apple", "stone")
-    assert finished.dropped_messages >= 2
     assert finished.dropped_tokens > 0
     assert finished.counts.prompt_tokens <= 256

@@ -245,7 +245,7 @@ def test_what_does_not_fit_the_context(folder: Path) -> None:
         assert events == [Content("fine")]
         prepared = chat.prepare(asked)
         assert finished.dropped_tokens == caught.value.length - len(prepared.prompt) > 0
-        assert finished.dropped_messages == 60 - 2 * prompt(chat, asked).count("[assistant]")
+        assert prompt(chat, asked).count("[assistant]") < 30
         text = prompt(chat, asked)
         assert text.startswith("<s>[system]Be kind.[user]question")
         assert text.endswith(f"[user]and now?(truemedium){START}")
@@ -266,7 +266,7 @@ def test_thinking_comes_apart_from_the_answer(folder: Path, hidden: bool) -> Non
         assert events == [Thinking("Hmm…\n"), Content("Blue.")]
         assert finished.reason == "stop"
         assert finished.counts.generated_tokens == len(THOUGHT)
-        assert (finished.dropped_tokens, finished.dropped_messages) == (0, 0)
+        assert finished.dropped_tokens == 0
         again, finished = answer(chat, model, Conversation(HI))
         assert again == events
         assert finished.counts.cached_tokens == finished.counts.prompt_tokens - 1

@@ -31,6 +31,8 @@ from puna.store.library import Library
 HI = (Message("user", "hi"),)
 NOW = {"type": "function", "function": {"name": "now"}}
 DONE = Done("stop", 8, 0.5, 3, 0.25, 2)
+STOPPED = Done("stop", 8, 0.5, 17, 0.25, 5)
+"""What a runner counted of an answer that was ended from here."""
 
 
 @dataclass
@@ -62,7 +64,9 @@ class Scripted:
         self.on_step: Callable[[Stepped], None] = lambda step: None
         self._script = script
 
-    async def generate(self, request: GenerateRequest) -> AsyncGenerator[TextChunk | Done, None]:
+    async def generate(
+        self, request: GenerateRequest, halted: Callable[[], bool] = lambda: False
+    ) -> AsyncGenerator[TextChunk | Done, None]:
         self._script.asked.append(request)
         try:
             for piece in self._script.pieces:
@@ -71,6 +75,9 @@ class Scripted:
                     await asyncio.Event().wait()
                 else:
                     yield piece
+                    if halted():
+                        yield STOPPED
+                        return
         finally:
             self._script.closed += 1
 
@@ -277,8 +284,39 @@ def test_a_stop_text_that_only_the_parser_sees_ends_the_request(library: Library
         *events, last = await parts.events(await parts.inference.chat(request))
         assert events == [Thinking("hm"), ToolCall(0, "now", {})]
         assert isinstance(last, Finished)
-        assert (last.reason, last.counts.prompt_tokens) == ("stop", len(parts.script.asked[0].prompt))
+        assert last.counts == STOPPED
         assert parts.script.closed == 1
+        assert parts.seen.told[-1] == ("calls:latest", 8, 5, 17)
+
+    tell(library, story)
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_thinking_is_counted_for_who_wants_to_know(library: Library, told: bool) -> None:
+    async def story(parts: Parts) -> None:
+        parts.script.pieces = [TextChunk("<think>hm</think>blue"), DONE]
+        request = ChatRequest(model="calls", messages=HI, tell_thinking=told)
+        *_, last = await parts.events(await parts.inference.chat(request))
+        assert last.thinking_tokens == (2 if told else 0)
+
+    tell(library, story)
+
+
+@pytest.mark.parametrize("stop", [[], ["STOP"]])
+def test_the_only_call_ends_the_request(library: Library, stop: list[str]) -> None:
+    call = '<tool_call>{"name": "now", "arguments": {}}</tool_call>'
+
+    async def story(parts: Parts) -> None:
+        parts.script.pieces = [TextChunk(f"<think>hm</think>no S{call}{call}"), TextChunk(call), None]
+        request = ChatRequest(
+            model="calls", messages=HI, tools=(NOW,), options={"stop": stop}, parallel_tool_calls=False
+        )
+        *events, last = await parts.events(await parts.inference.chat(request))
+        assert events[0] == Thinking("hm")
+        assert "".join(event.text for event in events[1:-1]) == "no S"
+        # It comes after the content that could have been the beginning of a stop text.
+        assert events[-1] == ToolCall(0, "now", {})
+        assert last.counts == STOPPED
 
     tell(library, story)
 
@@ -422,14 +460,12 @@ def test_an_answer_that_nobody_reads_holds_nothing(library: Library) -> None:
 # Vectors and ranks
 
 
-def test_vectors_in_groups(library: Library) -> None:
+def test_vectors_as_they_are_asked_for(library: Library) -> None:
     async def story(parts: Parts) -> None:
-        inputs: list[str | list[int]] = ["ab", [5, 6, 7], *["x" * 100] * 90]
+        inputs: list[str | list[int]] = ["ab", [5, 6, 7]]
         found = await parts.inference.embed(EmbedRequest(model="one", inputs=inputs))
-        assert found.vectors == [pytest.approx([0.6, 0.8])] * 92
-        assert found.tokens == 2 + 3 + 9000
-        assert sum(map(len, parts.script.embedded)) == 92
-        assert all(sum(map(len, group)) <= 4096 for group in parts.script.embedded)
+        assert found.vectors == [pytest.approx([0.6, 0.8])] * 2
+        assert found.tokens == 2 + 3
         assert parts.script.embedded[0][1] == [5, 6, 7]
         plain = await parts.inference.embed(
             EmbedRequest(model="one", inputs=["a"], normalize=False, dimensions=1)

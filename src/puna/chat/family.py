@@ -6,6 +6,7 @@ from types import MappingProxyType
 
 from puna.errors import GGUFError
 from puna.gguf import Metadata
+from puna.gguf.keys import CHAT_TEMPLATE_KEY
 
 _TOKENS = "tokenizer.ggml.tokens"
 _ENDS = ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id")
@@ -36,6 +37,17 @@ _SIGNS: Mapping[str, _Signs] = MappingProxyType(
 )
 # The same tokens, but a system message has its place.
 _BY_ARCHITECTURE = {("gemma-instruct", "gemma3"): "gemma3-instruct"}
+
+
+def known_family(metadata: Metadata, own: str | None, renderer: str) -> str:
+    """The family whose template a model's prompts are made with, since it brings none; else empty.
+
+    Args:
+        own: the template that the store has for the model.
+        renderer: the way to write prompts that the store names.
+    """
+    brings = own is not None or bool(renderer) or CHAT_TEMPLATE_KEY in metadata
+    return "" if brings else family_by_tokens(metadata)
 
 
 def family_by_tokens(metadata: Metadata) -> str:

@@ -19,13 +19,11 @@ class Fitted(Generic[Prompt]):
     Attributes:
         messages: those that are kept.
         prompt: what was rendered of them.
-        dropped_messages: how many were left out.
         dropped_tokens: by how many tokens the prompt is shorter for it.
     """
 
     messages: tuple[Message, ...]
     prompt: Prompt
-    dropped_messages: int = 0
     dropped_tokens: int = 0
 
 
@@ -68,7 +66,7 @@ def fit(
     kept, prompt = kept_from(messages, start), prompts[start]
     if len(prompt) > num_ctx:
         raise ContextLengthExceeded(len(prompt), num_ctx)
-    return Fitted(tuple(kept), prompt, len(messages) - len(kept), len(whole) - len(prompt))
+    return Fitted(tuple(kept), prompt, len(whole) - len(prompt))
 
 
 def turn_starts(messages: Sequence[Message]) -> list[int]:

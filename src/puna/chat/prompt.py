@@ -8,10 +8,11 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from puna.chat.conversation import Message, Think
-from puna.chat.family import family_by_tokens
+from puna.chat.family import known_family
 from puna.chat.variables import Scalar, check_variables
 from puna.errors import UnsupportedModel
 from puna.gguf import Metadata
+from puna.gguf.keys import CHAT_TEMPLATE_KEY
 from puna.template.conversation import render_go
 from puna.template.fields import text_of as text_field
 from puna.template.go import Template, parse
@@ -21,8 +22,6 @@ from puna.template.shield import Shield, cut
 
 if TYPE_CHECKING:
     from puna.tokenizer import Tokenizer
-
-CHAT_TEMPLATE_KEY = "tokenizer.chat_template"
 
 # User-defined tokens are words and runs of blanks as well; these are the ones that give a text its structure.
 _TAG = re.compile(r"<[^\s<>].*>|\[[^\s\[\]].*\]", re.DOTALL)
@@ -64,29 +63,9 @@ class Prompter:
         if own is not None:
             return cls(tokenizer, parse(own))
         template = metadata.string(CHAT_TEMPLATE_KEY, None)
-        family = family_by_tokens(metadata) if template is None and not renderer else ""
-        if family:
+        if family := known_family(metadata, own, renderer):
             return cls(tokenizer, known_template(family), family=family)
         return cls(tokenizer, template, renderer=renderer if template is None else "")
-
-    def text(self, text: str, *, raw: bool = False) -> list[int]:
-        """The tokens of a bare text, which a model continues.
-
-        Args:
-            raw: read control tokens that the text spells as such, for a caller that writes the whole prompt.
-        """
-        if raw:
-            return self.tokenizer.encode(text, add_special=True, parse_special=True)
-        covered, mark = self._shield.cover(text)
-        return self.encode(cut(covered, mark))
-
-    def chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
-        """The tokens of a conversation, the assistant's turn opened. Messages cannot spell control tokens.
-
-        Raises:
-            ModelError, TemplateError: the template fails or refuses the conversation.
-        """
-        return self.encode(self._pieces(messages, (), None, ""))
 
     def text_of(
         self,

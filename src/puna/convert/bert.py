@@ -9,12 +9,12 @@ from puna.convert.plan import Plan, Target, matched
 from puna.convert.safetensors import StoredTensor
 from puna.convert.wordpiece import vocabulary_keys
 from puna.errors import UnsupportedModel
+from puna.gguf.keys import Pooling
 
 _MAX_LAYERS = 4096
-# GGUF's numbers for kinds of pooling, by the fields of Sentence Transformers that ask for them.
-_POOLING = {"mean_tokens": 1, "cls_token": 2, "lasttoken": 3}
-_POOLING_MODES = {"mean": 1, "cls": 2, "lasttoken": 3}
-_MEAN, _RANK = 1, 4
+# Kinds of pooling, by the fields of Sentence Transformers that ask for them.
+_POOLING = {"mean_tokens": Pooling.MEAN, "cls_token": Pooling.CLS, "lasttoken": Pooling.LAST}
+_POOLING_MODES = {"mean": Pooling.MEAN, "cls": Pooling.CLS, "lasttoken": Pooling.LAST}
 
 # Names of GGUF's tensors after `blk.N.`, by those after `encoder.layer.N.`.
 _LAYER = {
@@ -148,7 +148,7 @@ def _plan(folder: ModelFolder, sizes: _Sizes, keys: Mapping[str, Any], targets: 
         "attention.head_count": sizes.heads,
         "attention.layer_norm_epsilon": sizes.eps,
         "attention.causal": False,
-        "pooling_type": _RANK if sizes.labels else _pooling(folder),
+        "pooling_type": int(Pooling.RANK if sizes.labels else _pooling(folder)),
     }
     described = {
         "general.architecture": sizes.architecture,
@@ -160,8 +160,8 @@ def _plan(folder: ModelFolder, sizes: _Sizes, keys: Mapping[str, Any], targets: 
     return Plan(described, tensors, longest if longest < sizes.positions else None)
 
 
-def _pooling(folder: ModelFolder) -> int:
-    """GGUF's number for how a text's vector is made; the mean, where nothing says how."""
+def _pooling(folder: ModelFolder) -> Pooling:
+    """How a text's vector is made; the mean, where nothing says how."""
     settings = folder.pooling()
     mode = settings.get("pooling_mode")
     asked = {name.removeprefix("pooling_mode_") for name, value in settings.items() if value is True}
@@ -176,7 +176,7 @@ def _pooling(folder: ModelFolder) -> int:
     if isinstance(mode, str) and mode in _POOLING_MODES:
         return _POOLING_MODES[mode]
     if not settings or (not asked and mode is None):
-        return _MEAN
+        return Pooling.MEAN
     if len(asked) != 1 or not asked <= _POOLING.keys():
         found = ", ".join(sorted(asked)) or shown(mode)
         raise UnsupportedModel(

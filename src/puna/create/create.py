@@ -12,6 +12,7 @@ from puna.create.request import CreateRequest
 from puna.create.weights import Weights, in_order, new_weights, stored_weights
 from puna.errors import ModelNotFound, TemplateError
 from puna.gguf import Metadata
+from puna.gguf.keys import CHAT_TEMPLATE_KEY
 from puna.progress import Progress, Report
 from puna.store.config import encode_config
 from puna.store.library import Library, Session
@@ -115,7 +116,7 @@ def _base(library: Library, parent: Model | None, brought: Sequence[Weights]) ->
 
 def _detected(brought: Sequence[Weights], templates: TemplateRules) -> DetectedTemplate | None:
     for weights in brought:
-        text = weights.metadata.string("tokenizer.chat_template", "")
+        text = weights.metadata.string(CHAT_TEMPLATE_KEY, "")
         if weights.layer.media_type == MODEL_LAYER and text:
             return templates.detect(text, weights.metadata)
     return None

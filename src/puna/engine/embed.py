@@ -5,7 +5,6 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from enum import IntEnum
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from puna.engine.evaluator import Batch, Evaluator
 from puna.errors import ContextLengthExceeded, GGUFError, InvalidOption, WeightError
 from puna.gguf import Metadata
+from puna.gguf.keys import Pooling
 from puna.kvcache.cache import MAX_SEQUENCES
 from puna.ml import Tensor
 from puna.ml.array import Floats
@@ -21,29 +21,19 @@ from puna.models.base import Encoder, Model, Step
 Rows = NDArray[np.int32]
 
 
-class Pooling(IntEnum):
-    """How the states of a text's tokens become one vector; the numbers are those of `<arch>.pooling_type`."""
+def pooling_of(metadata: Metadata, model: Model) -> Pooling:
+    """What the file says; where it says nothing, the mean of an encoder's, the last of a decoder's.
 
-    NONE = 0
-    MEAN = 1
-    CLS = 2
-    LAST = 3
-    RANK = 4
-
-    @classmethod
-    def of(cls, metadata: Metadata, model: Model) -> Pooling:
-        """What the file says; where it says nothing, the mean of an encoder's, the last of a decoder's.
-
-        Raises:
-            GGUFError: a number without a meaning.
-        """
-        number = metadata.uint("pooling_type", cls.NONE)
-        if number not in set(cls):
-            key = metadata.full_key("pooling_type")
-            raise GGUFError(f"{metadata.source}: the key {key!r} is {number}, which is no kind of pooling")
-        if number == cls.NONE:
-            return cls.MEAN if isinstance(model, Encoder) else cls.LAST
-        return cls(number)
+    Raises:
+        GGUFError: a number without a meaning.
+    """
+    number = metadata.uint("pooling_type", Pooling.NONE)
+    if number not in set(Pooling):
+        key = metadata.full_key("pooling_type")
+        raise GGUFError(f"{metadata.source}: the key {key!r} is {number}, which is no kind of pooling")
+    if number == Pooling.NONE:
+        return Pooling.MEAN if isinstance(model, Encoder) else Pooling.LAST
+    return Pooling(number)
 
 
 def scored(model: Encoder) -> Callable[[Step], Tensor]:

@@ -13,7 +13,7 @@ from typing import Self
 
 import msgspec
 
-from puna.engine.embed import Embedder, Pooling, scored, texts_together
+from puna.engine.embed import Embedder, pooling_of, scored, texts_together
 from puna.engine.evaluator import Evaluator
 from puna.engine.events import Done, Event
 from puna.engine.loop import Engine
@@ -29,6 +29,7 @@ from puna.engine.signals import interrupted_by_signals
 from puna.engine.thinking import ends_with
 from puna.errors import InvalidOption, PunaError
 from puna.gguf import Metadata
+from puna.gguf.keys import Pooling
 from puna.ml import (
     AllocationStatus,
     BackendMemory,
@@ -180,7 +181,7 @@ class LoadedModel:
     @cached_property
     def pooling(self) -> Pooling:
         """How a text's vector is made of its states. Raises GGUFError: the file names no known way."""
-        return Pooling.of(self.metadata, self._model)
+        return pooling_of(self.metadata, self._model)
 
     def embed(self, inputs: Sequence[Sequence[int]]) -> list[Floats]:
         """One vector F32 (width,) for each text, given as token ids with those that begin and end it.

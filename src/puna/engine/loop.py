@@ -173,6 +173,16 @@ class Engine:
         """Whether a step would bring nothing."""
         return not (self._running or self._waiting or self._outbox)
 
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for room."""
+        return len(self._waiting)
+
+    @property
+    def cells(self) -> int:
+        """How many cells of the cache are taken."""
+        return self._cache.taken
+
     def forget(self) -> None:
         """Lets go of all that the cache holds of requests that have ended."""
         while self._evict():
@@ -190,7 +200,7 @@ class Engine:
         parts = self._evaluate()
         tokens = sum([part.tokens for part in parts])
         events, self._outbox = self._outbox, []
-        return StepReport(events, tokens, len(parts), len(self._waiting), self._cache.taken)
+        return StepReport(events, tokens, len(parts), self.waiting, self.cells)
 
     def _evaluate(self) -> list[_Part]:
         """Runs a batch, puts what came of it into the outbox, and returns the batch; it may be empty."""

@@ -75,15 +75,18 @@ class Child:
         Raises:
             RunnerDied: the system starts no process.
         """
-        ours, theirs = socket.socketpair()
-        with theirs:
-            try:
-                process = _start(command(theirs.fileno()), theirs.fileno())
-            except OSError as error:
-                ours.close()
-                raise RunnerDied(f"no model runner can be started: {error.strerror or error}") from error
-        child = cls(process, received)
-        await child._connect(ours)
+        try:
+            ours, theirs = socket.socketpair()
+            with theirs:
+                try:
+                    process = _start(command(theirs.fileno()), theirs.fileno())
+                except OSError:
+                    ours.close()
+                    raise
+            child = cls(process, received)
+            await child._connect(ours)
+        except OSError as error:
+            raise RunnerDied(f"no model runner can be started: {error.strerror or error}") from error
         return child
 
     async def _connect(self, ours: socket.socket) -> None:

@@ -10,6 +10,8 @@ from itertools import count
 from pathlib import Path
 from typing import Self
 
+import msgspec
+
 from puna.engine.events import Done, TextChunk
 from puna.engine.options import LoadOptions
 from puna.engine.request import GenerateRequest
@@ -103,8 +105,15 @@ class Runner:
         return runner
 
     @classmethod
-    async def plan(cls, path: Path, options: LoadOptions, stall: float | None, memory: int | None) -> Loaded:
-        """See `plan`."""
+    async def plan(
+        cls, path: Path, options: LoadOptions, *, stall: float | None = 300.0, memory: int | None = None
+    ) -> Loaded:
+        """What a model would take; a process finds out, and ends.
+
+        Raises:
+            PunaError: the model cannot be loaded.
+            RunnerDied: the process ended, or stalled.
+        """
         runner = cls()
         await runner._spawn(memory)
         await runner._load(Load(str(path.absolute()), options, plan=True), _ignore, stall)
@@ -117,34 +126,40 @@ class Runner:
         return self._child.pid if self._child is not None else 0
 
     @property
-    def alive(self) -> bool:
-        """Whether the process can be asked for something."""
-        return self._gone is None and not self._stopped
-
-    @property
     def active(self) -> int:
         """How many requests the runner has not finished."""
         return len(self._mailboxes)
 
-    async def generate(self, request: GenerateRequest) -> AsyncGenerator[TextChunk | Done, None]:
+    async def generate(
+        self, request: GenerateRequest, halted: Callable[[], bool] = lambda: False
+    ) -> AsyncGenerator[TextChunk | Done, None]:
         """Yields the answer to a prompt piece by piece, and at last `Done`.
 
         Nothing is sent before the first piece is asked for. Closing the iterator, and cancelling the task
         that waits for it, ends the request within one step of the runner. Who does not read on while more
         than a mebibyte has come loses the rest.
 
+        Args:
+            halted: asked after each piece of text whether it was the last that is wanted; then the answer
+                has stopped, and `Done` comes next.
+
         Raises:
             PunaError: of the request.
             Interrupted: too much was not read.
             RunnerDied: the process ended.
         """
-        with self._request(lambda id: Generate(id, request)) as mailbox:
+        stopped = False
+        with self._request(lambda id: Generate(id, request)) as (id, mailbox):
             while True:
                 item = await mailbox.get()
                 if isinstance(item, TextChunk):
+                    if stopped:
+                        continue
                     yield item
+                    if stopped := halted():
+                        self._cancel(id)
                 elif isinstance(item, Done):
-                    yield item
+                    yield msgspec.structs.replace(item, reason="stop") if stopped else item
                     return
                 else:
                     raise _failed(item)
@@ -159,7 +174,7 @@ class Runner:
             PunaError: of the request.
             RunnerDied: the process ended.
         """
-        with self._request(lambda id: Embed(id, inputs)) as mailbox:
+        with self._request(lambda id: Embed(id, inputs)) as (_, mailbox):
             item = await mailbox.get()
         if isinstance(item, Embedded):
             return [_floats(vector) for vector in item.vectors]
@@ -246,7 +261,7 @@ class Runner:
         return self._child
 
     @contextmanager
-    def _request(self, message: Callable[[int], Generate | Embed]) -> Iterator[Mailbox]:
+    def _request(self, message: Callable[[int], Generate | Embed]) -> Iterator[tuple[int, Mailbox]]:
         """Sends a request; a request that is not finished at the end is cancelled."""
         child = self._speaking()
         id, mailbox = next(self._ids), Mailbox()
@@ -254,10 +269,14 @@ class Runner:
         child.send(message(id))
         self._watch_steps()
         try:
-            yield mailbox
+            yield id, mailbox
         finally:
             if self._mailboxes.pop(id, None) is not None:
-                child.send(Cancel(id))
+                self._cancel(id)
+
+    def _cancel(self, id: int) -> None:
+        if self._child is not None:
+            self._child.send(Cancel(id))
 
     # -- what it says ---------------------------------------------------------------------------------
 
@@ -272,6 +291,10 @@ class Runner:
             self._progress(message.done)
         else:
             self._answered(message)
+        if self._watch is not None and not (self._mailboxes or self._answers):
+            # The next request has all its time, however long the runner has been silent until then.
+            self._watch.cancel()
+            self._watch = None
 
     def _deliver(self, id: int, item: TextChunk | Done | Failure | Embedded) -> None:
         mailbox = self._mailboxes.get(id)
@@ -282,8 +305,7 @@ class Runner:
             del self._mailboxes[id]
         elif mailbox.full:
             del self._mailboxes[id]
-            if self._child is not None:
-                self._child.send(Cancel(id))
+            self._cancel(id)
             mailbox.close(Interrupted(f"the answer was not read, and more than {LIMIT} bytes of it waited"))
 
     def _answered(self, message: Loaded | LoadFailed) -> None:
@@ -330,18 +352,6 @@ class Runner:
             self._watch = self._loop.call_later(left, self._look)
         else:
             self._child.kill(f"it did nothing for {self._step_timeout:g} seconds")
-
-
-async def plan(
-    path: Path, options: LoadOptions, *, stall: float | None = 300.0, memory: int | None = None
-) -> Loaded:
-    """What a model would take; a process finds out, and ends.
-
-    Raises:
-        PunaError: the model cannot be loaded.
-        RunnerDied: the process ended, or stalled.
-    """
-    return await Runner.plan(path, options, stall, memory)
 
 
 def _ignore(said: object) -> None:

@@ -5,7 +5,7 @@ names the kind of message. Each side decodes into the types below, so nothing el
 """
 
 import struct
-from typing import TypeAlias
+from typing import Annotated, TypeAlias, TypeGuard
 
 import msgspec
 
@@ -18,6 +18,11 @@ from puna.errors import PunaError
 LENGTH = struct.Struct("<I")
 MAX_MESSAGE = 256 << 20
 """The longest message, in bytes. A prompt of ten million tokens is a fifth of it."""
+
+
+# What an error carries besides its text is bounded too.
+_MAX_VALUES = 16
+_LONGEST_VALUE = 4096
 
 
 class _Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -128,18 +133,21 @@ class Loaded(_Message, frozen=True):
         return sum(device.size for device in self.devices if device.gpu)
 
 
+_Value: TypeAlias = bool | int | float | str | tuple[str, ...] | None
+
+
 class Failure(_Message, frozen=True):
     """Why something failed.
 
     Attributes:
         kind: the name of a class of `puna.errors`.
         text: its text.
-        numbers: what else it carries, such as the two lengths of a context that was exceeded.
+        values: its attributes that are plain values.
     """
 
     kind: str
     text: str
-    numbers: tuple[int, ...] = ()
+    values: Annotated[dict[str, _Value], msgspec.Meta(max_length=_MAX_VALUES)] = {}
 
 
 class LoadFailed(_Message, frozen=True):
@@ -222,22 +230,31 @@ class Frames:
 
 def failure_of(error: PunaError) -> Failure:
     """The error as a message."""
-    numbers = (error.length, error.limit) if isinstance(error, errors.ContextLengthExceeded) else ()
     # What only the compute half knows counts as the nearest kind that the other side knows too.
     kind = next(cls.__name__ for cls in type(error).__mro__ if getattr(errors, cls.__name__, None) is cls)
-    return Failure(kind, str(error), numbers)
+    values = [(name, _cut(value)) for name, value in vars(error).items() if _is_plain(value)]
+    return Failure(kind, str(error), dict(values[:_MAX_VALUES]))
+
+
+def _is_plain(value: object) -> TypeGuard[_Value]:
+    if isinstance(value, tuple):
+        return all(isinstance(one, str) for one in value)
+    if isinstance(value, int):
+        return abs(value) < 1 << 63
+    return value is None or isinstance(value, float | str)
+
+
+def _cut(value: _Value) -> _Value:
+    if isinstance(value, tuple):
+        return tuple(one[:_LONGEST_VALUE] for one in value[:_MAX_VALUES])
+    return value[:_LONGEST_VALUE] if isinstance(value, str) else value
 
 
 def error_of(failure: Failure) -> PunaError:
     """The error that a message tells of."""
-    if failure.kind == "ContextLengthExceeded" and len(failure.numbers) == 2:
-        return errors.ContextLengthExceeded(*failure.numbers)
     cls = getattr(errors, failure.kind, PunaError)
     known = cls if isinstance(cls, type) and issubclass(cls, PunaError) else PunaError
     # Not through its constructor: some classes take more than a text.
     error = known.__new__(known, failure.text)
-    if isinstance(error, errors.MissingCapability):
-        error.missing, error.detail = (), failure.text
-    if isinstance(error, errors.Overloaded):
-        error.retry_after = 1
+    vars(error).update(failure.values)
     return error

@@ -293,7 +293,11 @@ class Served:
     def _cancel(self, id: int) -> None:
         if id in self._active:
             self._model.engine.cancel(id)
-        self._embeddings = deque(embedding for embedding in self._embeddings if embedding.id != id)
+        left = deque(embedding for embedding in self._embeddings if embedding.id != id)
+        if len(left) < len(self._embeddings):
+            self._embeddings = left
+            # The server is to know that nothing is owed any more.
+            self._line.say(Stepped([]))
 
     def _resize(self, options: LoadOptions) -> None:
         try:
@@ -347,8 +351,14 @@ class Served:
             self._line.say(Stepped([(embedding.id, _failure(error))]))
             return
         embedding.vectors += [vector.astype("<f4").tobytes() for vector in vectors]
-        self._line.say(Stepped([], sum(map(len, texts)), len(texts), seconds=time.perf_counter() - begun))
-        if not embedding.inputs:
+        seconds, engine = time.perf_counter() - begun, self._model.engine
+        # What the engine has stays as it is.
+        counts = (sum(map(len, texts)), len(texts), engine.waiting, engine.cells)
+        self._line.say(Stepped([], *counts, seconds))
+        if embedding.inputs:
+            # The others have their turn.
+            self._embeddings.rotate(-1)
+        else:
             self._embeddings.popleft()
             self._line.say(Embedded(embedding.id, embedding.vectors))
 

@@ -5,7 +5,7 @@ from typing import Final, Literal, TypeAlias
 
 from puna.engine.options import DEFAULT_PARALLEL, LoadOptions
 from puna.errors import InvalidOption
-from puna.scheduler.state import ModelSource, Resident, SchedulerOptions
+from puna.scheduler.state import Resident, SchedulerOptions
 
 Change: TypeAlias = Literal["none", "resize", "reload"]
 
@@ -44,10 +44,8 @@ def named(asked: LoadOptions) -> list[str]:
     return [field.name for field in fields(asked) if getattr(asked, field.name) is not None]
 
 
-def change_for(resident: Resident, source: ModelSource, asked: LoadOptions) -> Change:
+def change_for(resident: Resident, asked: LoadOptions) -> Change:
     """What must happen to a loaded model before it serves a request: what is not named matches anything."""
-    if resident.source.companions != source.companions:
-        return "reload"
     different = {name for name in named(asked) if not _is_met(resident, asked, name)}
     if not different:
         return "none"

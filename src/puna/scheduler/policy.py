@@ -20,7 +20,7 @@ from puna.scheduler.fit import (
     shortages,
     shortages_alone,
 )
-from puna.scheduler.launch import AUTOMATIC_CONTEXT, change_for, launch_options, over, smaller
+from puna.scheduler.launch import AUTOMATIC_CONTEXT, Change, change_for, launch_options, over, smaller
 from puna.scheduler.state import (
     Abort,
     Action,
@@ -94,10 +94,10 @@ def _decide(walk: _Walk, request: Waiting) -> list[Action]:
         return []
     if request.digest in walk.claimed:
         return []
-    change = change_for(resident, request.source, request.asked)
+    change = change_for(resident, request.asked)
     if change != "none":
         walk.claimed.add(request.digest)
-        return _change(walk, request, resident) if resident.idle else []
+        return _change(walk, request, resident, change) if resident.idle else []
     if resident.stage != "ready":
         return []
     walk.residents[request.digest] = replace(resident, active=resident.active + 1)
@@ -115,8 +115,8 @@ def _refusal(state: State, request: Waiting) -> list[Action]:
     return [Refuse(request.id, RunnerDied(text))]
 
 
-def _change(walk: _Walk, request: Waiting, resident: Resident) -> list[Action]:
-    if change_for(resident, request.source, request.asked) == "resize":
+def _change(walk: _Walk, request: Waiting, resident: Resident, change: Change) -> list[Action]:
+    if change == "resize":
         return _bring_in(walk, request, resident)
     walk.residents[request.digest] = replace(resident, stage="stopping")
     walk.busy = True
@@ -147,7 +147,7 @@ def _start_or_make_room(
     state, start = walk.state, _start(walk.state, request, options, own)
     if request.need is None:
         return [start]
-    memory, overhead = state.memory, state.limits.gpu_overhead
+    memory, overhead = state.memory(), state.limits.gpu_overhead
     missing = shortages(request.need, memory, overhead, own, others)
     blockers = [other for other in others if _holds(other, missing)]
     if missing and not blockers and is_automatic(options):
@@ -181,7 +181,7 @@ def _must_plan(state: State, request: Waiting, own: Resident | None, others: lis
     if _cells(wanted) > _cells(usual) or wanted.filled().kv_cache_type != usual.filled().kv_cache_type:
         return True
     several = state.gpus > 1 and not state.limits.spread
-    return own is None and (bool(others) or several or not is_plenty(request.file_size, state.memory))
+    return own is None and (bool(others) or several or not is_plenty(request.file_size, state.memory()))
 
 
 def _cells(options: LoadOptions) -> int:
@@ -223,8 +223,7 @@ def _unwanted_loads(state: State) -> list[Action]:
         for resident in state.residents
         if resident.stage == "loading"
         and not any(
-            request.digest == resident.digest
-            and change_for(resident, request.source, request.asked) == "none"
+            request.digest == resident.digest and change_for(resident, request.asked) == "none"
             for request in state.waiting
         )
     ]

@@ -5,6 +5,7 @@ starts, ends or dies, a model's time is up) leads to one call of `Scheduler._dis
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager, suppress
@@ -15,7 +16,7 @@ from typing import Any, Protocol
 from puna.engine.events import Done, TextChunk
 from puna.engine.options import LoadOptions
 from puna.engine.request import GenerateRequest
-from puna.errors import OutOfMemory, Overloaded, PunaError, RunnerDied
+from puna.errors import InternalError, OutOfMemory, Overloaded, PunaError, RunnerDied
 from puna.runner.protocol import Loaded, Stepped
 from puna.scheduler import policy
 from puna.scheduler.fit import out_of_memory, shortages_alone
@@ -39,10 +40,14 @@ from puna.scheduler.state import (
     Waiting,
 )
 
+logger = logging.getLogger("puna.scheduler")
+
 _QUEUE_FULL = "server busy, please try again.  maximum pending requests exceeded"
 _UNKNOWN_END = "its process ended"
 _LONGEST_TIMER = 3600.0
 _LONGEST_RETRY = 60
+# Seconds that a runner has to end before it is killed.
+_STOP_GRACE = 5.0
 
 
 class RunningModel(Protocol):
@@ -66,8 +71,10 @@ class RunningModel(Protocol):
     def died(self) -> "asyncio.Future[None]":
         """Done when the process has ended."""
 
-    def generate(self, request: GenerateRequest) -> AsyncGenerator[TextChunk | Done, None]:
-        """Answers a prompt."""
+    def generate(
+        self, request: GenerateRequest, halted: Callable[[], bool] = lambda: False
+    ) -> AsyncGenerator[TextChunk | Done, None]:
+        """Answers a prompt, until `halted` says after a piece that it was the last that is wanted."""
 
     async def embed(self, inputs: list[list[int]]) -> list[Any]:
         """Makes vectors of texts."""
@@ -113,7 +120,6 @@ class LoadedModel:
     num_ctx: int
     num_parallel: int
     expires: float
-    loading: bool
     active: int
     pid: int
 
@@ -277,7 +283,7 @@ class Scheduler:
                 self._abort(slot)
         with suppress(TimeoutError):
             await asyncio.wait_for(self._no_leases.wait(), grace)
-        stop_grace = self.options.stop_grace if self._no_leases.is_set() else 0.0
+        stop_grace = _STOP_GRACE if self._no_leases.is_set() else 0.0
         for slot in list(self._slots.values()):
             if slot.stage != "stopping":
                 self._stop(slot, stop_grace)
@@ -338,7 +344,7 @@ class Scheduler:
             limits=self.options,
             residents=tuple(slot.view() for slot in self._slots.values()),
             waiting=waiting,
-            memory=self._memory() if waiting else HostMemory(),
+            memory=self._memory,
             gpus=self._gpus,
             crashes=self._crashes,
         )
@@ -357,7 +363,7 @@ class Scheduler:
     def _carry_out(self, action: Action) -> None:
         match action:
             case Unload(digest):
-                self._stop(self._slots[digest], self.options.stop_grace)
+                self._stop(self._slots[digest], _STOP_GRACE)
             case Abort(digest):
                 self._abort(self._slots[digest])
             case Serve(id):
@@ -413,23 +419,29 @@ class Scheduler:
 
     def _start_plan(self, pending: _Pending, options: LoadOptions) -> None:
         pending.waiting = replace(pending.waiting, options=options, need=None, planning=True)
-        pending.planning = self._spawn(self._find_need(pending, options))
+        pending.planning = self._spawn(
+            self._find_need(pending, options), lambda error: self._plan_failed(pending, error)
+        )
 
     async def _find_need(self, pending: _Pending, options: LoadOptions) -> None:
-        need: Loaded | None = None
         try:
             need = await self._plan(pending.waiting.source.path, options)
         except PunaError as error:
-            pending.planning = None
-            self._fail(pending, error)
+            self._plan_failed(pending, error)
+            return
         pending.waiting = replace(pending.waiting, need=need, planning=False)
+        self._dispatch()
+
+    def _plan_failed(self, pending: _Pending, error: PunaError) -> None:
+        pending.planning = None
+        self._fail(pending, error)
         self._dispatch()
 
     def _start_load(self, pending: _Pending, options: LoadOptions) -> None:
         waiting = pending.waiting
         slot = _Slot(waiting.source, options, waiting.asked, self._kept(pending.keep_alive))
         self._slots[waiting.digest] = slot
-        slot.task = self._spawn(self._load(slot))
+        slot.task = self._spawn(self._load(slot), lambda error: self._load_failed(slot, error))
         # Not in the coroutine itself: it does not run at all when it is cancelled early.
         slot.task.add_done_callback(lambda task: self._remove(slot) if task.cancelled() else None)
 
@@ -440,6 +452,7 @@ class Scheduler:
         except PunaError as error:
             self._load_failed(slot, error)
         else:
+            slot.runner = runner
             self._tell_ready(slot.source, runner, self._clock() - began)
             self._ready(slot, runner)
 
@@ -469,10 +482,10 @@ class Scheduler:
         return out_of_memory(slot.source.name, need, missing)
 
     def _ready(self, slot: _Slot, runner: RunningModel) -> None:
-        slot.runner = runner
         slot.stage = "ready"
         slot.idle_since = self._clock()
-        self._gpus = sum(device.gpu for device in runner.loaded.devices)
+        # One that is to do without GPUs tells of none.
+        self._gpus = max(self._gpus, sum(device.gpu for device in runner.loaded.devices))
         runner.died.add_done_callback(lambda _: self._lost(slot))
         self._dispatch()
 
@@ -480,7 +493,9 @@ class Scheduler:
         slot = self._slots[pending.waiting.digest]
         slot.stage = "resizing"
         slot.asked = pending.waiting.asked
-        slot.task = self._spawn(self._resize(slot, options))
+        slot.task = self._spawn(
+            self._resize(slot, options), lambda error: self._resize_failed(slot, slot.options, error)
+        )
 
     async def _resize(self, slot: _Slot, options: LoadOptions) -> None:
         if slot.runner is None:
@@ -504,21 +519,23 @@ class Scheduler:
             self._lost(slot, str(error))
         elif slot.stage == "resizing":
             slot.options = before
-            self._stop(slot, self.options.stop_grace)
+            self._stop(slot, _STOP_GRACE)
 
     def _load_failed(self, slot: _Slot, error: PunaError) -> None:
         self._fail_all(slot, error)
         if isinstance(error, RunnerDied):
             self._lost(slot, str(error))
-        else:
+        elif slot.runner is None:
             self._remove(slot)
+        elif slot.stage == "loading":
+            self._stop(slot, _STOP_GRACE)
 
     def _fail_all(self, slot: _Slot, error: PunaError) -> None:
         """Fails every request that waits for what the slot was to become."""
         view = slot.view()
         for pending in list(self._queue.pending.values()):
             waiting = pending.waiting
-            if waiting.digest == view.digest and change_for(view, waiting.source, waiting.asked) == "none":
+            if waiting.digest == view.digest and change_for(view, waiting.asked) == "none":
                 self._fail(pending, error)
 
     def _lost(self, slot: _Slot, reason: str = "") -> None:
@@ -546,7 +563,7 @@ class Scheduler:
         return slot.task
 
     async def _stop_all(self, slots: Iterable[_Slot]) -> None:
-        await asyncio.wait([self._stop(slot, self.options.stop_grace) for slot in slots])
+        await asyncio.wait([self._stop(slot, _STOP_GRACE) for slot in slots])
 
     async def _end(self, slot: _Slot, grace: float) -> None:
         try:
@@ -577,16 +594,29 @@ class Scheduler:
             num_ctx=loaded.num_ctx if loaded else 0,
             num_parallel=loaded.num_parallel if loaded else 0,
             expires=left,
-            loading=loaded is None,
             active=slot.active,
             pid=slot.runner.pid if slot.runner else 0,
         )
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def _spawn(
+        self, work: Coroutine[Any, Any, None], broken: Callable[[InternalError], None] = lambda error: None
+    ) -> asyncio.Task[None]:
+        """Has a task do the work.
+
+        Args:
+            broken: is told where the work ends with an error that it is not made for.
+        """
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda ended: self._ended(ended, broken))
         return task
+
+    def _ended(self, task: asyncio.Task[None], broken: Callable[[InternalError], None]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            logger.error("a fault of the program itself: %s", error, exc_info=error)
+            broken(InternalError(f"a fault of the program itself: {type(error).__name__}"))
 
 
 def _cancel(task: asyncio.Task[None] | None) -> None:

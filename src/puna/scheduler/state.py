@@ -1,6 +1,6 @@
 """What the scheduler decides over: models in memory, requests that wait, limits; and what it decides."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -19,13 +19,11 @@ class ModelSource:
         digest: of the GGUF file, or its path; models with the same digest share a runner.
         path: of the file.
         name: what to call it.
-        companions: digests of what is loaded with it, such as adapters and projectors.
     """
 
     digest: str
     path: Path
     name: str
-    companions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +44,6 @@ class SchedulerOptions:
         spread: spread a model over all GPUs even where one has room for it.
         max_keep_alive: most seconds that a request can keep a model; None for no limit.
         max_ctx: most tokens of context that a request can ask for; None for no limit.
-        stop_grace: seconds a runner has to end before it is killed.
 
     Raises:
         InvalidOption: a number is out of its range.
@@ -63,7 +60,6 @@ class SchedulerOptions:
     spread: bool = False
     max_keep_alive: float | None = None
     max_ctx: int | None = None
-    stop_grace: float = 5.0
 
     def __post_init__(self) -> None:
         least = {"max_loaded": 0, "max_queue": 1, "num_parallel": 1, "context_length": 1, "max_ctx": 1}
@@ -131,7 +127,7 @@ class Waiting:
         id: larger than that of any earlier request.
         asked: the options that the request names.
         file_size: bytes of the model's file.
-        options: what to load the model with, once something smaller than usual had to be chosen.
+        options: what was last planned to load the model with; None before any plan.
         need: what that takes; None if nobody has found out yet.
         planning: somebody is finding out.
     """
@@ -172,7 +168,7 @@ class State:
         now: seconds of the clock that all moments here are told by.
         residents: in no order; no digest twice.
         waiting: in the order in which they came.
-        memory: of the machine, as it is now.
+        memory: tells that of the machine, as it is now; asked where a load or a resize is decided.
         gpus: how many the machine has, as far as is known.
         crashes: by digest.
     """
@@ -181,7 +177,7 @@ class State:
     limits: SchedulerOptions
     residents: tuple[Resident, ...] = ()
     waiting: tuple[Waiting, ...] = ()
-    memory: HostMemory = field(default_factory=HostMemory)
+    memory: Callable[[], HostMemory] = HostMemory
     gpus: int = 0
     crashes: Mapping[str, Crashes] = field(default_factory=dict)
 

@@ -17,7 +17,7 @@ from starlette.responses import PlainTextResponse, Response
 from puna import settings as environment
 from puna.errors import PunaError
 from puna.options import FILE, ServerSettings
-from puna.runner.process import Runner, plan
+from puna.runner.process import Runner
 from puna.runner.protocol import Stepped
 from puna.scheduler.scheduler import RunningModel, Scheduler
 from puna.scheduler.state import ModelSource, SchedulerOptions
@@ -51,7 +51,9 @@ def build_state(settings: ServerSettings, library: Library) -> AppState:
             memory=settings.runner_memory or None,
             step_timeout=_finite(settings.step_timeout),
         ),
-        plan=partial(plan, stall=_finite(settings.load_timeout), memory=settings.runner_memory or None),
+        plan=partial(
+            Runner.plan, stall=_finite(settings.load_timeout), memory=settings.runner_memory or None
+        ),
         ready=partial(_count_model, metrics),
     )
     metrics.watch(partial(_load_of, scheduler))

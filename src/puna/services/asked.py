@@ -52,6 +52,7 @@ class AskedAnswer(Asked, frozen=True, kw_only=True):
         logit_bias: token id to what is added to its logit.
         thinking_budget: most tokens of thinking, where the model thinks between tags; below 0 no limit.
         tell_prompt: `Prompted` comes before everything else.
+        tell_thinking: `Finished` is to say how many tokens the thinking takes.
     """
 
     format: Format = None
@@ -63,6 +64,7 @@ class AskedAnswer(Asked, frozen=True, kw_only=True):
     logit_bias: Mapping[int, float] = msgspec.field(default_factory=dict)
     thinking_budget: int = -1
     tell_prompt: bool = False
+    tell_thinking: bool = False
 
     @property
     def grammar(self) -> Grammar | None:
@@ -134,10 +136,9 @@ def chat_conversation(request: ChatRequest, model: Model | None, limits: Limits)
     """
     check_count("messages", request.messages, limits.messages)
     _check_images(request.messages, limits)
-    speaks_first = request.messages[:1] and request.messages[0].role == "system"
-    system = [] if speaks_first else _system(model, "")
+    first = request.messages[0].role if request.messages else ""
     return Conversation(
-        messages=(*system, *_own(model), *request.messages),
+        messages=(*own_messages(model, first), *request.messages),
         tools=tuple(request.tools),
         tool_choice=request.tool_choice,
         think=request.think,
@@ -167,6 +168,16 @@ def completion_conversation(request: CompletionRequest, model: Model | None, lim
         suffix="" if request.raw else request.suffix,
         truncate=request.truncate,
     )
+
+
+def own_messages(model: Model | None, first: str) -> list[Message]:
+    """What a model of the store has to say before a conversation: its system message, then its messages.
+
+    Args:
+        first: the role of the conversation's first message: where it is a system message, the model's own
+            one is left out.
+    """
+    return [*([] if first == "system" else _system(model, "")), *_own(model)]
 
 
 def _system(model: Model | None, asked: str) -> list[Message]:

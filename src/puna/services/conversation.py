@@ -6,17 +6,18 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from puna.chat.capabilities import Capability, capabilities, check_capabilities
 from puna.chat.conversation import Conversation, Message, Think
-from puna.chat.events import Event
+from puna.chat.events import Event, ToolCall
 from puna.chat.fit import fit
 from puna.chat.parsers.answer import Parser
 from puna.chat.parsers.formats.generic import TemplateTags
 from puna.chat.parsers.registry import support
-from puna.chat.prompt import CHAT_TEMPLATE_KEY, Prompter, is_continued
+from puna.chat.prompt import Prompter, is_continued
 from puna.chat.style import BARE, Style, style_of
 from puna.engine.events import Done, TextChunk
 from puna.engine.events import Event as EngineEvent
 from puna.errors import MissingCapability
 from puna.gguf import Metadata
+from puna.gguf.keys import CHAT_TEMPLATE_KEY
 from puna.sampling.grammar import Grammar
 from puna.sampling.grammar import Thinking as ThinkingTags
 from puna.sampling.parameters import MAX_BIAS, SamplingParameters
@@ -36,17 +37,15 @@ class Finished:
     Attributes:
         counts: tokens and times, as the engine counted them.
         dropped_tokens: by how many tokens the prompt was shortened.
-        dropped_messages: how many of the oldest messages were left out.
         load_seconds: how long the model took to load, where it had to.
         total_seconds: from the request to here, waiting included; 0 where nobody measured.
         context: the prompt and the answer as tokens, where they were asked for.
         stop_text: the stop text that ended it; empty where none did.
-        thinking_tokens: how many of the answer's tokens the text of its thinking takes.
+        thinking_tokens: how many of the answer's tokens the text of its thinking takes, where that was asked.
     """
 
     counts: Done
     dropped_tokens: int = 0
-    dropped_messages: int = 0
     load_seconds: float = 0.0
     total_seconds: float = 0.0
     context: tuple[int, ...] = ()
@@ -128,7 +127,6 @@ class Prepared:
         banned: tokens that must not be generated.
         shown: control tokens that the parser has to see.
         dropped_tokens: see `Finished`.
-        dropped_messages: see `Finished`.
     """
 
     prompt: list[int]
@@ -139,7 +137,6 @@ class Prepared:
     banned: frozenset[int] = frozenset()
     shown: frozenset[int] = frozenset()
     dropped_tokens: int = 0
-    dropped_messages: int = 0
 
     def without_banned(self, sampling: SamplingParameters) -> SamplingParameters:
         """The parameters, such that no banned token is chosen."""
@@ -253,8 +250,9 @@ class Chat:
             prompt: a text, or its tokens as they are.
         """
         parser = Style("passthrough", TemplateTags()).reader({}, thinking_open=False)
-        tokens = self.prompter.text(prompt, raw=True) if isinstance(prompt, str) else list(prompt)
-        return Prepared(tokens, parser, grammar=format)
+        if isinstance(prompt, str):
+            prompt = self.prompter.tokenizer.encode(prompt, add_special=True, parse_special=True)
+        return Prepared(list(prompt), parser, grammar=format)
 
     def prepare(self, conversation: Conversation) -> Prepared:
         """What the engine needs for a conversation.
@@ -266,7 +264,7 @@ class Chat:
             InvalidOption: a value is nested too deeply.
         """
         self.check(conversation)
-        think = self._think(conversation.think)
+        think = self.thinks(conversation.think)
         style = self.style
         grammar, bare = self._grammar(conversation)
         # What is kept to a grammar has no header: the prompt writes the one of the message for the user.
@@ -305,7 +303,6 @@ class Chat:
             banned=self._banned(conversation),
             shown=self._shown,
             dropped_tokens=fitted.dropped_tokens,
-            dropped_messages=fitted.dropped_messages,
         )
 
     def check(self, conversation: Conversation, act: str = "chat") -> None:
@@ -337,7 +334,7 @@ class Chat:
         if Capability.COMPLETION not in self.capabilities:
             raise MissingCapability([act], subject=f'"{self.facts.name}"' if self.facts.name else "the model")
 
-    def _think(self, think: Think) -> Think:
+    def thinks(self, think: Think) -> Think:
         """Whether to think: models that can do so unless they are told not to."""
         return True if think is None and Capability.THINKING in self.capabilities else think
 
@@ -378,16 +375,22 @@ class Reading:
 
     The engine has cut the text at the first stop text. One that comes about only in the content, because
     calls and tags are taken out of the text, does not get through either.
+
+    Args:
+        stop: texts that end the answer.
+        one_call: the answer ends with its first call.
     """
 
-    def __init__(self, prepared: Prepared, stop: Sequence[str] = ()) -> None:
+    def __init__(self, prepared: Prepared, stop: Sequence[str] = (), *, one_call: bool = False) -> None:
         self._prepared = prepared
         self._content = StoppedContent(stop)
+        self._one_call = one_call
+        self._called = False
 
     @property
     def stopped(self) -> bool:
-        """A stop text has come about, so nothing more is wanted."""
-        return self._content.stopped
+        """A stop text, or the only call, has come about, so nothing more is wanted."""
+        return self._called or self._content.stopped
 
     def stop_text(self, counts: Done) -> str:
         """The stop text that ended the answer, here or in the engine; empty where none did."""
@@ -400,12 +403,7 @@ class Reading:
                 yield from self.feed(event.text)
             else:
                 yield from self.finish()
-                yield Finished(
-                    event,
-                    self._prepared.dropped_tokens,
-                    self._prepared.dropped_messages,
-                    stop_text=self.stop_text(event),
-                )
+                yield Finished(event, self._prepared.dropped_tokens, stop_text=self.stop_text(event))
 
     def feed(self, text: str) -> list[Event]:
         """The events that this text completes."""
@@ -420,6 +418,7 @@ class Reading:
         for event in events:
             if self.stopped:
                 return
+            self._called = self._one_call and isinstance(event, ToolCall)
             yield from self._content.feed(event)
 
 

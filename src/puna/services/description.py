@@ -11,11 +11,12 @@ from typing import Any
 import msgspec
 
 from puna.chat.capabilities import Capability, capabilities
-from puna.chat.family import family_by_tokens
+from puna.chat.family import known_family
 from puna.chat.parsers.registry import support as parser_support
 from puna.create.describe import modelfile_of
 from puna.errors import GGUFError, StoreError, TemplateError
 from puna.gguf import GGUFFile, Metadata
+from puna.gguf.keys import CHAT_TEMPLATE_KEY
 from puna.gguf.types import TensorInfo
 from puna.modelfile.formatter import format, parameter_commands
 from puna.store.library import Library
@@ -24,8 +25,7 @@ from puna.store.name import ModelName
 from puna.template.go import parse
 from puna.template.known import template_text
 
-_CHAT_TEMPLATE = "tokenizer.chat_template"
-_LEFT_OUT = {"general.name", _CHAT_TEMPLATE}
+_LEFT_OUT = {"general.name", CHAT_TEMPLATE_KEY}
 DEFAULT_TEMPLATE = "{{ .Prompt }}"
 
 
@@ -64,16 +64,15 @@ class Description:
         """The template of its prompts: its own, else the GGUF file's in Jinja, else Ollama's default."""
         if self.model.template is not None:
             return self.model.template
-        jinja = self.weights.metadata.string(_CHAT_TEMPLATE, "") if self.weights else ""
+        jinja = self.weights.metadata.string(CHAT_TEMPLATE_KEY, "") if self.weights else ""
         return jinja or (template_text(self.family) if self.family else DEFAULT_TEMPLATE)
 
     @property
     def family(self) -> str:
         """The known family whose template it has, if it brings none and its vocabulary tells; else empty."""
-        if self.model.template is not None or self.model.config.renderer or not self.weights:
+        if not self.weights:
             return ""
-        metadata = self.weights.metadata
-        return "" if _CHAT_TEMPLATE in metadata else family_by_tokens(metadata)
+        return known_family(self.weights.metadata, self.model.template, self.model.config.renderer or "")
 
     @property
     def modelfile(self) -> str:
@@ -156,7 +155,7 @@ def describe_as_document(description: Description, *, verbose: bool) -> dict[str
 def _capabilities(
     model: Model, weights: GGUFHead | None, projector: GGUFHead | None
 ) -> tuple[Capability, ...]:
-    jinja = weights.metadata.string(_CHAT_TEMPLATE, None) if weights else None
+    jinja = weights.metadata.string(CHAT_TEMPLATE_KEY, None) if weights else None
     try:
         template = parse(model.template) if model.template is not None else None
     except TemplateError:

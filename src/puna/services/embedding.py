@@ -2,15 +2,12 @@
 
 import math
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from puna.errors import BackendError, InvalidOption
 from puna.services.asked import check_tokens
 from puna.tokenizer import Tokenizer
-
-_TOGETHER = 4096
-"""How many tokens go to a model at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,20 +96,6 @@ def pair(tokenizer: Tokenizer, query: str, text: str) -> list[int]:
     first, second = tokenizer.encode(query), tokenizer.encode(text)
     begins = tokenizer.add_bos and second[:1] == [tokenizer.bos_id]
     return [*first, *(second[1:] if begins else second)]
-
-
-def groups(inputs: Sequence[list[int]], together: int = _TOGETHER) -> Iterator[list[list[int]]]:
-    """The inputs in their order, so many at a time that they have about `together` tokens."""
-    group: list[list[int]] = []
-    tokens = 0
-    for one in inputs:
-        if group and tokens + len(one) > together:
-            yield group
-            group, tokens = [], 0
-        group.append(one)
-        tokens += len(one)
-    if group:
-        yield group
 
 
 def finished_vectors(

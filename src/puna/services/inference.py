@@ -6,7 +6,6 @@ in threads, and models compute in processes of their own.
 
 import asyncio
 import time
-from array import array
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
@@ -15,11 +14,11 @@ from functools import partial
 from typing import ParamSpec, Protocol, TypeAlias, TypeVar
 
 from puna.chat.conversation import Conversation
-from puna.chat.events import Event, Thinking, ToolCall
+from puna.chat.events import Event, Thinking
 from puna.engine.events import Done, TokenLogprob
 from puna.engine.request import GenerateRequest
-from puna.errors import ContextLengthExceeded, MissingCapability
-from puna.scheduler.scheduler import Lease, RunningModel, Scheduler
+from puna.errors import ContextLengthExceeded, InternalError, MissingCapability
+from puna.scheduler.scheduler import Lease, Scheduler
 from puna.services.asked import (
     Asked,
     AskedAnswer,
@@ -34,7 +33,7 @@ from puna.services.asked import (
     with_template,
 )
 from puna.services.conversation import Chat, Finished, Prepared, Reading
-from puna.services.embedding import Embeddings, Encoded, encode_inputs, finished_vectors, groups, pair
+from puna.services.embedding import Embeddings, encode_inputs, finished_vectors, pair
 from puna.services.limits import DEFAULT_LIMITS, Limits, check_count
 from puna.services.opened import OpenedModel, OpenedModels, find_stored
 from puna.services.options import Options, read_options
@@ -276,7 +275,7 @@ class Inference:
                     lease.runner.loaded.num_ctx,
                     request.truncate,
                 )
-                vectors = await _embedded(lease.runner, encoded)
+                vectors = await lease.runner.embed(encoded.inputs)
             if self._watcher:
                 self._watcher.tokens(model.source.name, prompt=encoded.tokens)
             numbers = await self._apart(finished_vectors, vectors, request.dimensions, request.normalize)
@@ -365,13 +364,13 @@ class Inference:
             prepared = await self._prepared(job, lease)
             if job.request.tell_prompt:
                 yield Prompted(len(prepared.prompt))
-            reading = Reading(prepared, job.options.stop)
+            reading = Reading(prepared, job.options.stop, one_call=job.one_call)
             clock = _Clock(began, job.model.source.name, self._watcher)
             counts: Done | None = None
-            called = False
             texts: list[str] = []
             thoughts: list[str] = []
-            async with aclosing(lease.runner.generate(_for_engine(job, prepared, lease))) as pieces:
+            answer = lease.runner.generate(_for_engine(job, prepared, lease), lambda: reading.stopped)
+            async with aclosing(answer) as pieces:
                 async for piece in pieces:
                     if isinstance(piece, Done):
                         counts = piece
@@ -382,23 +381,17 @@ class Inference:
                     if job.keeps_context:
                         texts.append(piece.text)
                     for event in reading.feed(piece.text):
-                        if isinstance(event, Thinking):
+                        if job.request.tell_thinking and isinstance(event, Thinking):
                             thoughts.append(event.text)
                         yield event
-                        if called := job.one_call and isinstance(event, ToolCall):
-                            break
-                    if called or reading.stopped:
-                        break
-        for event in [] if called else reading.finish():
+        if counts is None:
+            raise InternalError("an answer of the runner had no end")
+        for event in reading.finish():
             yield event
-            if job.one_call and isinstance(event, ToolCall):
-                break
-        counts = counts or clock.stopped(len(prepared.prompt))
         clock.finished(counts)
         yield Finished(
             counts=counts,
             dropped_tokens=prepared.dropped_tokens,
-            dropped_messages=prepared.dropped_messages,
             load_seconds=lease.load_seconds,
             context=await self._apart(_whole, job, prepared, "".join(texts)) if job.keeps_context else (),
             total_seconds=time.perf_counter() - began,
@@ -433,32 +426,22 @@ class _Clock:
     Attributes:
         began: when the request came.
         model: the model's name.
-        first, last: when the first piece came, and the latest.
-        pieces: how many came.
+        last: when the latest piece came; 0 before the first.
     """
 
     began: float
     model: str
     watcher: Watcher | None
-    first: float = 0.0
     last: float = 0.0
-    pieces: int = 0
 
     def piece(self) -> None:
         """A piece has come."""
         now = time.perf_counter()
-        self.pieces += 1
-        if self.pieces == 1:
-            self.first = now
-            if self.watcher:
-                self.watcher.first_token(self.model, now - self.began)
-        elif self.watcher:
+        if self.watcher and self.last:
             self.watcher.token_gap(self.model, now - self.last)
+        elif self.watcher:
+            self.watcher.first_token(self.model, now - self.began)
         self.last = now
-
-    def stopped(self, prompt_tokens: int) -> Done:
-        """The counts of an answer that was ended from here, of which the runner tells none."""
-        return Done("stop", prompt_tokens, self.first - self.began, self.pieces, self.last - self.first)
 
     def finished(self, counts: Done) -> None:
         """The answer is complete."""
@@ -495,11 +478,3 @@ def _for_engine(job: _Job, prepared: Prepared, lease: Lease) -> GenerateRequest:
         scope=job.request.key,
         thinking_budget=job.request.thinking_budget,
     )
-
-
-async def _embedded(runner: RunningModel, encoded: Encoded) -> "list[array[float]]":
-    """The vectors, asked for a few at a time, so that other requests come in between."""
-    vectors: list[array[float]] = []
-    for group in groups(encoded.inputs):
-        vectors += await runner.embed(group)
-    return vectors

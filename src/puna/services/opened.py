@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from puna.errors import InvalidOption, ModelNotFound
 from puna.gguf import GGUFFile
+from puna.gguf.keys import Pooling
 from puna.scheduler.state import ModelSource
 from puna.services.conversation import Chat, facts_of
 from puna.services.limits import Limits
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 # Of one token: its bytes several times over, as Python and the tokenizer's library keep them.
 _TOKEN_BYTES = 768
-_RANKING = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +78,8 @@ def open_model(library: Library, stored: StoredManifest, tokenizer: "Tokenizer |
             model=model,
             tokenizer=tokenizer,
             chat=chat,
-            trained_ctx=metadata.uint(metadata.full_key("context_length"), 0),
-            ranks=metadata.uint(metadata.full_key("pooling_type"), 0) == _RANKING,
+            trained_ctx=metadata.uint("context_length", 0),
+            ranks=metadata.uint("pooling_type", Pooling.NONE) == Pooling.RANK,
         )
 
 

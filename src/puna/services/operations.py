@@ -58,8 +58,6 @@ class Operations:
             await ended
         finally:
             cancellation.cancel()
-            if ended.done() and not ended.cancelled():
-                ended.exception()  # it has been seen, or nobody is there to see it
 
     def close(self) -> None:
         """Cancel everything."""

@@ -6,9 +6,10 @@ from typing import Any
 
 import msgspec
 
-from puna.chat.prompt import Prompter
 from puna.errors import InvalidOption
 from puna.gguf import GGUFFile
+from puna.services.asked import own_messages
+from puna.services.conversation import Chat, facts_of
 from puna.store.model import Model
 from puna.tokenizer import load_tokenizer
 
@@ -21,7 +22,7 @@ class Talk(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         messages: the latest last.
         tools: those that the model is told of.
-        think: whether it is to think, or how hard; None says nothing of it.
+        think: whether it is to think, or how hard; None lets it if it can.
     """
 
     messages: list[dict[str, Any]]
@@ -65,8 +66,7 @@ def prompt_text(path: Path, model: Model | None, talk: Talk) -> str:
     Args:
         path: the model's GGUF file.
         model: what the store says of it; None for a bare file.
-        talk: the conversation. The model's own messages come before it, and its system message where the
-            conversation begins with none.
+        talk: the conversation. What the model itself has to say comes before it, as in `chat_conversation`.
 
     Raises:
         GGUFError: the file is no model.
@@ -74,22 +74,14 @@ def prompt_text(path: Path, model: Model | None, talk: Talk) -> str:
         InvalidOption: a message or a tool is malformed.
     """
     with GGUFFile.open(path) as file:
-        prompter = Prompter.of(
-            file.metadata,
-            load_tokenizer(file.metadata),
-            model.template if model else None,
-            (model.config.renderer or "") if model else "",
-        )
-    messages = _with_own(model, talk.messages) if model else talk.messages
-    text = prompter.text_of(messages, tools=talk.tools, think=talk.think)
+        facts = facts_of(str(model.name) if model else "", model)
+        chat = Chat.of(file.metadata, load_tokenizer(file.metadata), 0, facts)
+    messages = _with_own(model, talk.messages)
+    text = chat.prompter.text_of(messages, tools=talk.tools, think=chat.thinks(talk.think))
     # A template can write half a character, which the tokenizer reads as U+FFFD.
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
-def _with_own(model: Model, messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    own = [{"role": message.role, "content": message.content} for message in model.messages]
-    together = [*own, *messages]
-    begins = together and together[0].get("role") == "system"
-    return (
-        together if begins or not model.system else [{"role": "system", "content": model.system}, *together]
-    )
+def _with_own(model: Model | None, messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    own = own_messages(model, str(messages[0].get("role")) if messages else "")
+    return [*({"role": message.role, "content": message.content} for message in own), *messages]

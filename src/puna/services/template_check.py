@@ -7,9 +7,9 @@ its digest is told, and whether it is nearly, but not quite, the template of a k
 from collections.abc import Iterator
 
 from puna.cancellation import Cancellation
-from puna.chat.prompt import CHAT_TEMPLATE_KEY
 from puna.errors import PunaError
 from puna.gguf import GGUFFile
+from puna.gguf.keys import CHAT_TEMPLATE_KEY
 from puna.progress import Progress, Report
 from puna.registry.sources import pull
 from puna.store.library import Library

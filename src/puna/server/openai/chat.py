@@ -112,6 +112,7 @@ def chat_request(request: Request, body: ChatBody) -> ChatRequest:
         format=read_format(body.response_format),
         think=think_of(effort, body.think),
         truncate=body.truncate,
+        tell_thinking=True,
         shift=body.shift,
         logprobs=body.logprobs,
         top_logprobs=body.top_logprobs,

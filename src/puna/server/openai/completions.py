@@ -140,6 +140,7 @@ def _asked(request: Request, body: CompletionBody, prompt: Prompt) -> Completion
         prompt=prompt,
         suffix=body.suffix,
         raw=not body.suffix,
+        tell_thinking=True,
         format=read_format(body.response_format),
         shift=body.shift,
         # The best answer is the likeliest.

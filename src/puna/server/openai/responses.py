@@ -183,6 +183,7 @@ class _Responses:
             format=read_format(body.text.format, "text.format"),
             think=think_of(body.reasoning.effort, body.think),
             truncate=body.truncation == "auto",
+            tell_thinking=True,
             shift=body.shift,
             logprobs=bool(body.top_logprobs) or _LOGPROBS in body.include,
             top_logprobs=body.top_logprobs,
