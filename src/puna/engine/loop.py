@@ -308,7 +308,7 @@ class Engine:
         return number
 
     def _fits(self, sequence: Sequence) -> bool:
-        return self._cache.fits([one.pending for one in (*self._running, sequence)])
+        return self._cache.fits([(one.number, one.pending) for one in (*self._running, sequence)])
 
     def _evict(self) -> bool:
         """Lets go of the prefix that was used longest ago; False if there is none."""

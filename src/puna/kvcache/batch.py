@@ -102,8 +102,8 @@ class WithinBatch(Cache):
     def taken(self) -> int:
         return 0
 
-    def fits(self, tokens: Sequence[int]) -> bool:
-        return sum(tokens) <= self._max_batch
+    def fits(self, growth: Sequence[tuple[int, int]]) -> bool:
+        return sum(more for _, more in growth) <= self._max_batch
 
     def end(self, sequence: int) -> int:
         return 0

@@ -124,8 +124,8 @@ class Cache(ABC):
         """How many cells belong to sequences."""
 
     @abstractmethod
-    def fits(self, tokens: Sequence[int]) -> bool:
-        """Whether there is room for so many more tokens of each of several sequences."""
+    def fits(self, growth: Sequence[tuple[int, int]]) -> bool:
+        """Whether there is room for more tokens of several sequences: (number, how many more)."""
 
     @abstractmethod
     def end(self, sequence: int) -> int:

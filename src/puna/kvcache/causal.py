@@ -45,10 +45,6 @@ class Causal(Member):
         """Cells for `sequences` sequences of `capacity` tokens, of which `max_batch` come at a time."""
         return sequences * capacity
 
-    def cells_held(self, tokens: int) -> int:
-        """The most cells that a sequence has at any time while it grows by `tokens` tokens."""
-        return tokens
-
     # -- the engine's view ----------------------------------------------------------------------------
 
     def init(self, backend: Backend, dtype: DType, max_sequences: int, capacity: int, max_batch: int) -> None:
@@ -140,8 +136,8 @@ class Causal(Member):
     def taken(self) -> int:
         return self.cells.members.size - self.cells.free
 
-    def fits(self, tokens: Sequence[int]) -> bool:
-        return sum(map(self.cells_held, tokens)) <= self.cells.free
+    def fits(self, growth: Sequence[tuple[int, int]]) -> bool:
+        return sum(more for _, more in growth) <= self.cells.free
 
     def end(self, sequence: int) -> int:
         held = self.cells.held(sequence)
@@ -190,7 +186,24 @@ class Causal(Member):
 
 
 class _Limited(Causal):
-    """A cache that lets go of tokens which no later token sees."""
+    """A cache that lets go of tokens which no later token sees.
+
+    Attributes:
+        memory: the most tokens that a sequence keeps beside those of a batch.
+    """
+
+    memory: int
+
+    def fits(self, growth: Sequence[tuple[int, int]]) -> bool:
+        tokens = sum(more for _, more in growth)
+        # What sequences have kept in the end, with what they let go of taken off, and one batch on its way.
+        kept = sum(self._kept_more(sequence, more) for sequence, more in growth)
+        return min(tokens, kept + min(tokens, self._max_batch)) <= self.cells.free
+
+    def _kept_more(self, sequence: int, tokens: int) -> int:
+        """How many more cells a sequence keeps with so many more tokens; below 0 if it has more now."""
+        held = int(np.count_nonzero(self.cells.of(sequence)))
+        return min(held + tokens, self.memory) - held
 
     def _forget(self, positions: Positions, sequences: Numbers) -> None:
         first = _first_positions(positions, sequences)
@@ -227,21 +240,18 @@ class SlidingWindow(_Limited):
         """
         super().__init__(shift)
         self._window = window
-        self._memory = window if memory is None else memory
-        if not 1 <= window <= self._memory:
-            raise InvalidOption(f"a window of {window} tokens in a memory of {self._memory} is not possible")
+        self.memory = window if memory is None else memory
+        if not 1 <= window <= self.memory:
+            raise InvalidOption(f"a window of {window} tokens in a memory of {self.memory} is not possible")
 
     def lowest_seen(self, positions: Positions) -> Positions:
         return np.maximum(positions - (self._window - 1), 0)
 
     def lowest_kept(self, position: int) -> int:
-        return position - (self._memory - 1)
-
-    def cells_held(self, tokens: int) -> int:
-        return min(tokens, self._memory + self._max_batch)
+        return position - (self.memory - 1)
 
     def cells_needed(self, sequences: int, capacity: int, max_batch: int) -> int:
-        return sequences * capacity if self._memory >= capacity else sequences * self._memory + max_batch
+        return sequences * capacity if self.memory >= capacity else sequences * self.memory + max_batch
 
 
 class Chunked(_Limited):
@@ -252,16 +262,13 @@ class Chunked(_Limited):
         super().__init__(shift)
         if chunk < 1:
             raise InvalidOption(f"a chunk of {chunk} tokens is not possible")
-        self._chunk = chunk
+        self._chunk = self.memory = chunk
 
     def lowest_seen(self, positions: Positions) -> Positions:
         return positions - positions % self._chunk
 
     def lowest_kept(self, position: int) -> int:
         return position - position % self._chunk
-
-    def cells_held(self, tokens: int) -> int:
-        return min(tokens, self._chunk + self._max_batch)
 
     def cells_needed(self, sequences: int, capacity: int, max_batch: int) -> int:
         return min(sequences * capacity, sequences * self._chunk + max_batch)

@@ -80,8 +80,8 @@ class Composed(Cache):
     def taken(self) -> int:
         return max(member.taken for member in self._members)
 
-    def fits(self, tokens: Sequence[int]) -> bool:
-        return all(member.fits(tokens) for member in self._members)
+    def fits(self, growth: Sequence[tuple[int, int]]) -> bool:
+        return all(member.fits(growth) for member in self._members)
 
     def end(self, sequence: int) -> int:
         return max(member.end(sequence) for member in self._members)
