@@ -288,6 +288,31 @@ def test_windows_are_shared_by_as_many_as_the_cache_was_made_for(
         assert [answers[id].text for id in (0, 1)] == [alone(model, one).text for one in wanted]
 
 
+def test_who_comes_after_one_that_is_cancelled_while_it_waits_is_let_in(paths: dict[str, Path]) -> None:
+    with loaded(paths["llama"], num_ctx=256, num_parallel=1) as model:
+        engine, answers = crowded(model, 3), {id: Answer() for id in range(3)}
+        engine.submit(0, request([BOS, *[60] * 100], 20))
+        engine.submit(1, request([BOS, *[61] * 200], 20))
+        engine.submit(2, request([BOS, 70], 5))
+        for _ in range(2):
+            assert engine.step().waiting == 2
+        engine.cancel(1)
+        assert engine.step().waiting == 0
+        engine.cancel(0)
+        engine.cancel(2)
+        finish(engine, answers)
+
+
+def test_a_window_has_room_for_another_once_prompts_are_read(paths: dict[str, Path]) -> None:
+    with loaded(paths["gemma"], num_ctx=1024, num_parallel=1, num_batch=200) as model:
+        engine = crowded(model, 3)
+        for id, length in enumerate((230, 230, 150)):
+            engine.submit(id, request([BOS, *[60 + id] * length], 20))
+        waiting = [engine.step().waiting for _ in range(5)]
+        assert waiting == [1, 1, 1, 0, 0]
+        finish(engine, {id: Answer() for id in range(3)})
+
+
 # The context
 
 

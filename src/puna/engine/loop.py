@@ -104,7 +104,7 @@ class Engine:
         self._running: list[Sequence] = []
         self._outbox: list[tuple[int, Event | PunaError]] = []
         self._submitted = 0
-        # Nobody is admitted until something is given back; asking again before would be in vain.
+        # Whoever is first in line has no room; asking again would be in vain until something has changed.
         self._full = False
 
     # -- requests come and go -------------------------------------------------------------------------
@@ -231,6 +231,9 @@ class Engine:
             if part.is_last:
                 part.sequence.chooser.prepare()
         logits = self._evaluator.logits(_batch(parts))
+        if any(part.is_last and part.sequence.prefilling for part in parts):
+            # Of a prompt that is read a window needs less than while it was to come.
+            self._full = False
         now = time.perf_counter()
         complete = [part.sequence for part in parts if part.sequence.advance(part.tokens, now)]
         for sequence, row in zip(complete, logits, strict=True):
@@ -360,12 +363,12 @@ class Engine:
     def _leave(self, sequence: Sequence) -> None:
         """Takes a sequence out; what the cache has of it stays as a prefix."""
         sequence.chooser.close()
+        self._full = False
         if sequence in self._waiting:
             self._waiting.remove(sequence)
             return
         self._running.remove(sequence)
         self._keep(sequence)
-        self._full = False
 
     def _fail(self, sequence: Sequence, error: PunaError) -> None:
         """Takes a sequence out whose answer cannot go on; nothing of it stays."""
