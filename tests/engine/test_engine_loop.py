@@ -454,15 +454,14 @@ def test_logits_that_make_no_sense_end_one_answer_only(
 def test_a_computation_that_fails_ends_the_answers_it_was_for(
     model: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def failing(self: Evaluator, batch: Batch) -> Any:
-        self.cache.start(batch.positions, batch.sequences)
+    def failing(self: Evaluator, tokens: int, outputs: int, history: object) -> Any:
         raise BackendError("out of order")
 
     engine, answers = model.engine, {0: Answer(), 1: Answer()}
     engine.submit(0, request([BOS, 70], 5))
     engine.submit(1, request([BOS, 71], 5))
     with monkeypatch.context() as patch:
-        patch.setattr(Evaluator, "logits", failing)
+        patch.setattr(Evaluator, "_graph", failing)
         step(engine, answers)
     assert [str(answer.error) for answer in answers.values()] == ["out of order"] * 2
     assert engine.idle

@@ -10,9 +10,11 @@ import pytest
 from puna.engine.evaluator import Batch, Evaluator
 from puna.engine.load import LoadedModel, load_model
 from puna.engine.options import LoadOptions
+from puna.errors import BackendError
 from puna.kvcache import CacheFull
-from puna.ml import DType
+from puna.ml import DType, Tensor
 from puna.ml.array import Floats
+from puna.models.base import Step
 
 STEPS = 600
 
@@ -90,6 +92,29 @@ def test_a_full_cache_is_refused_and_nothing_changes(tiny_path: Path) -> None:
         with pytest.raises(CacheFull):
             evaluator.logits(Batch.of(list(range(2, 12)), 250))
         assert evaluator.logits(Batch.of([9], 250)).shape == (1, 258)
+
+
+@pytest.mark.parametrize("error", [BackendError("out of order"), KeyboardInterrupt()])
+def test_a_computation_that_fails_leaves_nothing_behind(
+    tiny: LoadedModel, error: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(step: Step) -> Tensor:
+        raise error
+
+    evaluator = tiny.evaluator
+    evaluator.logits(Batch.of(list(range(2, 30)), 0, 0))
+    positions, sequences = np.array([28, 0, 29, 1], np.int32), np.array([0, 1, 0, 1], np.int32)
+    batch = Batch(positions + 2, positions, sequences, np.array([2, 3], np.int32))
+    expected = evaluator.logits(batch).copy()
+    for sequence, length in ((0, 28), (1, 0)):
+        evaluator.cache.remove(sequence, length)
+    evaluator.forget_graphs()
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluator, "compute", failing)
+        with pytest.raises(type(error)):
+            evaluator.logits(batch)
+    assert evaluator.cache.taken == 28
+    assert np.array_equal(evaluator.logits(batch), expected)
 
 
 def test_all_outputs_equal_one_output_at_a_time(tiny: LoadedModel) -> None:

@@ -105,8 +105,17 @@ class Evaluator:
 
         Raises:
             CacheFull: the cache has no room for the batch; nothing has changed.
+            PunaError: whatever else stops the computation; the cache has nothing of the batch then.
         """
         history = self.cache.start(batch.positions, batch.sequences)
+        try:
+            return self._computed(batch, history)
+        except BaseException:
+            for sequence in set(batch.sequences.tolist()):
+                self.cache.remove(sequence, int(batch.positions[batch.sequences == sequence].min()))
+            raise
+
+    def _computed(self, batch: Batch, history: Hashable) -> Floats:
         wanted = len(batch.outputs)
         # A graph without outputs would be one of a kind; that of one output serves as well.
         traced = self._graph(len(batch.tokens), wanted or 1, history)

@@ -204,11 +204,9 @@ class Engine:
             except CacheFull as error:
                 self._make_room(error)
                 continue
-            except BaseException as error:
-                for part in parts:
-                    self._cache.remove(part.sequence.number, part.sequence.held)
-                if isinstance(error, Interrupted) or not isinstance(error, PunaError):
-                    raise
+            except Interrupted:
+                raise
+            except PunaError as error:
                 for part in parts:
                     self._fail(part.sequence, error)
             return parts
