@@ -474,6 +474,12 @@ def test_the_books_are_checked(model: LoadedModel) -> None:
     model.evaluator.cache.start([0], [40])
     with pytest.raises(InternalError, match="sequence 40"):
         model.engine.check()
+    model.evaluator.cache.remove(40, 0)
+    model.engine.check()
+    (prefix,) = model.engine.prefixes
+    model.evaluator.cache.remove(prefix.number, 2)
+    with pytest.raises(InternalError, match="should have"):
+        model.engine.check()
 
 
 # Grammars and log-probabilities

@@ -402,12 +402,13 @@ class Engine:
         """
         lengths = {one.number: one.held for one in self._running}
         lengths |= {prefix.number: len(prefix.tokens) for prefix in self.prefixes}
-        for number in range(MAX_SEQUENCES):
-            expected, found = lengths.get(number, 0), self._cache.end(number)
-            if found != expected or not self._cache.can_resume(number, expected):
-                raise InternalError(f"sequence {number} should have {expected} tokens and has {found}")
-            if (number in self._numbers) == (number in lengths):
-                raise InternalError(f"sequence number {number} is free and in use at once, or neither")
+        for number in self._cache.owners() - lengths.keys():
+            raise InternalError(f"sequence {number} has cells, but neither runs nor is kept")
+        for number, length in lengths.items():
+            if not self._cache.is_whole(number, length):
+                raise InternalError(f"sequence {number} should have {length} tokens, and has others")
+        if lengths.keys() != set(range(MAX_SEQUENCES)) - self._numbers:
+            raise InternalError("a sequence number is free and in use at once, or neither")
         if not lengths and self._cache.taken:
             raise InternalError(f"{self._cache.taken} cells are taken and belong to nobody")
 

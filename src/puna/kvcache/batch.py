@@ -105,8 +105,11 @@ class WithinBatch(Cache):
     def fits(self, growth: Sequence[tuple[int, int]]) -> bool:
         return sum(more for _, more in growth) <= self._max_batch
 
-    def end(self, sequence: int) -> int:
-        return 0
+    def owners(self) -> set[int]:
+        return set()
+
+    def is_whole(self, sequence: int, length: int) -> bool:
+        return length == 0
 
     def close(self) -> None:
         """There is no memory to free."""

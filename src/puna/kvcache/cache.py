@@ -128,8 +128,12 @@ class Cache(ABC):
         """Whether there is room for more tokens of several sequences: (number, how many more)."""
 
     @abstractmethod
-    def end(self, sequence: int) -> int:
-        """One more than the last position that a sequence has; 0 if it has none."""
+    def owners(self) -> set[int]:
+        """The sequences that have cells."""
+
+    @abstractmethod
+    def is_whole(self, sequence: int, length: int) -> bool:
+        """Whether a sequence has `length` tokens, and all of them that its next one may see."""
 
     @abstractmethod
     def close(self) -> None:

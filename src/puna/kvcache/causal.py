@@ -139,9 +139,12 @@ class Causal(Member):
     def fits(self, growth: Sequence[tuple[int, int]]) -> bool:
         return sum(more for _, more in growth) <= self.cells.free
 
-    def end(self, sequence: int) -> int:
+    def owners(self) -> set[int]:
+        return self.cells.owners()
+
+    def is_whole(self, sequence: int, length: int) -> bool:
         held = self.cells.held(sequence)
-        return int(held.max()) + 1 if held.size else 0
+        return int(held.max(initial=-1)) + 1 == length and self._complete(held, length)
 
     def _complete(self, held: Positions, position: int) -> bool:
         """Whether `held` has all that a token at `position` may see of what is before it."""

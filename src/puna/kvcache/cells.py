@@ -89,6 +89,11 @@ class Cells:
         self._holes += max(last - self.used, 0) - batch.cells.size
         self.used = max(self.used, last)
 
+    def owners(self) -> set[int]:
+        """The sequences that have cells."""
+        bits = np.bitwise_or.reduce(self.members[: self.used])
+        return set(np.flatnonzero(BITS & bits).tolist())
+
     def of(self, sequence: int) -> Flags:
         """Which of the cells up to `used` belong to a sequence; bool (used,)."""
         owned: Flags = (self.members[: self.used] & BITS[sequence]) != 0

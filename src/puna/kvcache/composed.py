@@ -83,8 +83,11 @@ class Composed(Cache):
     def fits(self, growth: Sequence[tuple[int, int]]) -> bool:
         return all(member.fits(growth) for member in self._members)
 
-    def end(self, sequence: int) -> int:
-        return max(member.end(sequence) for member in self._members)
+    def owners(self) -> set[int]:
+        return set().union(*(member.owners() for member in self._members))
+
+    def is_whole(self, sequence: int, length: int) -> bool:
+        return all(member.is_whole(sequence, length) for member in self._members)
 
     def close(self) -> None:
         for member in self._members:
