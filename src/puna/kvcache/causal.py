@@ -279,9 +279,10 @@ class Chunked(_Limited):
 
 def _first_positions(positions: Positions, sequences: Numbers) -> dict[int, int]:
     """The lowest position of each sequence in a batch."""
-    if positions.size == 1:
-        return {int(sequences[0]): int(positions[0])}
-    return {sequence: int(positions[sequences == sequence].min()) for sequence in set(sequences.tolist())}
+    first: dict[int, int] = {}
+    for sequence, position in zip(sequences.tolist(), positions.tolist(), strict=True):
+        first[sequence] = min(position, first.get(sequence, position))
+    return first
 
 
 def _padded(count: int, multiple: int) -> int:

@@ -162,6 +162,9 @@ def _foreign(members: NDArray[np.uint64], bits: NDArray[np.uint64]) -> Flags:
     if bits.size == 1 or (bits == bits[0]).all():
         result = (members & bits[:1, None]) == 0
         return result
+    if len(set(bits.tolist())) == bits.size:
+        result = (members & bits[:, None]) == 0
+        return result
     distinct, which = np.unique(bits, return_inverse=True)
     result = ((members & distinct[:, None]) == 0)[which]
     return result
