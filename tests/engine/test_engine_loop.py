@@ -58,13 +58,13 @@ def prompts(count: int, longest: int, seed: int = 0) -> list[list[int]]:
 def evaluated(model: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The sizes of the batches from now on."""
     sizes: list[int] = []
-    original = model.evaluator.logits
+    original = model.evaluator.evaluate
 
     def counting(batch: Batch) -> object:
         sizes.append(len(batch.tokens))
         return original(batch)
 
-    monkeypatch.setattr(model.evaluator, "logits", counting)
+    monkeypatch.setattr(model.evaluator, "evaluate", counting)
     return sizes
 
 
@@ -432,14 +432,14 @@ def test_an_interrupted_step_changes_nothing(model: LoadedModel) -> None:
 def test_logits_that_make_no_sense_end_one_answer_only(
     model: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = Evaluator.logits
+    original = Evaluator.evaluate
 
     def damaged(self: Evaluator, batch: Batch) -> Any:
         logits = original(self, batch).copy()
         logits[0] = np.nan
         return logits
 
-    monkeypatch.setattr(Evaluator, "logits", damaged)
+    monkeypatch.setattr(Evaluator, "evaluate", damaged)
     engine, answers = model.engine, {0: Answer(), 1: Answer()}
     engine.submit(0, request([BOS, 70], 5))
     engine.submit(1, request([BOS, 71], 5))
@@ -511,7 +511,7 @@ def plain_logprobs(model: LoadedModel, wanted: GenerateRequest) -> list[tuple[in
     """By a softmax over the logits of one pass over everything."""
     _, tokens, _ = alone(model, wanted)
     whole = [*wanted.prompt, *tokens[:-1]]
-    every = model.evaluator.logits(Batch.of(whole, 0, all_outputs=True))[len(wanted.prompt) - 1 :]
+    every = model.evaluator.evaluate(Batch.of(whole, 0, all_outputs=True))[len(wanted.prompt) - 1 :]
     logits = every.astype(np.float64)
     model.evaluator.cache.remove(0, 0)
     found = np.log(np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True))
@@ -570,10 +570,10 @@ def test_any_of_a_batch_s_logits_can_be_had(paths: dict[str, Path], backend: str
     with loaded(paths["llama"], backend, num_ctx=32, num_parallel=8) as model:
         single = []
         for token in tokens.tolist():
-            single.append(model.evaluator.logits(Batch.of([token], 0, 60)).copy()[0])
+            single.append(model.evaluator.evaluate(Batch.of([token], 0, 60)).copy()[0])
             model.evaluator.cache.remove(60, 0)
         for outputs in ([0, 1, 2, 3, 4, 5, 6], [2, 5, 6], [6], []):
-            found = model.evaluator.logits(Batch(tokens, positions, numbers, np.array(outputs, np.int32)))
+            found = model.evaluator.evaluate(Batch(tokens, positions, numbers, np.array(outputs, np.int32)))
             assert found.shape == (len(outputs), 258)
             np.testing.assert_allclose(
                 found, np.array([single[i] for i in outputs]).reshape(-1, 258), atol=1e-4

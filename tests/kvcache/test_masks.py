@@ -264,7 +264,7 @@ def test_the_worst_case_is_all_cells(make_backend: MakeBackend) -> None:
     backend = make_backend(CacheConfig(4))
     members = [SlidingWindow(5), Chunked(6), Causal()]
     cache = ready(Composed(members, [0, 1, 2]), backend, sequences=2, capacity=21, batch=3)
-    assert cache.worst_case(3) == ((0, 16), (0, 16), (0, 44))
+    assert cache.worst_case() == ((0, 16), (0, 16), (0, 44))
 
 
 @pytest.mark.parametrize(("sequences", "capacity", "batch"), [(0, 8, 8), (65, 8, 8), (1, 0, 8), (1, 8, 0)])

@@ -228,7 +228,7 @@ class Engine:
         for part in parts:
             if part.is_last:
                 part.sequence.chooser.prepare()
-        logits = self._evaluator.logits(_batch(parts))
+        logits = self._evaluator.evaluate(_batch(parts))
         if any(part.is_last and part.sequence.prefilling for part in parts):
             # Of a prompt that is read a window needs less than while it was to come.
             self._full = False

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from puna.errors import InvalidOption
 from puna.kvcache.cache import Cache, CacheFull, History, Integers, ShiftRefused
+from puna.kvcache.cells import padded
 from puna.kvcache.history import minus_infinity
 from puna.ml import Backend, Context, DType, Tensor
 from puna.ml.backend import CacheConfig
@@ -81,11 +82,11 @@ class WithinBatch(Cache):
         return None
 
     def trace(self, context: Context, tokens: int, shape: Hashable) -> History:
-        rows = -(-tokens // self._config.mask_batch_padding) * self._config.mask_batch_padding
+        rows = padded(tokens, self._config.mask_batch_padding)
         mask = context.input().empty(self._config.mask_dtype, rows, tokens)
         return BatchHistory(self._started, tokens, mask, self._config.permuted_v)
 
-    def worst_case(self, tokens: int) -> Hashable:
+    def worst_case(self) -> Hashable:
         return None
 
     def remove(self, sequence: int, begin: int, end: int | None = None) -> None:

@@ -97,7 +97,7 @@ class Cache(ABC):
         history.fill()
 
     @abstractmethod
-    def worst_case(self, tokens: int) -> Hashable:
+    def worst_case(self) -> Hashable:
         """The shape that takes the most memory of all those that `start` may return."""
 
     @abstractmethod

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from puna.errors import InvalidOption
 from puna.kvcache.cache import MAX_SEQUENCES, CacheFull, History, Integers, Member, Shift, ShiftRefused
-from puna.kvcache.cells import BITS, Batch, Cells, Numbers, Positions, Span
+from puna.kvcache.cells import BITS, Batch, Cells, Numbers, Positions, Span, padded
 from puna.kvcache.history import CausalHistory, Ledger
 from puna.kvcache.storage import Storage
 from puna.ml import Backend, Context, DType
@@ -55,7 +55,7 @@ class Causal(Member):
             )
         self._config = backend.cache_config()
         self._max_batch = max_batch
-        count = _padded(self.cells_needed(max_sequences, capacity, max_batch), self._config.cache_padding)
+        count = padded(self.cells_needed(max_sequences, capacity, max_batch), self._config.cache_padding)
         storage = Storage(backend, dtype, count + 1, permuted=self._config.permuted_v)
         self._ledger = Ledger(Cells(count), storage, self.lowest_seen, _NOTHING)
 
@@ -82,7 +82,10 @@ class Causal(Member):
         return self._shape(min(begin, first) if end else first, max(end, last))
 
     def _owned(self, bits: NDArray[np.uint64]) -> tuple[int, int]:
-        """Between which cells all that the batch's sequences have lies; (0, 0) if they have nothing."""
+        """Between which cells all that the batch's sequences have lies; (0, 0) if they have nothing.
+
+        Where so few are in use that one graph shows them all, they count as theirs.
+        """
         used = self.cells.used
         if used <= _ALIGNMENT:
             return 0, used
@@ -101,7 +104,7 @@ class Causal(Member):
 
     def _shape(self, first: int, end: int) -> Span:
         begin = first - first % _ALIGNMENT
-        return Span(begin, _padded(end, self._config.cache_padding) - begin)
+        return Span(begin, padded(end, self._config.cache_padding) - begin)
 
     def undo(self) -> None:
         self.cells.give_back(self._ledger.batch, self._overwritten, self._dropped)
@@ -110,7 +113,7 @@ class Causal(Member):
     def trace(self, context: Context, tokens: int, shape: Hashable) -> History:
         if not isinstance(shape, Span):
             raise InvalidOption(f"{shape!r} is not a shape of this cache")
-        rows = _padded(tokens, self._config.mask_batch_padding)
+        rows = padded(tokens, self._config.mask_batch_padding)
         inputs = context.input()
         numbers = inputs.empty(DType.I64, tokens)
         return CausalHistory(
@@ -122,7 +125,7 @@ class Causal(Member):
             inputs.empty(self._config.mask_dtype, rows, shape.length),
         )
 
-    def worst_case(self, tokens: int) -> Hashable:
+    def worst_case(self) -> Hashable:
         return Span(0, self.cells.members.size)
 
     def copy_prefix(self, source: int, target: int, length: int) -> None:
@@ -283,8 +286,3 @@ def _first_positions(positions: Positions, sequences: Numbers) -> dict[int, int]
     for sequence, position in zip(sequences.tolist(), positions.tolist(), strict=True):
         first[sequence] = min(position, first.get(sequence, position))
     return first
-
-
-def _padded(count: int, multiple: int) -> int:
-    """The least multiple that is not below `count`."""
-    return -(-count // multiple) * multiple

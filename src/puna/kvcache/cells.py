@@ -143,6 +143,11 @@ class Cells:
         self._holes = self.used - in_use.size
 
 
+def padded(count: int, multiple: int) -> int:
+    """The least multiple that is not below `count`."""
+    return -(-count // multiple) * multiple
+
+
 def hidden(cells: Cells, span: Span, batch: Batch, lowest: Positions | None) -> Flags:
     """Which cells of a span the tokens of a batch may not see; bool (tokens, span.length).
 

@@ -60,8 +60,8 @@ class Composed(Cache):
         )
         return ComposedHistory(tuple(histories), self._serves)
 
-    def worst_case(self, tokens: int) -> Hashable:
-        return tuple(member.worst_case(tokens) for member in self._members)
+    def worst_case(self) -> Hashable:
+        return tuple(member.worst_case() for member in self._members)
 
     def remove(self, sequence: int, begin: int, end: int | None = None) -> None:
         for member in self._members:
