@@ -197,7 +197,7 @@ class EngineSubject:
         for start in range(0, len(tokens), self._num_batch):
             part = tokens[start : start + self._num_batch]
             length = self._lengths.get(sequence, 0)
-            self._evaluator.logits(Batch.of(part, length, sequence))
+            self._evaluator.evaluate(Batch.of(part, length, sequence))
             self._lengths[sequence] = length + len(part)
 
     def decode(self, tokens: Sequence[int]) -> None:
@@ -208,5 +208,5 @@ class EngineSubject:
         everyone = np.arange(len(tokens), dtype=np.int32)
         positions = [self._lengths.get(sequence, 0) for sequence in range(len(tokens))]
         batch = Batch(np.asarray(tokens, np.int32), np.asarray(positions, np.int32), everyone, everyone)
-        self._evaluator.logits(batch)
+        self._evaluator.evaluate(batch)
         self._lengths.update((sequence, length + 1) for sequence, length in enumerate(positions))

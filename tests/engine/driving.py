@@ -135,7 +135,7 @@ def alone(model: LoadedModel, wanted: GenerateRequest) -> Alone:
     evaluator, prompt = model.evaluator, wanted.prompt
     logits = np.empty((0, 0), np.float32)
     for start in range(0, len(prompt), model.num_batch):
-        logits = evaluator.logits(Batch.of(prompt[start : start + model.num_batch], start, _APART))
+        logits = evaluator.evaluate(Batch.of(prompt[start : start + model.num_batch], start, _APART))
     penalties = 0.7 * np.bincount(prompt, minlength=model.tokenizer.vocab_size)
     penalties[EOS] += 1000
     tokens: list[int] = []
@@ -147,6 +147,6 @@ def alone(model: LoadedModel, wanted: GenerateRequest) -> Alone:
         second, best = np.partition(scores, -2)[-2:]
         margins.append(float(best - second))
         penalties[tokens[-1]] += 0.7
-        logits = evaluator.logits(Batch.of([tokens[-1]], position, _APART))
+        logits = evaluator.evaluate(Batch.of([tokens[-1]], position, _APART))
     evaluator.cache.remove(_APART, 0)
     return Alone(model.tokenizer.decode(tokens), tokens, margins)

@@ -1,5 +1,6 @@
 """Loading and resizing: what a plan says is what loading takes, and a cache can be made anew."""
 
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ from tests.tiny_llama import BLOCKS, BOS, HIDDEN, write_tiny_llama
 from puna.engine.events import Done, Event, TextChunk
 from puna.engine.load import LoadedModel, load_model, plan_model
 from puna.engine.options import LoadOptions
-from puna.errors import InvalidOption
+from puna.errors import BackendError, InvalidOption
+from puna.kvcache import History
 from puna.ml import AllocationStatus, InsufficientMemory
 from puna.sampling.parameters import SamplingParameters
 
@@ -132,6 +134,29 @@ def test_vectors_disturb_no_request(path: Path) -> None:
         for vector, before in zip(model.embed(texts), vectors, strict=True):
             np.testing.assert_allclose(vector, before, atol=2e-2)
         model.engine.check()
+
+
+@pytest.mark.parametrize("fails", [1, 2, 3])
+def test_vectors_after_a_computation_that_failed(
+    path: Path, fails: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = [[BOS, 70, 71], [BOS, *range(80, 150)], [BOS]]
+    with loaded(path, num_batch=32) as model:
+        vectors = model.embed(texts)
+        evaluator, calls = model.embedder.evaluator, count(1)
+        original = evaluator.cache.fill
+
+        def failing(history: History) -> None:
+            original(history)
+            if next(calls) == fails:
+                raise BackendError("out of order")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(evaluator.cache, "fill", failing)
+            with pytest.raises(BackendError):
+                model.embed(texts)
+        assert evaluator.cache.taken == 0
+        assert all(map(np.array_equal, model.embed(texts), vectors))
 
 
 def _texts(events: list[Event]) -> list[str]:

@@ -58,13 +58,13 @@ def prompts(count: int, longest: int, seed: int = 0) -> list[list[int]]:
 def evaluated(model: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The sizes of the batches from now on."""
     sizes: list[int] = []
-    original = model.evaluator.logits
+    original = model.evaluator.evaluate
 
     def counting(batch: Batch) -> object:
         sizes.append(len(batch.tokens))
         return original(batch)
 
-    monkeypatch.setattr(model.evaluator, "logits", counting)
+    monkeypatch.setattr(model.evaluator, "evaluate", counting)
     return sizes
 
 
@@ -267,6 +267,52 @@ def test_who_gives_up_its_cells_answers_as_if_it_had_not(
             assert found.counts.prompt_tokens == len(given.prompt)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_windows_are_shared_by_as_many_as_the_cache_was_made_for(
+    paths: dict[str, Path], backend: str
+) -> None:
+    batch = 200
+    assert 2 * WINDOW + batch <= 256 < 2 * (WINDOW + batch), "room for both that adds up to too much"
+    wanted = [request([BOS, *[60 + i] * (WINDOW + batch + 40)], 12) for i in range(2)]
+    with loaded(paths["gemma"], backend, num_ctx=512, num_parallel=2, num_batch=batch) as model:
+        engine, answers = model.engine, {0: Answer(), 1: Answer(), 2: Answer()}
+        engine.submit(2, request([BOS, 90], 1))
+        step(engine, answers)
+        for id, one in enumerate(wanted):
+            engine.submit(id, one)
+        report = engine.step()
+        assert (report.sequences, report.waiting) == (2, 0)
+        assert len(engine.prefixes) == 1
+        finish(engine, answers)
+        engine.forget()
+        assert [answers[id].text for id in (0, 1)] == [alone(model, one).text for one in wanted]
+
+
+def test_who_comes_after_one_that_is_cancelled_while_it_waits_is_let_in(paths: dict[str, Path]) -> None:
+    with loaded(paths["llama"], num_ctx=256, num_parallel=1) as model:
+        engine, answers = crowded(model, 3), {id: Answer() for id in range(3)}
+        engine.submit(0, request([BOS, *[60] * 100], 20))
+        engine.submit(1, request([BOS, *[61] * 200], 20))
+        engine.submit(2, request([BOS, 70], 5))
+        for _ in range(2):
+            assert engine.step().waiting == 2
+        engine.cancel(1)
+        assert engine.step().waiting == 0
+        engine.cancel(0)
+        engine.cancel(2)
+        finish(engine, answers)
+
+
+def test_a_window_has_room_for_another_once_prompts_are_read(paths: dict[str, Path]) -> None:
+    with loaded(paths["gemma"], num_ctx=1024, num_parallel=1, num_batch=200) as model:
+        engine = crowded(model, 3)
+        for id, length in enumerate((230, 230, 150)):
+            engine.submit(id, request([BOS, *[60 + id] * length], 20))
+        waiting = [engine.step().waiting for _ in range(5)]
+        assert waiting == [1, 1, 1, 0, 0]
+        finish(engine, {id: Answer() for id in range(3)})
+
+
 # The context
 
 
@@ -386,14 +432,14 @@ def test_an_interrupted_step_changes_nothing(model: LoadedModel) -> None:
 def test_logits_that_make_no_sense_end_one_answer_only(
     model: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = Evaluator.logits
+    original = Evaluator.evaluate
 
     def damaged(self: Evaluator, batch: Batch) -> Any:
         logits = original(self, batch).copy()
         logits[0] = np.nan
         return logits
 
-    monkeypatch.setattr(Evaluator, "logits", damaged)
+    monkeypatch.setattr(Evaluator, "evaluate", damaged)
     engine, answers = model.engine, {0: Answer(), 1: Answer()}
     engine.submit(0, request([BOS, 70], 5))
     engine.submit(1, request([BOS, 71], 5))
@@ -408,15 +454,14 @@ def test_logits_that_make_no_sense_end_one_answer_only(
 def test_a_computation_that_fails_ends_the_answers_it_was_for(
     model: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def failing(self: Evaluator, batch: Batch) -> Any:
-        self.cache.start(batch.positions, batch.sequences)
+    def failing(self: Evaluator, tokens: int, outputs: int, history: object) -> Any:
         raise BackendError("out of order")
 
     engine, answers = model.engine, {0: Answer(), 1: Answer()}
     engine.submit(0, request([BOS, 70], 5))
     engine.submit(1, request([BOS, 71], 5))
     with monkeypatch.context() as patch:
-        patch.setattr(Evaluator, "logits", failing)
+        patch.setattr(Evaluator, "_graph", failing)
         step(engine, answers)
     assert [str(answer.error) for answer in answers.values()] == ["out of order"] * 2
     assert engine.idle
@@ -428,6 +473,12 @@ def test_the_books_are_checked(model: LoadedModel) -> None:
     run(model.engine, request([BOS, 70, 71], 3))
     model.evaluator.cache.start([0], [40])
     with pytest.raises(InternalError, match="sequence 40"):
+        model.engine.check()
+    model.evaluator.cache.remove(40, 0)
+    model.engine.check()
+    (prefix,) = model.engine.prefixes
+    model.evaluator.cache.remove(prefix.number, 2)
+    with pytest.raises(InternalError, match="should have"):
         model.engine.check()
 
 
@@ -460,7 +511,7 @@ def plain_logprobs(model: LoadedModel, wanted: GenerateRequest) -> list[tuple[in
     """By a softmax over the logits of one pass over everything."""
     _, tokens, _ = alone(model, wanted)
     whole = [*wanted.prompt, *tokens[:-1]]
-    every = model.evaluator.logits(Batch.of(whole, 0, all_outputs=True))[len(wanted.prompt) - 1 :]
+    every = model.evaluator.evaluate(Batch.of(whole, 0, all_outputs=True))[len(wanted.prompt) - 1 :]
     logits = every.astype(np.float64)
     model.evaluator.cache.remove(0, 0)
     found = np.log(np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True))
@@ -519,10 +570,10 @@ def test_any_of_a_batch_s_logits_can_be_had(paths: dict[str, Path], backend: str
     with loaded(paths["llama"], backend, num_ctx=32, num_parallel=8) as model:
         single = []
         for token in tokens.tolist():
-            single.append(model.evaluator.logits(Batch.of([token], 0, 60)).copy()[0])
+            single.append(model.evaluator.evaluate(Batch.of([token], 0, 60)).copy()[0])
             model.evaluator.cache.remove(60, 0)
         for outputs in ([0, 1, 2, 3, 4, 5, 6], [2, 5, 6], [6], []):
-            found = model.evaluator.logits(Batch(tokens, positions, numbers, np.array(outputs, np.int32)))
+            found = model.evaluator.evaluate(Batch(tokens, positions, numbers, np.array(outputs, np.int32)))
             assert found.shape == (len(outputs), 258)
             np.testing.assert_allclose(
                 found, np.array([single[i] for i in outputs]).reshape(-1, 258), atol=1e-4

@@ -53,14 +53,14 @@ def test_only_what_is_new_of_a_prompt_is_evaluated(
     tiny: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     evaluated: list[int] = []
-    original = tiny.evaluator.logits
+    original = tiny.evaluator.evaluate
 
     def counting(batch: Batch) -> object:
         evaluated.append(len(batch.tokens))
         return original(batch)
 
     first, _ = _answer(tiny, [BOS, *range(60, 90)])
-    monkeypatch.setattr(tiny.evaluator, "logits", counting)
+    monkeypatch.setattr(tiny.evaluator, "evaluate", counting)
     again, _ = _answer(tiny, [BOS, *range(60, 90)])
     assert again == first
     assert evaluated[0] == 1

@@ -131,13 +131,13 @@ def test_tokens_that_must_follow_are_evaluated_together(
     bpe: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batches: list[int] = []
-    original = bpe.evaluator.logits
+    original = bpe.evaluator.evaluate
 
     def counting(batch: Batch) -> object:
         batches.append(len(batch.tokens))
         return original(batch)
 
-    monkeypatch.setattr(bpe.evaluator, "logits", counting)
+    monkeypatch.setattr(bpe.evaluator, "evaluate", counting)
     fixed = {"const": "hello world, the value of the city is naïve"}
     text, done = answer(bpe, Grammar.json_schema(fixed), num_predict=50)
     assert json.loads(text) == fixed["const"]
@@ -152,11 +152,11 @@ def test_forced_tokens_change_no_logits(bpe: LoadedModel) -> None:
     (prefix,) = bpe.engine.prefixes
     tokens = list(prefix.tokens)
     assert done.generated_tokens > 8
-    last = bpe.evaluator.logits(Batch.of([80], len(tokens), prefix.number))[-1].copy()
+    last = bpe.evaluator.evaluate(Batch.of([80], len(tokens), prefix.number))[-1].copy()
     bpe.engine.forget()
     for position, token in enumerate(tokens):
-        bpe.evaluator.logits(Batch.of([token], position))
-    alone = bpe.evaluator.logits(Batch.of([80], len(tokens)))[-1]
+        bpe.evaluator.evaluate(Batch.of([token], position))
+    alone = bpe.evaluator.evaluate(Batch.of([80], len(tokens)))[-1]
     bpe.evaluator.cache.remove(0, 0, None)
     assert abs(last - alone).max() < 1e-4
 
@@ -180,11 +180,11 @@ def _choices(model: LoadedModel, parameters: SamplingParameters, constraint: Con
     sampler = Sampler(parameters, model.tokenizer.vocab_size, PROMPT)
     model.engine.forget()
     tokens: list[int] = []
-    logits = model.evaluator.logits(Batch.of(PROMPT, 0))[-1]
+    logits = model.evaluator.evaluate(Batch.of(PROMPT, 0))[-1]
     with Chooser(sampler, constraint) as chooser:
         while not chooser.complete:
             for choice in chooser.choose(logits, 100):
-                logits = model.evaluator.logits(Batch.of([choice.token], len(PROMPT) + len(tokens)))[-1]
+                logits = model.evaluator.evaluate(Batch.of([choice.token], len(PROMPT) + len(tokens)))[-1]
                 tokens.append(choice.token)
     model.evaluator.cache.remove(0, 0, None)
     return tokens
@@ -304,7 +304,7 @@ def test_a_model_that_does_not_think_is_constrained_at_once(bpe: LoadedModel) ->
 def test_a_refused_grammar_is_an_error_before_anything_is_evaluated(
     bpe: LoadedModel, schema: Schema, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bpe.evaluator, "logits", None)
+    monkeypatch.setattr(bpe.evaluator, "evaluate", None)
     with pytest.raises(InvalidOption, match=reason):
         bpe.generate(PROMPT, GREEDY, grammar=Grammar.json_schema(schema))
 

@@ -1,5 +1,7 @@
 """What tokens see, on small examples that can be followed by hand."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from tests.kvcache.drive import PLAIN, MakeBackend, books, masks, ready, visible
@@ -127,6 +129,25 @@ def test_idle_windows_make_room(make_backend: MakeBackend) -> None:
     assert visible(cache, backend, [6, 6], [0, 1]) == [[5, 6], [5, 6]]
 
 
+@pytest.mark.parametrize("make", [lambda: SlidingWindow(4), lambda: Chunked(4)])
+def test_windows_have_room_for_as_many_sequences_as_they_were_made_for(
+    make_backend: MakeBackend, make: Callable[[], Causal]
+) -> None:
+    cache = ready(make(), make_backend(CacheConfig()), sequences=2, capacity=100, batch=3)
+    length = [0, 0]
+    for step in range(40):
+        assert cache.fits([(0, 1), (1, 1)])
+        assert cache.fits([(0, 50), (1, 50)])
+        assert not cache.fits([(0, 50), (1, 50), (2, 50)])
+        # Long batches of one, then tokens of both, as a prompt beside an answer.
+        batch = [step % 2] * 3 if step < 20 else [0, 1]
+        positions = []
+        for sequence in batch:
+            positions.append(length[sequence])
+            length[sequence] += 1
+        cache.start(positions, batch)
+
+
 def test_composed_caches_start_together_or_not_at_all(make_backend: MakeBackend) -> None:
     window, full = SlidingWindow(2), Causal()
     cache = ready(Composed([window, full], [0, 1]), make_backend(CacheConfig()), capacity=6, batch=6)
@@ -243,7 +264,7 @@ def test_the_worst_case_is_all_cells(make_backend: MakeBackend) -> None:
     backend = make_backend(CacheConfig(4))
     members = [SlidingWindow(5), Chunked(6), Causal()]
     cache = ready(Composed(members, [0, 1, 2]), backend, sequences=2, capacity=21, batch=3)
-    assert cache.worst_case(3) == ((0, 16), (0, 16), (0, 44))
+    assert cache.worst_case() == ((0, 16), (0, 16), (0, 44))
 
 
 @pytest.mark.parametrize(("sequences", "capacity", "batch"), [(0, 8, 8), (65, 8, 8), (1, 0, 8), (1, 8, 0)])

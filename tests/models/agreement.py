@@ -40,7 +40,7 @@ def _two_at_once(evaluator: Evaluator, model: Any, one: list[int], two: list[int
         np.array([0] * 5 + [1] * 4, np.int32),
         np.arange(9, dtype=np.int32),
     )
-    mixed = evaluator.logits(both).copy()
+    mixed = evaluator.evaluate(both).copy()
     agrees(mixed[:5], hf_models.logits(model, one)[10:15])
     agrees(mixed[5:], hf_models.logits(model, two)[8:12])
     agrees(evaluate(evaluator, one[15:], chunk=1, start=15), hf_models.logits(model, one)[15:])

@@ -54,5 +54,5 @@ def evaluate(
     for begin in range(0, len(tokens), chunk):
         piece = tokens[begin : begin + chunk]
         batch = Batch.of(piece, start + begin, sequence, all_outputs=True)
-        parts.append(evaluator.logits(batch).copy())
+        parts.append(evaluator.evaluate(batch).copy())
     return np.concatenate(parts)

@@ -114,7 +114,7 @@ def test_only_the_wanted_rows(example: tuple[Path, Any], backend_name: str) -> N
     batch = Batch.of(tokens, 0)
     wanted = np.array([2, 3, 19], np.int32)
     with opened(path, backend_name) as evaluator:
-        found = evaluator.logits(Batch(batch.tokens, batch.positions, batch.sequences, wanted))
+        found = evaluator.evaluate(Batch(batch.tokens, batch.positions, batch.sequences, wanted))
         assert np.abs(found - hf_models.logits(model, tokens)[wanted]).max() < 1e-3
 
 
@@ -131,7 +131,7 @@ def test_sequences_do_not_see_each_other(example: tuple[Path, Any], backend_name
             np.array([0] * 5 + [1] * 4, np.int32),
             np.arange(9, dtype=np.int32),
         )
-        mixed = evaluator.logits(both).copy()
+        mixed = evaluator.evaluate(both).copy()
         evaluator.cache.copy_prefix(0, 2, 12)
         branched = evaluate(evaluator, two, chunk=20, start=12, sequence=2)
         rest = evaluate(evaluator, one[15:], chunk=1, start=15)

@@ -23,13 +23,13 @@ def likeliest(model: LoadedModel, prompt: list[int], continuation: list[int]) ->
     evaluator.cache.remove(0, 0)
     first = max(0, len(prompt) - LAST)
     if first:
-        evaluator.logits(Batch.of(prompt[:first], 0))
-    logits = evaluator.logits(Batch.of(prompt[first:], first))[-1]
+        evaluator.evaluate(Batch.of(prompt[:first], 0))
+    logits = evaluator.evaluate(Batch.of(prompt[first:], first))[-1]
     found = []
     for step, token in enumerate(continuation):
         second, best = np.partition(logits, -2)[-2:]
         found.append((int(logits.argmax()), float(best - second)))
-        logits = evaluator.logits(Batch.of([token], len(prompt) + step))[-1]
+        logits = evaluator.evaluate(Batch.of([token], len(prompt) + step))[-1]
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -193,11 +193,18 @@ class Embedder:
         )
         if isinstance(self.evaluator.model, Encoder):
             return self._rounded(batch)
-        results = self.evaluator.evaluate(batch)
-        for sequence, piece in enumerate(pieces):
-            if piece.last:
-                self.evaluator.cache.remove(sequence, 0)
+        try:
+            results = self.evaluator.evaluate(batch)
+        except BaseException:
+            # There may be earlier parts of a text, which will not be gone on with.
+            self._forget(range(len(pieces)))
+            raise
+        self._forget(sequence for sequence, piece in enumerate(pieces) if piece.last)
         return results
+
+    def _forget(self, sequences: Iterable[int]) -> None:
+        for sequence in sequences:
+            self.evaluator.cache.remove(sequence, 0)
 
     def _segments(self, pieces: Sequence[Piece], texts: Sequence[Rows]) -> Rows | int:
         if self.segments < 2 or self.separator is None:

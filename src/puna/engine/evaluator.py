@@ -14,8 +14,8 @@ from puna.ml import Backend, Context, DType, Tensor
 from puna.ml.array import Array, Floats
 from puna.models.base import Decoder, Model, Step
 
-# Decoding needs one graph per step of the padded history and number of sequences, prompts one per length;
-# a few of each are alive at a time, and each costs less than a megabyte.
+# Decoding needs one graph per span of cells and number of sequences, prompts one per length; a few of each
+# are alive at a time, and each costs less than a megabyte.
 _MAX_GRAPHS = 16
 
 
@@ -67,8 +67,8 @@ class Evaluator:
     """Evaluates batches with one model and one cache.
 
     What the model computes is traced only when a batch has a shape that was not seen lately: its number of
-    tokens and outputs, and the padded length of the history. Otherwise the batch's numbers are written into
-    the inputs of the existing graph, which is run again.
+    tokens and outputs, and the span of cells that they look at. Otherwise the batch's numbers are written
+    into the inputs of the existing graph, which is run again.
     """
 
     def __init__(
@@ -78,35 +78,37 @@ class Evaluator:
         cache: Cache,
         *,
         compute: Callable[[Step], Tensor] | None = None,
-        replay: bool = True,
     ) -> None:
         """
         Args:
             cache: the model's, with room before anything is evaluated.
             compute: what of the model is wanted; None takes a decoder's logits and an encoder's states.
-            replay: whether to run graphs again.
         """
         self.backend = backend
         self.model = model
         self.cache = cache
-        self.replay = replay
         self.compute = compute or (model.forward if isinstance(model, Decoder) else model.hidden)
         self._traced: OrderedDict[Hashable, _Traced] = OrderedDict()
-
-    def logits(self, batch: Batch) -> Floats:
-        """`evaluate` for a decoder: F32 (outputs, vocabulary)."""
-        return self.evaluate(batch)
 
     def evaluate(self, batch: Batch) -> Floats:
         """Evaluates the batch and stores its keys and values in the cache.
 
         Returns:
-            F32 (outputs, width); valid until the next call.
+            F32 (outputs, vocabulary) of logits, else (outputs, width); valid until the next call.
 
         Raises:
             CacheFull: the cache has no room for the batch; nothing has changed.
+            PunaError: whatever else stops the computation; the cache has nothing of the batch then.
         """
         history = self.cache.start(batch.positions, batch.sequences)
+        try:
+            return self._computed(batch, history)
+        except BaseException:
+            for sequence in set(batch.sequences.tolist()):
+                self.cache.remove(sequence, int(batch.positions[batch.sequences == sequence].min()))
+            raise
+
+    def _computed(self, batch: Batch, history: Hashable) -> Floats:
         wanted = len(batch.outputs)
         # A graph without outputs would be one of a kind; that of one output serves as well.
         traced = self._graph(len(batch.tokens), wanted or 1, history)
@@ -125,7 +127,7 @@ class Evaluator:
             InsufficientMemory: there is none.
         """
         with self.backend.new_context() as context:
-            worst = self.cache.worst_case(num_batch)
+            worst = self.cache.worst_case()
             _, result = self._trace(context, num_batch, min(outputs, num_batch), worst)
             context.forward(result).reserve()
 
@@ -141,8 +143,6 @@ class Evaluator:
 
     def _graph(self, tokens: int, outputs: int, history: Hashable) -> _Traced:
         key = (tokens, outputs, history)
-        if not self.replay:
-            self.forget_graphs()
         if key in self._traced:
             self._traced.move_to_end(key)
             return self._traced[key]

@@ -104,7 +104,7 @@ class Engine:
         self._running: list[Sequence] = []
         self._outbox: list[tuple[int, Event | PunaError]] = []
         self._submitted = 0
-        # Nobody is admitted until something is given back; asking again before would be in vain.
+        # Whoever is first in line has no room; asking again would be in vain until something has changed.
         self._full = False
 
     # -- requests come and go -------------------------------------------------------------------------
@@ -214,11 +214,9 @@ class Engine:
             except CacheFull as error:
                 self._make_room(error)
                 continue
-            except BaseException as error:
-                for part in parts:
-                    self._cache.remove(part.sequence.number, part.sequence.held)
-                if isinstance(error, Interrupted) or not isinstance(error, PunaError):
-                    raise
+            except Interrupted:
+                raise
+            except PunaError as error:
                 for part in parts:
                     self._fail(part.sequence, error)
             return parts
@@ -240,7 +238,10 @@ class Engine:
         for part in parts:
             if part.is_last:
                 part.sequence.chooser.prepare()
-        logits = self._evaluator.logits(_batch(parts))
+        logits = self._evaluator.evaluate(_batch(parts))
+        if any(part.is_last and part.sequence.prefilling for part in parts):
+            # Of a prompt that is read a window needs less than while it was to come.
+            self._full = False
         now = time.perf_counter()
         complete = [part.sequence for part in parts if part.sequence.advance(part.tokens, now)]
         for sequence, row in zip(complete, logits, strict=True):
@@ -318,7 +319,7 @@ class Engine:
         return number
 
     def _fits(self, sequence: Sequence) -> bool:
-        return self._cache.fits([one.pending for one in (*self._running, sequence)])
+        return self._cache.fits([(one.number, one.pending) for one in (*self._running, sequence)])
 
     def _evict(self) -> bool:
         """Lets go of the prefix that was used longest ago; False if there is none."""
@@ -370,12 +371,12 @@ class Engine:
     def _leave(self, sequence: Sequence) -> None:
         """Takes a sequence out; what the cache has of it stays as a prefix."""
         sequence.chooser.close()
+        self._full = False
         if sequence in self._waiting:
             self._waiting.remove(sequence)
             return
         self._running.remove(sequence)
         self._keep(sequence)
-        self._full = False
 
     def _fail(self, sequence: Sequence, error: PunaError) -> None:
         """Takes a sequence out whose answer cannot go on; nothing of it stays."""
@@ -411,12 +412,13 @@ class Engine:
         """
         lengths = {one.number: one.held for one in self._running}
         lengths |= {prefix.number: len(prefix.tokens) for prefix in self.prefixes}
-        for number in range(MAX_SEQUENCES):
-            expected, found = lengths.get(number, 0), self._cache.end(number)
-            if found != expected or not self._cache.can_resume(number, expected):
-                raise InternalError(f"sequence {number} should have {expected} tokens and has {found}")
-            if (number in self._numbers) == (number in lengths):
-                raise InternalError(f"sequence number {number} is free and in use at once, or neither")
+        for number in self._cache.owners() - lengths.keys():
+            raise InternalError(f"sequence {number} has cells, but neither runs nor is kept")
+        for number, length in lengths.items():
+            if not self._cache.is_whole(number, length):
+                raise InternalError(f"sequence {number} should have {length} tokens, and has others")
+        if lengths.keys() != set(range(MAX_SEQUENCES)) - self._numbers:
+            raise InternalError("a sequence number is free and in use at once, or neither")
         if not lengths and self._cache.taken:
             raise InternalError(f"{self._cache.taken} cells are taken and belong to nobody")
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from puna.errors import InvalidOption
 from puna.kvcache.cache import Cache, CacheFull, History, Integers, ShiftRefused
+from puna.kvcache.cells import padded
 from puna.kvcache.history import minus_infinity
 from puna.ml import Backend, Context, DType, Tensor
 from puna.ml.backend import CacheConfig
@@ -81,11 +82,11 @@ class WithinBatch(Cache):
         return None
 
     def trace(self, context: Context, tokens: int, shape: Hashable) -> History:
-        rows = -(-tokens // self._config.mask_batch_padding) * self._config.mask_batch_padding
+        rows = padded(tokens, self._config.mask_batch_padding)
         mask = context.input().empty(self._config.mask_dtype, rows, tokens)
         return BatchHistory(self._started, tokens, mask, self._config.permuted_v)
 
-    def worst_case(self, tokens: int) -> Hashable:
+    def worst_case(self) -> Hashable:
         return None
 
     def remove(self, sequence: int, begin: int, end: int | None = None) -> None:
@@ -102,11 +103,14 @@ class WithinBatch(Cache):
     def taken(self) -> int:
         return 0
 
-    def fits(self, tokens: Sequence[int]) -> bool:
-        return sum(tokens) <= self._max_batch
+    def fits(self, growth: Sequence[tuple[int, int]]) -> bool:
+        return sum(more for _, more in growth) <= self._max_batch
 
-    def end(self, sequence: int) -> int:
-        return 0
+    def owners(self) -> set[int]:
+        return set()
+
+    def is_whole(self, sequence: int, length: int) -> bool:
+        return length == 0
 
     def close(self) -> None:
         """There is no memory to free."""

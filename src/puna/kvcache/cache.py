@@ -97,7 +97,7 @@ class Cache(ABC):
         history.fill()
 
     @abstractmethod
-    def worst_case(self, tokens: int) -> Hashable:
+    def worst_case(self) -> Hashable:
         """The shape that takes the most memory of all those that `start` may return."""
 
     @abstractmethod
@@ -124,12 +124,16 @@ class Cache(ABC):
         """How many cells belong to sequences."""
 
     @abstractmethod
-    def fits(self, tokens: Sequence[int]) -> bool:
-        """Whether there is room for so many more tokens of each of several sequences."""
+    def fits(self, growth: Sequence[tuple[int, int]]) -> bool:
+        """Whether there is room for more tokens of several sequences: (number, how many more)."""
 
     @abstractmethod
-    def end(self, sequence: int) -> int:
-        """One more than the last position that a sequence has; 0 if it has none."""
+    def owners(self) -> set[int]:
+        """The sequences that have cells."""
+
+    @abstractmethod
+    def is_whole(self, sequence: int, length: int) -> bool:
+        """Whether a sequence has `length` tokens, and all of them that its next one may see."""
 
     @abstractmethod
     def close(self) -> None:

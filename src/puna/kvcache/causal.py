@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from puna.errors import InvalidOption
 from puna.kvcache.cache import MAX_SEQUENCES, CacheFull, History, Integers, Member, Shift, ShiftRefused
-from puna.kvcache.cells import BITS, Batch, Cells, Numbers, Positions, Span
+from puna.kvcache.cells import BITS, Batch, Cells, Numbers, Positions, Span, padded
 from puna.kvcache.history import CausalHistory, Ledger
 from puna.kvcache.storage import Storage
 from puna.ml import Backend, Context, DType
@@ -45,10 +45,6 @@ class Causal(Member):
         """Cells for `sequences` sequences of `capacity` tokens, of which `max_batch` come at a time."""
         return sequences * capacity
 
-    def cells_held(self, tokens: int) -> int:
-        """The most cells that a sequence has at any time while it grows by `tokens` tokens."""
-        return tokens
-
     # -- the engine's view ----------------------------------------------------------------------------
 
     def init(self, backend: Backend, dtype: DType, max_sequences: int, capacity: int, max_batch: int) -> None:
@@ -59,7 +55,7 @@ class Causal(Member):
             )
         self._config = backend.cache_config()
         self._max_batch = max_batch
-        count = _padded(self.cells_needed(max_sequences, capacity, max_batch), self._config.cache_padding)
+        count = padded(self.cells_needed(max_sequences, capacity, max_batch), self._config.cache_padding)
         storage = Storage(backend, dtype, count + 1, permuted=self._config.permuted_v)
         self._ledger = Ledger(Cells(count), storage, self.lowest_seen, _NOTHING)
 
@@ -86,7 +82,10 @@ class Causal(Member):
         return self._shape(min(begin, first) if end else first, max(end, last))
 
     def _owned(self, bits: NDArray[np.uint64]) -> tuple[int, int]:
-        """Between which cells all that the batch's sequences have lies; (0, 0) if they have nothing."""
+        """Between which cells all that the batch's sequences have lies; (0, 0) if they have nothing.
+
+        Where so few are in use that one graph shows them all, they count as theirs.
+        """
         used = self.cells.used
         if used <= _ALIGNMENT:
             return 0, used
@@ -105,7 +104,7 @@ class Causal(Member):
 
     def _shape(self, first: int, end: int) -> Span:
         begin = first - first % _ALIGNMENT
-        return Span(begin, _padded(end, self._config.cache_padding) - begin)
+        return Span(begin, padded(end, self._config.cache_padding) - begin)
 
     def undo(self) -> None:
         self.cells.give_back(self._ledger.batch, self._overwritten, self._dropped)
@@ -114,7 +113,7 @@ class Causal(Member):
     def trace(self, context: Context, tokens: int, shape: Hashable) -> History:
         if not isinstance(shape, Span):
             raise InvalidOption(f"{shape!r} is not a shape of this cache")
-        rows = _padded(tokens, self._config.mask_batch_padding)
+        rows = padded(tokens, self._config.mask_batch_padding)
         inputs = context.input()
         numbers = inputs.empty(DType.I64, tokens)
         return CausalHistory(
@@ -126,7 +125,7 @@ class Causal(Member):
             inputs.empty(self._config.mask_dtype, rows, shape.length),
         )
 
-    def worst_case(self, tokens: int) -> Hashable:
+    def worst_case(self) -> Hashable:
         return Span(0, self.cells.members.size)
 
     def copy_prefix(self, source: int, target: int, length: int) -> None:
@@ -140,12 +139,15 @@ class Causal(Member):
     def taken(self) -> int:
         return self.cells.members.size - self.cells.free
 
-    def fits(self, tokens: Sequence[int]) -> bool:
-        return sum(map(self.cells_held, tokens)) <= self.cells.free
+    def fits(self, growth: Sequence[tuple[int, int]]) -> bool:
+        return sum(more for _, more in growth) <= self.cells.free
 
-    def end(self, sequence: int) -> int:
+    def owners(self) -> set[int]:
+        return self.cells.owners()
+
+    def is_whole(self, sequence: int, length: int) -> bool:
         held = self.cells.held(sequence)
-        return int(held.max()) + 1 if held.size else 0
+        return int(held.max(initial=-1)) + 1 == length and self._complete(held, length)
 
     def _complete(self, held: Positions, position: int) -> bool:
         """Whether `held` has all that a token at `position` may see of what is before it."""
@@ -190,7 +192,24 @@ class Causal(Member):
 
 
 class _Limited(Causal):
-    """A cache that lets go of tokens which no later token sees."""
+    """A cache that lets go of tokens which no later token sees.
+
+    Attributes:
+        memory: the most tokens that a sequence keeps beside those of a batch.
+    """
+
+    memory: int
+
+    def fits(self, growth: Sequence[tuple[int, int]]) -> bool:
+        tokens = sum(more for _, more in growth)
+        # What sequences have kept in the end, with what they let go of taken off, and one batch on its way.
+        kept = sum(self._kept_more(sequence, more) for sequence, more in growth)
+        return min(tokens, kept + min(tokens, self._max_batch)) <= self.cells.free
+
+    def _kept_more(self, sequence: int, tokens: int) -> int:
+        """How many more cells a sequence keeps with so many more tokens; below 0 if it has more now."""
+        held = int(np.count_nonzero(self.cells.of(sequence)))
+        return min(held + tokens, self.memory) - held
 
     def _forget(self, positions: Positions, sequences: Numbers) -> None:
         first = _first_positions(positions, sequences)
@@ -227,21 +246,18 @@ class SlidingWindow(_Limited):
         """
         super().__init__(shift)
         self._window = window
-        self._memory = window if memory is None else memory
-        if not 1 <= window <= self._memory:
-            raise InvalidOption(f"a window of {window} tokens in a memory of {self._memory} is not possible")
+        self.memory = window if memory is None else memory
+        if not 1 <= window <= self.memory:
+            raise InvalidOption(f"a window of {window} tokens in a memory of {self.memory} is not possible")
 
     def lowest_seen(self, positions: Positions) -> Positions:
         return np.maximum(positions - (self._window - 1), 0)
 
     def lowest_kept(self, position: int) -> int:
-        return position - (self._memory - 1)
-
-    def cells_held(self, tokens: int) -> int:
-        return min(tokens, self._memory + self._max_batch)
+        return position - (self.memory - 1)
 
     def cells_needed(self, sequences: int, capacity: int, max_batch: int) -> int:
-        return sequences * capacity if self._memory >= capacity else sequences * self._memory + max_batch
+        return sequences * capacity if self.memory >= capacity else sequences * self.memory + max_batch
 
 
 class Chunked(_Limited):
@@ -252,7 +268,7 @@ class Chunked(_Limited):
         super().__init__(shift)
         if chunk < 1:
             raise InvalidOption(f"a chunk of {chunk} tokens is not possible")
-        self._chunk = chunk
+        self._chunk = self.memory = chunk
 
     def lowest_seen(self, positions: Positions) -> Positions:
         return positions - positions % self._chunk
@@ -260,20 +276,13 @@ class Chunked(_Limited):
     def lowest_kept(self, position: int) -> int:
         return position - position % self._chunk
 
-    def cells_held(self, tokens: int) -> int:
-        return min(tokens, self._chunk + self._max_batch)
-
     def cells_needed(self, sequences: int, capacity: int, max_batch: int) -> int:
         return min(sequences * capacity, sequences * self._chunk + max_batch)
 
 
 def _first_positions(positions: Positions, sequences: Numbers) -> dict[int, int]:
     """The lowest position of each sequence in a batch."""
-    if positions.size == 1:
-        return {int(sequences[0]): int(positions[0])}
-    return {sequence: int(positions[sequences == sequence].min()) for sequence in set(sequences.tolist())}
-
-
-def _padded(count: int, multiple: int) -> int:
-    """The least multiple that is not below `count`."""
-    return -(-count // multiple) * multiple
+    first: dict[int, int] = {}
+    for sequence, position in zip(sequences.tolist(), positions.tolist(), strict=True):
+        first[sequence] = min(position, first.get(sequence, position))
+    return first

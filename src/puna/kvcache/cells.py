@@ -89,6 +89,11 @@ class Cells:
         self._holes += max(last - self.used, 0) - batch.cells.size
         self.used = max(self.used, last)
 
+    def owners(self) -> set[int]:
+        """The sequences that have cells."""
+        bits = np.bitwise_or.reduce(self.members[: self.used])
+        return set(np.flatnonzero(BITS & bits).tolist())
+
     def of(self, sequence: int) -> Flags:
         """Which of the cells up to `used` belong to a sequence; bool (used,)."""
         owned: Flags = (self.members[: self.used] & BITS[sequence]) != 0
@@ -138,6 +143,11 @@ class Cells:
         self._holes = self.used - in_use.size
 
 
+def padded(count: int, multiple: int) -> int:
+    """The least multiple that is not below `count`."""
+    return -(-count // multiple) * multiple
+
+
 def hidden(cells: Cells, span: Span, batch: Batch, lowest: Positions | None) -> Flags:
     """Which cells of a span the tokens of a batch may not see; bool (tokens, span.length).
 
@@ -156,6 +166,9 @@ def _foreign(members: NDArray[np.uint64], bits: NDArray[np.uint64]) -> Flags:
     result: Flags
     if bits.size == 1 or (bits == bits[0]).all():
         result = (members & bits[:1, None]) == 0
+        return result
+    if len(set(bits.tolist())) == bits.size:
+        result = (members & bits[:, None]) == 0
         return result
     distinct, which = np.unique(bits, return_inverse=True)
     result = ((members & distinct[:, None]) == 0)[which]

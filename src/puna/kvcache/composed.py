@@ -60,8 +60,8 @@ class Composed(Cache):
         )
         return ComposedHistory(tuple(histories), self._serves)
 
-    def worst_case(self, tokens: int) -> Hashable:
-        return tuple(member.worst_case(tokens) for member in self._members)
+    def worst_case(self) -> Hashable:
+        return tuple(member.worst_case() for member in self._members)
 
     def remove(self, sequence: int, begin: int, end: int | None = None) -> None:
         for member in self._members:
@@ -80,11 +80,14 @@ class Composed(Cache):
     def taken(self) -> int:
         return max(member.taken for member in self._members)
 
-    def fits(self, tokens: Sequence[int]) -> bool:
-        return all(member.fits(tokens) for member in self._members)
+    def fits(self, growth: Sequence[tuple[int, int]]) -> bool:
+        return all(member.fits(growth) for member in self._members)
 
-    def end(self, sequence: int) -> int:
-        return max(member.end(sequence) for member in self._members)
+    def owners(self) -> set[int]:
+        return set().union(*(member.owners() for member in self._members))
+
+    def is_whole(self, sequence: int, length: int) -> bool:
+        return all(member.is_whole(sequence, length) for member in self._members)
 
     def close(self) -> None:
         for member in self._members:
