@@ -322,6 +322,28 @@ def test_repairing_from_a_registry(
     assert contents(library) == {b"weights"}
 
 
+def test_a_repair_keeps_what_is_unused_where_that_is_wanted(
+    puna: Puna, library: Library, registry: tuple[str, dict[str, bytes]], tmp_path: Path
+) -> None:
+    host, given = registry
+    configuration = tmp_path / "config.toml"
+    configuration.write_text(f'[registries."{host}"]\nplain_http = true\nprivate = true\n')
+    publish(library, f"{host}/n/m", b"newer")
+    given["/v2/n/m/manifests/latest"] = manifest_path(library, f"{host}/n/m").read_bytes()
+    given |= {f"/v2/n/m/blobs/{digest_of(content)}": content for content in (b"newer", CONFIG)}
+    publish(library, f"{host}/n/m", b"weights", b"more")
+    damage(library.blobs.path(digest_of(b"more")))
+    result = puna("verify", "--repair", PUNA_CONFIG=str(configuration), OLLAMA_NOPRUNE="1")
+    # What is damaged and no model uses any more goes, for nobody can want it; what is only unused stays.
+    assert result.returncode == 0
+    assert contents_on_disk(library) == {b"newer", b"weights", CONFIG}
+
+
+def contents_on_disk(library: Library) -> set[bytes]:
+    """Of all blobs, used or not."""
+    return {library.blobs.path(digest).read_bytes() for digest in library.blobs}
+
+
 def test_what_cannot_be_repaired(puna: Puna, library: Library) -> None:
     publish(library, "127.0.0.1:9/n/m", b"weights")
     publish(library, "pypi://gone", b"other")
@@ -354,6 +376,17 @@ def test_a_model_goes_from_store_to_store(puna: Puna, library: Library, tmp_path
     assert result.stderr.splitlines()[-1] == "writing manifest"
     assert contents(other) == {b"weights", b"more"}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["home", "models.tar", "other"]
+
+
+def test_an_import_keeps_what_is_unused_where_that_is_wanted(
+    puna: Puna, library: Library, tmp_path: Path
+) -> None:
+    other = Library(tmp_path / "other")
+    publish(other, "m", b"old")
+    publish(library, "m", b"new")
+    puna("export", "m", "-o", "models.tar")
+    assert puna("import", "models.tar", PUNA_MODELS=str(other.root), OLLAMA_NOPRUNE="1").returncode == 0
+    assert {b"old", b"new"} <= contents_on_disk(other)
 
 
 def test_a_pipe_between_two_stores(library: Library, environment: dict[str, str], tmp_path: Path) -> None:

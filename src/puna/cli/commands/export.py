@@ -8,8 +8,8 @@ from typing import BinaryIO
 
 import click
 
-from puna import settings
 from puna.cli import terminal
+from puna.cli.models import user_library
 from puna.cli.progress import ProgressDisplay
 from puna.errors import InvalidOption, ModelNotFound
 from puna.store.archive import export_models
@@ -23,7 +23,7 @@ from puna.store.name import ModelName, parse_name
 @click.option("-o", "--output", metavar="FILE", required=True, help="Where to; - is the standard output.")
 def command(models: tuple[str, ...], output: str) -> None:
     """Write models into one file, an OCI image layout in a tar archive; `puna import` reads it."""
-    library = Library(settings.models_path())
+    library = user_library()
     names = [_existing(library, model) for model in models]
     with _open(output) as file, ProgressDisplay() as display:
         export_models(library, names, file, display.update)

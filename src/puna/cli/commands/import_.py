@@ -7,12 +7,11 @@ from typing import BinaryIO
 
 import click
 
-from puna import settings
 from puna.cli import terminal
+from puna.cli.models import user_library
 from puna.cli.progress import ProgressDisplay
 from puna.errors import InvalidOption
 from puna.store.archive import import_models
-from puna.store.library import Library
 from puna.store.name import parse_name
 
 
@@ -26,7 +25,7 @@ def command(file: str, name: str | None) -> None:
     """
     called = None if name is None else parse_name(name)
     with _open(file) as archive, ProgressDisplay() as display:
-        names = import_models(Library(settings.models_path()), archive, display.update, called)
+        names = import_models(user_library(), archive, display.update, called)
     for imported in names:
         click.echo(f"imported '{imported}'")
 

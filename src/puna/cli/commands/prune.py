@@ -4,10 +4,10 @@ from typing import Any
 
 import click
 
-from puna import settings
+from puna.cli.models import user_library
 from puna.errors import InvalidOption, StoreError
 from puna.humanize import bytes_text, duration_seconds
-from puna.store.library import Library, Removal
+from puna.store.library import Removal
 
 
 class Duration(click.ParamType[float]):
@@ -37,7 +37,7 @@ class Duration(click.ParamType[float]):
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def command(grace: float, as_json: bool) -> None:
     """Delete blobs that no model uses, and the remains of interrupted downloads."""
-    done = Library(settings.models_path()).prune(grace)
+    done = user_library().prune(grace)
     click.echo(_document(done) if as_json else _sentence(done))
     if done.kept:
         raise StoreError(done.kept)

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import click
 
-from puna import settings
 from puna.cli import terminal
+from puna.cli.models import user_library
 from puna.cli.progress import ProgressDisplay
 from puna.errors import PunaError
 from puna.humanize import bytes_text
@@ -25,7 +25,7 @@ def command(repair: bool, as_json: bool) -> int:
 
     The exit status is 1 when there is damage, and with --repair when some of it remains.
     """
-    library = Library(settings.models_path())
+    library = user_library()
     failures: dict[ModelName, str] = {}
     with ProgressDisplay() as display:
         result = verify_library(library, display.update)
@@ -50,7 +50,7 @@ def repair_library(library: Library, damage: tuple[Damage, ...], report: Report)
             pull(name, library, report)
         except PunaError as error:
             failures[name] = str(error)
-    library.discard(fault.blob for fault in damage if fault.blob and not fault.models)
+    library.discard(fault.blob for fault in damage if fault.blob)
     return failures
 
 
