@@ -1,10 +1,10 @@
 """What a converter decides: the keys of the GGUF file, and which tensor becomes which."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
-from puna.convert.safetensors import StoredTensor
+from puna.convert.content import Content
 from puna.errors import WeightError
 
 _NAMED_AT_MOST = 5
@@ -18,12 +18,14 @@ class Target:
         shape: that it must have, slowest axis first.
         matrix: it is multiplied with, so that its type can be chosen; others are F32.
         optional: the model may lack it.
+        offset: added to each of its numbers.
     """
 
     name: str
     shape: tuple[int, ...]
     matrix: bool = False
     optional: bool = False
+    offset: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,16 +36,19 @@ class Plan:
         keys: metadata by full name, but for the type of the file.
         tensors: what each tensor becomes.
         max_length: tokens of a text for which the model was made, if that is less than it could take.
+        sampling: options for generating, by their names in requests.
     """
 
     keys: Mapping[str, Any]
-    tensors: list[tuple[StoredTensor, Target]]
+    tensors: Sequence[tuple[Content, Target]]
     max_length: int | None = None
+    sampling: Mapping[str, Any] = field(default_factory=dict)
 
 
-def matched(
-    tensors: Mapping[str, StoredTensor], targets: Mapping[str, Target]
-) -> list[tuple[StoredTensor, Target]]:
+T = TypeVar("T", bound=Content)
+
+
+def matched(tensors: Mapping[str, T], targets: Mapping[str, Target]) -> list[tuple[T, Target]]:
     """Each tensor with what it becomes, in the files' order.
 
     Args:
