@@ -220,9 +220,9 @@ def test_faults_give_one_line_and_change_nothing(
 @pytest.mark.parametrize(
     ("name", "kind", "message"),
     [
-        ("model.safetensors", UnsupportedModel, "is a safetensors file"),
-        ("sub/model-00001-of-00002.safetensors", UnsupportedModel, "is a safetensors file"),
-        ("consolidated.00.safetensors", UnsupportedModel, "is a safetensors file"),
+        ("model.safetensors", FormatError, "there is no config.json"),
+        ("sub/model-00001-of-00002.safetensors", FormatError, "cannot be converted"),
+        ("consolidated.00.safetensors", FormatError, "cannot be converted"),
         ("pytorch_model.bin", FormatError, "can hold programs"),
         ("consolidated.00.pth", FormatError, "can hold programs"),
         ("model.ckpt", FormatError, "can hold programs"),
