@@ -35,14 +35,15 @@ def byte_level(model: Mapping[str, Any], files: TokenizerFiles, size: int) -> Ma
     added = {token.id: token for token in added_tokens(files.tokenizer, files.config)}
     for token in added.values():
         words.setdefault(token.text, token.id)
-    tokens, types = [], []
+    tokens: list[str] = []
+    types: list[int] = []
     for id, text in enumerate(in_order(words, size)):
         if id in added:
             tokens.append(added[id].stored)
-            types.append(int(added[id].type))
+            types.append(added[id].type)
         else:
             tokens.append(filler(id) if text is None else text)
-            types.append(int(TokenType.UNUSED if text is None else TokenType.NORMAL))
+            types.append(TokenType.UNUSED if text is None else TokenType.NORMAL)
     kind = {
         _PREFIX + "model": "gpt2",
         _PREFIX + "pre": pre_tokenizer_name(files.tokenizer, whole_words=model.get("ignore_merges") is True),

@@ -20,6 +20,7 @@ _NORMS = norms(
 _ACTIVATIONS = ("gelu_pytorch_tanh", "gelu_tanh")
 # The largest of each scales scores by the width of a head's share of the state; no key says so.
 _LAYERS_27B = {"gemma2": 46, "gemma3": 62}
+_LOCAL_THETA = 10000.0
 _PERIODS = {"gemma2": 2, "gemma3": 6}
 
 
@@ -57,7 +58,7 @@ def _gemma3_keys(config: Fields, sizes: Sizes) -> dict[str, Any]:
     softcap = {"final_logit_softcapping": config.number("final_logit_softcapping")} if capped else {}
     return {
         "attention.sliding_window": config.count("sliding_window", default=4096),
-        "rope.freq_base_swa": local_theta(config, 10000.0),
+        "rope.freq_base_swa": local_theta(config) or _LOCAL_THETA,
         **softcap,
         **_pattern("gemma3", config, sizes),
     }

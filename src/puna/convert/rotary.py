@@ -80,12 +80,12 @@ def global_rope(config: Fields) -> Fields:
     return _of_kind(config, "full_attention")
 
 
-def local_theta(config: Fields, default: float) -> float:
-    """The base of layers that have a window. Raises: FormatError."""
-    base = config.number("rope_local_base_freq", default=default)
-    return (
-        _of_kind(config, "sliding_attention").number("rope_theta", default=base) if _kinds(config) else base
-    )
+def local_theta(config: Fields) -> float | None:
+    """The base of layers that have a window, if the configuration names one. Raises: FormatError."""
+    if _kinds(config):
+        return _of_kind(config, "sliding_attention").number("rope_theta")
+    named = config.values.get("rope_local_base_freq") is not None
+    return config.number("rope_local_base_freq") if named else None
 
 
 def _kinds(config: Fields) -> bool:

@@ -77,7 +77,7 @@ def from_merges(model: Mapping[str, Any], files: TokenizerFiles, size: int) -> M
         words.setdefault(token.text, token.id)
     ordered = in_order(words, size)
     texts = [filler(id) if text is None else text for id, text in enumerate(ordered)]
-    types = [int(TokenType.UNUSED) if text is None else _type(text, model) for text in ordered]
+    types = [TokenType.UNUSED if text is None else _type(text, model) for text in ordered]
     made = Made({}, texts, types, [-float(ranks.get(text, len(pairs))) for text in texts])
     return _completed(made, files, space_prefix=_prefixes(files.tokenizer))
 
@@ -86,7 +86,7 @@ def _type(text: str, model: Mapping[str, Any]) -> int:
     if text == model.get("unk_token"):
         return TokenType.UNKNOWN
     is_byte = len(text) == 6 and text.startswith("<0x") and text.endswith(">")
-    return int(TokenType.BYTE if is_byte else TokenType.NORMAL)
+    return TokenType.BYTE if is_byte else TokenType.NORMAL
 
 
 def _prefixes(tokenizer: Mapping[str, Any]) -> bool:
@@ -108,7 +108,7 @@ def _filled(tokens: list[str], scores: list[float], types: list[int], size: int)
     return Made(
         {},
         tokens[:known] + [filler(id) for id in missing],
-        types[:known] + [int(TokenType.UNUSED)] * len(missing),
+        types[:known] + [TokenType.UNUSED] * len(missing),
         scores[:known] + [_UNUSED_SCORE] * len(missing),
     )
 
@@ -118,7 +118,7 @@ def _completed(made: Made, files: TokenizerFiles, *, space_prefix: bool) -> Made
     tokens, types, scores = made.tokens, made.types, made.scores or []
     for token in _added(files):
         if 0 <= token.id < len(tokens):
-            tokens[token.id], types[token.id] = token.stored, int(token.type)
+            tokens[token.id], types[token.id] = token.stored, token.type
             scores[token.id] = _ADDED_SCORE
     stated = files.config.get("add_prefix_space")
     prefix = stated if isinstance(stated, bool) else space_prefix

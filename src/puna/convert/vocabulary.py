@@ -111,6 +111,6 @@ class Made:
         return {
             **self.kind,
             "tokenizer.ggml.tokens": self.tokens,
-            "tokenizer.ggml.token_type": self.types,
+            "tokenizer.ggml.token_type": [int(kind) for kind in self.types],
             **scores,
         }
