@@ -23,6 +23,15 @@ for folder, target, pre in json.load(sys.stdin):
 """
 
 
+_CONVERT_ADAPTERS = """
+import json, runpy, sys
+sys.path[:0] = [{source!r}, {source!r} + "/gguf-py"]
+for folder, base, target in json.load(sys.stdin):
+    sys.argv = ["convert", "--base", base, "--outfile", target, folder]
+    runpy.run_path({source!r} + "/convert_lora_to_gguf.py", run_name="__main__")
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Task:
     """A folder to convert.
@@ -36,17 +45,26 @@ class Task:
     pre: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class AdapterTask:
+    """A folder with an adapter to convert, and that of the model it is for."""
+
+    folder: Path
+    base: Path
+    target: Path
+
+
 def convert_all(tasks: Sequence[Task]) -> None:
     """Convert to BF16, one after the other in one process."""
-    given = json.dumps([[str(task.folder), str(task.target), task.pre] for task in tasks])
-    code = _CONVERT.format(source=str(source(DEFAULT_CACHE)))
-    done = subprocess.run([sys.executable, "-c", code], input=given, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
+    _run(_CONVERT, [[str(task.folder), str(task.target), task.pre] for task in tasks])
 
 
-def convert_adapter(folder: Path, base: Path, target: Path) -> None:
-    """Convert an adapter for the model in the folder `base`, in F32."""
-    program = source(DEFAULT_CACHE) / "convert_lora_to_gguf.py"
-    command = [sys.executable, str(program), "--base", str(base), "--outfile", str(target), str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True)
+def convert_adapters(tasks: Sequence[AdapterTask]) -> None:
+    """Convert to F32, one after the other in one process."""
+    _run(_CONVERT_ADAPTERS, [[str(task.folder), str(task.base), str(task.target)] for task in tasks])
+
+
+def _run(code: str, given: list[list[str]]) -> None:
+    program = [sys.executable, "-c", code.format(source=str(source(DEFAULT_CACHE)))]
+    done = subprocess.run(program, input=json.dumps(given), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -65,7 +65,7 @@ def vocabulary(model: Mapping[str, Any]) -> dict[str, int]:
 def merges(model: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Pairs in order of rank, without spaces. Raises: FormatError."""
     listed = model.get("merges")
-    if not isinstance(listed, list):
+    if not isinstance(listed, list) or not listed:
         raise FormatError("tokenizer.json has no merges")
     return [_pair(entry) for entry in listed]
 

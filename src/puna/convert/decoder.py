@@ -15,7 +15,7 @@ from puna.convert.pooling import pooling
 from puna.convert.rotary import rotary_factors, rotary_keys
 from puna.convert.sources import constant, paired
 from puna.convert.tokenizer import tokenizer_keys
-from puna.errors import UnsupportedModel
+from puna.errors import FormatError, UnsupportedModel
 
 MAX_LAYERS = 4096
 _QUANTIZATION_VERSION = 2
@@ -140,10 +140,9 @@ def plan_decoder(family: Family, folder: ModelFolder) -> Plan:
     """
     config = text_config(folder)
     quantization = config.mapping("quantization_config")
-    stored = {plain_name(name): tensor for name, tensor in unscaled(folder.tensors(), quantization).items()}
     kept = {
         name: source
-        for name, source in stored.items()
+        for name, source in plainly_named(unscaled(folder.tensors(), quantization)).items()
         if not name.endswith(_DERIVED) and not name.startswith(family.dropped)
     }
     tied = config.flag("tie_word_embeddings", default=family.defaults.tied)
@@ -162,9 +161,20 @@ def plan_decoder(family: Family, folder: ModelFolder) -> Plan:
     return Plan(_keys(family, config, sizes, folder), pairs, sampling=sampling(folder))
 
 
-def plain_name(name: str) -> str:
-    """A tensor's name without what stands before those of the language model."""
-    return _PREFIX.sub("", name, count=1) if _PREFIX.match(name) else name
+def plainly_named(tensors: Mapping[str, Source]) -> dict[str, Source]:
+    """Tensors by their names without what stands before those of the language model.
+
+    Raises:
+        FormatError: two have the same name then.
+    """
+    found: dict[str, Source] = {}
+    for name, tensor in tensors.items():
+        match = _PREFIX.match(name)
+        plain = name[match.end() :] if match else name
+        if plain in found:
+            raise FormatError(f"{tensor.file}: two tensors have the name {plain[:100]}")
+        found[plain] = tensor
+    return found
 
 
 def text_config(folder: ModelFolder) -> Fields:

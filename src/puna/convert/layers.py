@@ -39,6 +39,9 @@ FEED_FORWARD: Layer = {
     "mlp.gate_proj.weight": Weight("ffn_gate.weight", ("feed_forward", "hidden")),
     "mlp.up_proj.weight": Weight("ffn_up.weight", ("feed_forward", "hidden")),
     "mlp.down_proj.weight": Weight("ffn_down.weight", ("hidden", "feed_forward")),
+    "mlp.gate_proj.bias": Weight("ffn_gate.bias", ("feed_forward",), optional=True),
+    "mlp.up_proj.bias": Weight("ffn_up.bias", ("feed_forward",), optional=True),
+    "mlp.down_proj.bias": Weight("ffn_down.bias", ("hidden",), optional=True),
 }
 
 EXPERTS: Layer = {

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from puna.convert.content import Content, Source
-from puna.convert.decoder import Layer, Sizes, Weight, plain_name
+from puna.convert.decoder import Layer, Sizes, Weight, plainly_named
 from puna.convert.elements import converted, element_type
 from puna.convert.experts import with_experts
 from puna.convert.folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Fields, ModelFolder, read_all, shown
@@ -150,10 +150,10 @@ def _halves(stored: Mapping[str, Source]) -> dict[str, dict[str, Source]]:
                 f"{ADAPTER_WEIGHTS}: {name[:100]!r} is no matrix of a low-rank pair; "
                 "adapters with anything else are not supported"
             )
-        found[match[2]][plain_name(match[1].removeprefix(_PREFIX)) + ".weight"] = tensor
+        found[match[2]][match[1].removeprefix(_PREFIX) + ".weight"] = tensor
     if not found["A"]:
         raise FormatError(f"{ADAPTER_WEIGHTS} has no tensors")
-    return found
+    return {half: plainly_named(tensors) for half, tensors in found.items()}
 
 
 def _weight(name: str, layer: Layer, sizes: Sizes) -> tuple[Weight, str]:
