@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 from tests.convert.hf_tokenizers import byte_level, sentencepieces
 from tests.convert.llama_cpp import Task, convert_all
 from tests.models import hf_models
@@ -54,6 +56,52 @@ def _gemma(folder: Path) -> None:
     sentencepieces(folder, prefix=False, added=_GEMMA_ADDED)
 
 
+def _blocks(folder: Path) -> None:
+    """Experts' matrices as blocks of four-bit numbers, as published."""
+    _json(folder)
+    random = torch.Generator().manual_seed(1)
+
+    def changed(name: str, tensor: Any) -> dict[str, Any]:
+        if not name.endswith(("gate_up_proj", "down_proj")):
+            return {name: tensor}
+        experts, columns, rows = tensor.shape
+        shape = (experts, rows, columns // 32)
+        return {
+            f"{name}_blocks": torch.randint(0, 256, (*shape, 16), generator=random).byte(),
+            f"{name}_scales": torch.randint(110, 124, shape, generator=random).byte(),
+        }
+
+    _rewrite(folder, changed, {"quant_method": "mxfp4"})
+
+
+def _eight_bits(folder: Path) -> None:
+    """Layers' matrices with a scale for each block."""
+    _json(folder)
+    random = torch.Generator().manual_seed(2)
+
+    def changed(name: str, tensor: Any) -> dict[str, Any]:
+        if not name.endswith("proj.weight"):
+            return {name: tensor}
+        scales = [-(-size // block) for size, block in zip(tensor.shape, (24, 16), strict=True)]
+        return {
+            name: tensor.to(torch.float8_e4m3fn),
+            f"{name}_scale_inv": torch.rand(scales, generator=random) + 0.5,
+        }
+
+    _rewrite(folder, changed, {"quant_method": "fp8", "weight_block_size": [24, 16]})
+
+
+def _rewrite(
+    folder: Path, change: Callable[[str, Any], dict[str, Any]], quantization: dict[str, Any]
+) -> None:
+    """Other tensors in the folder, and how they are quantized in its configuration."""
+    stored = load_file(folder / "model.safetensors")
+    changed = [change(name, tensor) for name, tensor in stored.items()]
+    save_file({name: t for made in changed for name, t in made.items()}, folder / "model.safetensors")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": quantization}))
+
+
 Model = Callable[[], Any]
 CASES: dict[str, tuple[Model, Callable[[Path], None]]] = {
     "llama": (lambda: hf_models.llama(1, vocab_size=SIZE), _json),
@@ -73,10 +121,13 @@ CASES: dict[str, tuple[Model, Callable[[Path], None]]] = {
         lambda: hf_models.gemma3(11, vocab_size=SIZE, num_hidden_layers=7, sliding_window_pattern=6, **_IDS),
         _gemma,
     ),
+    "gemma3, with pictures": (lambda: hf_models.gemma3_with_pictures(16, vocab_size=SIZE, **_IDS), _gemma),
     "granite": (lambda: hf_models.granite(12, vocab_size=SIZE, logits_scaling=4.0), _json),
     "olmo2": (lambda: hf_models.olmo("Olmo2", 13, vocab_size=SIZE), _json),
     "olmo3": (lambda: hf_models.olmo("Olmo3", 14, vocab_size=SIZE), _json),
     "gpt-oss": (lambda: hf_models.gpt_oss(15, vocab_size=SIZE), _json),
+    "gpt-oss, blocks": (lambda: hf_models.gpt_oss(17, vocab_size=SIZE), _blocks),
+    "llama, eight bits": (lambda: hf_models.llama(18, vocab_size=SIZE), _eight_bits),
 }
 
 # What only llama.cpp writes: what it makes of the folder's name, and of the number of weights; and whether a

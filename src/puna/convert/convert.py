@@ -12,7 +12,7 @@ from puna.convert.content import Content
 from puna.convert.decoder import Family, plan_decoder
 from puna.convert.elements import converted, element_type
 from puna.convert.folder import ModelFolder, shown
-from puna.convert.gemma import GEMMA2, GEMMA3
+from puna.convert.gemma import GEMMA2, GEMMA3, GEMMA3_WITH_PICTURES
 from puna.convert.gptoss import GPT_OSS
 from puna.convert.llama import GRANITE, LLAMA, MIXTRAL
 from puna.convert.olmo import OLMO2
@@ -43,6 +43,7 @@ _DECODERS: dict[str, Family] = {
     "Qwen3MoeForCausalLM": QWEN3MOE,
     "Gemma2ForCausalLM": GEMMA2,
     "Gemma3ForCausalLM": GEMMA3,
+    "Gemma3ForConditionalGeneration": GEMMA3_WITH_PICTURES,
     "Olmo2ForCausalLM": OLMO2,
     "Olmo3ForCausalLM": OLMO2,
     "GptOssForCausalLM": GPT_OSS,
@@ -100,6 +101,8 @@ def convert_model(folder: ModelFolder, target: Path, report: Report, *, file_typ
     if file_type and file_type not in _WANTED:
         raise InvalidOption(f"a model cannot be converted to {file_type[:40]!r}: known are F32 and F16")
     plan = _plan(folder)
+    if plan.left_out:
+        report(Progress(f"leaving out {plan.left_out} tensors that are not of the language model"))
     meter = _Meter(report, sum(tensor.nbytes for tensor, _ in plan.tensors))
     with GGUFWriter(target) as writer:
         for key, value in plan.keys.items():
@@ -110,9 +113,13 @@ def convert_model(folder: ModelFolder, target: Path, report: Report, *, file_typ
             type_ = element_type(content, _WANTED.get(file_type) if made.matrix else GGMLType.F32)
             sizes[type_] += content.nbytes if made.matrix else 0
             writer.add_tensor(made.name, type_, content.shape, _data(content, type_, meter))
-        main = sizes.most_common(1)[0][0] if sizes else GGMLType.F32
-        writer.add("general.file_type", _FILE_TYPES[main])
+        writer.add("general.file_type", _FILE_TYPES[_main(sizes)])
     return Converted(plan.max_length, plan.sampling)
+
+
+def _main(sizes: Counter[GGMLType]) -> GGMLType:
+    """The type that the file is named after: that of blocks, if there are any, or else of the most bytes."""
+    return max(sizes, key=lambda type_: (type_.is_quantized, sizes[type_]), default=GGMLType.F32)
 
 
 def _plan(folder: ModelFolder) -> Plan:

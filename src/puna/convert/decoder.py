@@ -140,11 +140,9 @@ def plan_decoder(family: Family, folder: ModelFolder) -> Plan:
     """
     config = text_config(folder)
     quantization = config.mapping("quantization_config")
-    kept = {
-        name: source
-        for name, source in plainly_named(unscaled(folder.tensors(), quantization)).items()
-        if not name.endswith(_DERIVED) and not name.startswith(family.dropped)
-    }
+    stored = plainly_named(unscaled(folder.tensors(), quantization))
+    own = {name: source for name, source in stored.items() if not name.startswith(family.dropped)}
+    kept = {name: source for name, source in own.items() if not name.endswith(_DERIVED)}
     tied = config.flag("tie_word_embeddings", default=family.defaults.tied)
     if tied:
         kept.pop("lm_head.weight", None)
@@ -158,7 +156,12 @@ def plan_decoder(family: Family, folder: ModelFolder) -> Plan:
     if factors:
         frequencies = Target("rope_freqs.weight", (len(factors),))
         pairs = [(constant("rope_freqs", factors), frequencies), *pairs]
-    return Plan(_keys(family, config, sizes, folder), pairs, sampling=sampling(folder))
+    return Plan(
+        _keys(family, config, sizes, folder),
+        pairs,
+        sampling=sampling(folder),
+        left_out=len(stored) - len(own),
+    )
 
 
 def plainly_named(tensors: Mapping[str, Source]) -> dict[str, Source]:

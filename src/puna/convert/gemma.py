@@ -1,5 +1,6 @@
 """Gemma 2 and 3. The weights of norms are stored as differences from 1."""
 
+from dataclasses import replace
 from typing import Any
 
 from puna.convert.decoder import Defaults, Family, Sizes
@@ -93,3 +94,6 @@ GEMMA3 = Family(
     norm_offset=1.0,
     defaults=Defaults(theta=1000000.0, heads=8, kv_heads=4, head=256, context=131072, eps=1e-6, tied=True),
 )
+
+# Only what reads text is converted.
+GEMMA3_WITH_PICTURES = replace(GEMMA3, dropped=("vision_tower.", "multi_modal_projector."))

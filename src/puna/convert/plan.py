@@ -37,12 +37,14 @@ class Plan:
         tensors: what each tensor becomes.
         max_length: tokens of a text for which the model was made, if that is less than it could take.
         sampling: options for generating, by their names in requests.
+        left_out: tensors of parts that are no text, such as an encoder of pictures.
     """
 
     keys: Mapping[str, Any]
     tensors: Sequence[tuple[Content, Target]]
     max_length: int | None = None
     sampling: Mapping[str, Any] = field(default_factory=dict)
+    left_out: int = 0
 
 
 T = TypeVar("T", bound=Content)
