@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,15 @@ def test_how_the_makers_want_it_to_choose(tmp_path: Path) -> None:
     folder.files["generation_config.json"] = json.dumps(stated | {"do_sample": False}).encode()
     made = convert(folder.write(tmp_path / "folder"), tmp_path / "model.gguf", lambda progress: None)
     assert made.sampling == {}
+
+
+@pytest.mark.parametrize(("window", "longest"), [(None, 128), (40, 40), (4096, 128)])
+def test_a_window_limits_texts(tmp_path: Path, window: int | None, longest: int) -> None:
+    folder = LlamaFolder()
+    folder.config |= {"architectures": ["MistralForCausalLM"], "sliding_window": window}
+    convert(folder.write(tmp_path / "folder"), tmp_path / "model.gguf", lambda progress: None)
+    with GGUFFile.open(tmp_path / "model.gguf") as file:
+        assert file.metadata["llama.context_length"] == longest
 
 
 def test_types_stay_as_they_are(tmp_path: Path) -> None:
@@ -237,6 +247,31 @@ def test_weights_cut_off_after_they_were_looked_at(tmp_path: Path) -> None:
             lambda progress: os.truncate(written / "model.safetensors", 10_000),
         )
     assert [entry.name for entry in tmp_path.iterdir()] == ["folder"]
+
+
+@pytest.mark.parametrize("rounds", [200, pytest.param(20_000, marks=pytest.mark.slow)], ids=["short", "long"])
+def test_damaged_files(tmp_path: Path, rounds: int) -> None:
+    """Whatever bytes are changed: a model, or one sentence and nothing left behind."""
+    random = Random(5)
+    folder = LlamaFolder()
+    folder.files["tokenizer_config.json"] = b'{"bos_token": "<|begin|>", "add_bos_token": true}'
+    folder.files["generation_config.json"] = b'{"temperature": 0.5, "eos_token_id": [1, 2]}'
+    written = folder.write(tmp_path / "folder")
+    whole = {path: path.read_bytes() for path in sorted(written.iterdir())}
+    for _ in range(rounds):
+        path = random.choice([*whole])
+        damaged = bytearray(whole[path])
+        for _ in range(random.randint(1, 4)):
+            # The header of the weights more often than the weights.
+            damaged[random.randrange(min(len(damaged), 2000))] = random.choice(b'\x00\xff"{}[]:,019-aeE. \\')
+        path.write_bytes(damaged)
+        try:
+            convert(written, tmp_path / "model.gguf", lambda progress: None)
+        except PunaError as error:
+            assert "\n" not in str(error) and len(str(error)) < 900
+        (tmp_path / "model.gguf").unlink(missing_ok=True)
+        path.write_bytes(whole[path])
+        assert [entry.name for entry in tmp_path.iterdir()] == ["folder"]
 
 
 def test_an_interruption_leaves_nothing(tmp_path: Path) -> None:

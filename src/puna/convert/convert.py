@@ -14,7 +14,7 @@ from puna.convert.elements import converted, element_type
 from puna.convert.folder import ModelFolder, shown
 from puna.convert.gemma import GEMMA2, GEMMA3, GEMMA3_WITH_PICTURES
 from puna.convert.gptoss import GPT_OSS
-from puna.convert.llama import GRANITE, LLAMA, MIXTRAL
+from puna.convert.llama import GRANITE, LLAMA, MISTRAL, MIXTRAL
 from puna.convert.olmo import OLMO2
 from puna.convert.plan import Plan
 from puna.convert.qwen import QWEN2, QWEN2MOE, QWEN3, QWEN3MOE
@@ -32,7 +32,7 @@ _DECODERS: dict[str, Family] = {
     "LlamaForCausalLM": LLAMA,
     "LLaMAForCausalLM": LLAMA,
     "LlamaModel": LLAMA,
-    "MistralForCausalLM": LLAMA,
+    "MistralForCausalLM": MISTRAL,
     "MixtralForCausalLM": MIXTRAL,
     "GraniteForCausalLM": GRANITE,
     "Qwen2ForCausalLM": QWEN2,

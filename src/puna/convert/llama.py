@@ -1,5 +1,6 @@
 """Llama, Mistral and Mixtral, and Granite, which adds four factors. Their files are all of Llama's build."""
 
+from dataclasses import replace
 from typing import Any
 
 from puna.convert.decoder import Defaults, Family, Sizes
@@ -14,10 +15,20 @@ def _llama_keys(config: Fields, sizes: Sizes) -> dict[str, Any]:
 
 LLAMA = Family("llama", {**PRE_NORMS, **attention(pairs=True), **FEED_FORWARD}, keys=_llama_keys)
 
+
+def _mistral_keys(config: Fields, sizes: Sizes) -> dict[str, Any]:
+    """Llama's build has no window, so texts are kept to what a window would let every token see."""
+    windowed = config.values.get("sliding_window") is not None
+    longest = min(sizes.context, config.count("sliding_window")) if windowed else sizes.context
+    return _llama_keys(config, sizes) | {"context_length": longest}
+
+
+MISTRAL = replace(LLAMA, keys=_mistral_keys)
+
 MIXTRAL = Family(
     "llama",
     {**PRE_NORMS, **attention(pairs=True), **EXPERTS},
-    keys=_llama_keys,
+    keys=_mistral_keys,
     defaults=Defaults(theta=1000000.0),
 )
 
