@@ -56,6 +56,16 @@ def _gemma(folder: Path) -> None:
     sentencepieces(folder, prefix=False, added=_GEMMA_ADDED)
 
 
+def _pooled(folder: Path) -> None:
+    """The state of the last token as a vector of the text."""
+    _json(folder)
+    (folder / "modules.json").write_text(
+        json.dumps([{"type": "sentence_transformers.models.Pooling", "path": "1_Pooling"}])
+    )
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_lasttoken": True}))
+
+
 def _blocks(folder: Path) -> None:
     """Experts' matrices as blocks of four-bit numbers, as published."""
     _json(folder)
@@ -113,6 +123,7 @@ CASES: dict[str, tuple[Model, Callable[[Path], None]]] = {
     "llama 3, scaled": (lambda: hf_models.llama(4, vocab_size=SIZE, rope_parameters=_LLAMA3), _json),
     "mixtral": (lambda: hf_models.mixtral(5, vocab_size=SIZE, **_IDS), _pieces),
     "qwen2": (lambda: hf_models.qwen("qwen2", 6, vocab_size=SIZE), _json),
+    "qwen2, vectors": (lambda: hf_models.qwen("qwen2", 19, vocab_size=SIZE).model, _pooled),
     "qwen2moe": (lambda: hf_models.qwen("qwen2moe", 7, vocab_size=SIZE), _json),
     "qwen3": (lambda: hf_models.qwen("qwen3", 8, vocab_size=SIZE, rope_parameters=_YARN), _json),
     "qwen3moe": (lambda: hf_models.qwen("qwen3moe", 9, vocab_size=SIZE, norm_topk_prob=True), _json),

@@ -5,14 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from puna.convert.folder import Fields, ModelFolder, shown
-from puna.convert.plan import Plan, Target, matched
+from puna.convert.plan import MAX_LAYERS, Plan, Target, matched
 from puna.convert.pooling import pooling
 from puna.convert.safetensors import StoredTensor
 from puna.convert.wordpiece import vocabulary_keys
 from puna.errors import UnsupportedModel
 from puna.gguf.keys import Pooling
 
-_MAX_LAYERS = 4096
 # Names of GGUF's tensors after `blk.N.`, by those after `encoder.layer.N.`.
 _LAYER = {
     "attention.self.query": "attn_q",
@@ -109,7 +108,7 @@ def plan_nomic_bert(folder: ModelFolder) -> Plan:
 def _shared(config: Fields) -> tuple[int, int, int, int]:
     """Width, width of the feed-forward network, layers and heads, by the names of either kind."""
     layers = config.count("num_hidden_layers", "n_layer")
-    if layers > _MAX_LAYERS:
+    if layers > MAX_LAYERS:
         raise UnsupportedModel(f"config.json: {layers} layers are more than any model has")
     hidden, heads = config.count("hidden_size", "n_embd"), config.count("num_attention_heads", "n_head")
     if hidden % heads:

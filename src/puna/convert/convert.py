@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,15 +31,15 @@ VERSION = 1
 _DECODERS: dict[str, Family] = {
     "LlamaForCausalLM": LLAMA,
     "LLaMAForCausalLM": LLAMA,
-    "LlamaModel": LLAMA,
+    "LlamaModel": replace(LLAMA, head=False),
     "MistralForCausalLM": MISTRAL,
     "MixtralForCausalLM": MIXTRAL,
     "GraniteForCausalLM": GRANITE,
     "Qwen2ForCausalLM": QWEN2,
-    "Qwen2Model": QWEN2,
+    "Qwen2Model": replace(QWEN2, head=False),
     "Qwen2MoeForCausalLM": QWEN2MOE,
     "Qwen3ForCausalLM": QWEN3,
-    "Qwen3Model": QWEN3,
+    "Qwen3Model": replace(QWEN3, head=False),
     "Qwen3MoeForCausalLM": QWEN3MOE,
     "Gemma2ForCausalLM": GEMMA2,
     "Gemma3ForCausalLM": GEMMA3,

@@ -10,14 +10,13 @@ from puna.convert.experts import with_experts
 from puna.convert.float8 import unscaled
 from puna.convert.folder import Fields, ModelFolder, shown
 from puna.convert.generation import sampling, sampling_keys
-from puna.convert.plan import Plan, Target, matched
+from puna.convert.plan import MAX_LAYERS, Plan, Target, matched
 from puna.convert.pooling import pooling
 from puna.convert.rotary import rotary_factors, rotary_keys
 from puna.convert.sources import constant, paired
 from puna.convert.tokenizer import tokenizer_keys
 from puna.errors import FormatError, UnsupportedModel
 
-MAX_LAYERS = 4096
 _QUANTIZATION_VERSION = 2
 
 # What stands before the names of the language model's own tensors.
@@ -115,6 +114,7 @@ class Family:
         activations: the functions between the two halves of a feed-forward network.
         norm_offset: added to the weights of norms, which are stored as differences from it.
         defaults: where the configuration says nothing.
+        head: whether there is a table of outputs, unless it is that of tokens.
         dropped: beginnings of names of tensors that are left out.
         prepare: makes the tensors that a layer has of those in the files.
     """
@@ -126,6 +126,7 @@ class Family:
     activations: tuple[str, ...] = ("silu",)
     norm_offset: float = 0.0
     defaults: Defaults = field(default_factory=Defaults)
+    head: bool = True
     dropped: tuple[str, ...] = ()
     prepare: Callable[[Mapping[str, Source]], Mapping[str, Content]] = with_experts
 
@@ -256,7 +257,7 @@ def _targets(family: Family, sizes: Sizes, *, tied: bool) -> dict[str, Target]:
     targets = {
         "embed_tokens.weight": Target("token_embd.weight", table, matrix=True),
         "norm.weight": Target("output_norm.weight", (sizes.hidden,), offset=family.norm_offset),
-        "lm_head.weight": Target("output.weight", table, matrix=True, optional=tied),
+        "lm_head.weight": Target("output.weight", table, matrix=True, optional=tied or not family.head),
     }
     axes = sizes.axes
     for index in range(sizes.layers):

@@ -47,11 +47,16 @@ def _check_gemma3(config: Fields, sizes: Sizes) -> None:
 
 def _gemma2_keys(config: Fields, sizes: Sizes) -> dict[str, Any]:
     return {
-        "attn_logit_softcapping": config.number("attn_logit_softcapping", default=50.0),
-        "final_logit_softcapping": config.number("final_logit_softcapping", default=30.0),
+        "attn_logit_softcapping": _softcap(config, "attn_logit_softcapping", 50.0),
+        "final_logit_softcapping": _softcap(config, "final_logit_softcapping", 30.0),
         "attention.sliding_window": config.count("sliding_window", default=4096),
         **_pattern("gemma2", config, sizes),
     }
+
+
+def _softcap(config: Fields, name: str, usual: float) -> float:
+    """A limit, 0 where the configuration says that there is none."""
+    return 0.0 if config.values.get(name, usual) is None else config.number(name, default=usual)
 
 
 def _gemma3_keys(config: Fields, sizes: Sizes) -> dict[str, Any]:

@@ -107,8 +107,8 @@ def _sizes(base: Metadata) -> Sizes:
     hidden, heads = base.uint("embedding_length"), max(1, base.uint("attention.head_count"))
     wide = base.uint("feed_forward_length")
     return Sizes(
-        vocabulary=base.length("tokenizer.ggml.tokens") if "tokenizer.ggml.tokens" in base else 0,
-        context=base.uint("context_length", 0),
+        vocabulary=0,
+        context=0,
         hidden=hidden,
         feed_forward=wide,
         layers=base.uint("block_count"),

@@ -7,6 +7,9 @@ from typing import Any, TypeVar
 from puna.convert.content import Content
 from puna.errors import WeightError
 
+MAX_LAYERS = 4096
+"""More than any model has."""
+
 _NAMED_AT_MOST = 5
 
 
