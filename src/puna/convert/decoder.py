@@ -10,7 +10,7 @@ from puna.convert.experts import with_experts
 from puna.convert.float8 import unscaled
 from puna.convert.folder import Fields, ModelFolder, shown
 from puna.convert.generation import sampling, sampling_keys
-from puna.convert.plan import MAX_LAYERS, Plan, Target, matched
+from puna.convert.plan import MAX_LAYERS, Plan, Target, matched, readable
 from puna.convert.pooling import pooling
 from puna.convert.rotary import rotary_factors, rotary_keys
 from puna.convert.sources import constant, paired
@@ -176,7 +176,7 @@ def plainly_named(tensors: Mapping[str, Source]) -> dict[str, Source]:
         match = _PREFIX.match(name)
         plain = name[match.end() :] if match else name
         if plain in found:
-            raise FormatError(f"{tensor.file}: two tensors have the name {plain[:100]}")
+            raise FormatError(f"{tensor.file}: two tensors have the name {readable(plain)}")
         found[plain] = tensor
     return found
 

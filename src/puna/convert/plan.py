@@ -63,10 +63,10 @@ def matched(tensors: Mapping[str, T], targets: Mapping[str, Target]) -> list[tup
         WeightError: tensors are missing, of no use, or have other shapes; one sentence names them all.
     """
     missing = [name for name, target in targets.items() if name not in tensors and not target.optional]
-    unused = [name[:100] for name in tensors if name not in targets]
+    unused = [readable(name) for name in tensors if name not in targets]
     pairs = [(tensor, targets[name]) for name, tensor in tensors.items() if name in targets]
     misshaped = [
-        f"{tensor.name} is {_times(tensor.shape)} instead of {_times(target.shape)}"
+        f"{readable(tensor.name)} is {_times(tensor.shape)} instead of {_times(target.shape)}"
         for tensor, target in pairs
         if tensor.shape != target.shape
     ]
@@ -75,6 +75,11 @@ def matched(tensors: Mapping[str, T], targets: Mapping[str, Target]) -> list[tup
     if problems:
         raise WeightError(f"the weights do not fit config.json: {'; '.join(problems)}")
     return pairs
+
+
+def readable(name: str) -> str:
+    """A stranger's name, as errors show it among others."""
+    return name[:100] if name[:100].isprintable() else repr(name[:100])
 
 
 def _times(shape: tuple[int, ...]) -> str:
