@@ -40,8 +40,11 @@ ALLOWED: dict[str, set[str]] = {
     "engine": {"errors", "gguf", "ml", "kvcache", "models", "sampling", "tokenizer"},
     "chat": {"errors", "gguf", "sampling", "template", "tokenizer"},
     "store": {"errors", "gguf", "gojson", "humanize", "progress", "regular"},
+    "quantize": {"errors", "gguf", "ggml", "progress", "settings"},
     "registry": {"errors", "convert", "gguf", "progress", "settings", "store", "cancellation", "options"},
-    "create": {"errors", "gguf", "gojson", "modelfile", "progress", "regular", "sampling", "store"},
+    "create": {
+        *("errors", "gguf", "gojson", "modelfile", "progress", "quantize", "regular", "sampling", "store"),
+    },
     "services": {
         *("errors", "engine", "gguf", "modelfile", "progress", "sampling", "template", "tokenizer"),
         *("chat", "store", "registry", "create", "cancellation", "scheduler"),
@@ -227,6 +230,7 @@ def test_the_environment_is_read_in_settings_only() -> None:
         "puna.registry.auth",
         "puna.runner.protocol",
         "puna.runner.process",
+        "puna.quantize.process",
         "puna.registry.pypi",
         "puna.scheduler.keep_alive",
         "puna.scheduler.scheduler",
