@@ -64,7 +64,8 @@ ALLOWED: dict[str, set[str]] = {
     "cli": {
         *("errors", "humanize", "progress", "settings", "gguf", "ggml", "ml", "sampling"),
         *("client", "inprocess", "modelfile", "engine", "benchmark", "chat", "store", "registry", "create"),
-        *("services", "server", "runner", "scheduler", "options", "variables"),
+        *("tokenizer",),
+        *("services", "server", "runner", "scheduler", "options", "variables", "quantize", "regular"),
     },
     "__main__": {"cli"},
 }
@@ -213,6 +214,7 @@ def test_the_environment_is_read_in_settings_only() -> None:
         "puna.cli.main",
         "puna.cli.models",
         "puna.cli.options",
+        "puna.cli.commands.imatrix",
         "puna.cli.commands.import_",
         "puna.cli.commands.list",
         "puna.cli.commands.run",
