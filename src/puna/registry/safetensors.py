@@ -109,29 +109,30 @@ def converted_layers(
         StoreError: the store cannot be written.
     """
     key = packed.key()
-    note = _noted(library, key)
-    if note is None:
-        note = _convert(packed, library, session, report)
-        if key is not None:
-            _write_note(library, key, note)
+    noted = _noted(library, key)
+    note, config = noted or _convert(packed, library, session, report)
+    if key is not None and noted is None:
+        _write_note(library, key, note)
     digest = Digest(note.digest)
     session.pin(digest)
     layers = [Layer(MODEL_LAYER, str(digest), library.blobs.size(digest) or 0, from_=packed.weights)]
     if note.num_ctx is not None:
         layers.append(session.add(PARAMETERS_LAYER, [b'{"num_ctx":%d}' % note.num_ctx]))
-    return layers, _config(library.blobs.path(digest))
+    return layers, config
 
 
-def _convert(packed: PackedFolder, library: Library, session: Session, report: Report) -> _Note:
+def _convert(
+    packed: PackedFolder, library: Library, session: Session, report: Report
+) -> tuple[_Note, ModelConfig]:
     library.blobs.make_room(2 * packed.size)
     with library.scratch() as scratch:
         folder, target = scratch / "model", scratch / "model.gguf"
         _unpack(packed, folder, report)
         made = convert(folder, target, report)
         report(Progress("verifying conversion"))
-        _config(target)
+        config = _config(target)
         layer = session.adopt(MODEL_LAYER, target)
-    return _Note(layer.content.hex, made.num_ctx)
+    return _Note(layer.content.hex, made.num_ctx), config
 
 
 def _unpack(packed: PackedFolder, folder: Path, report: Report) -> None:
@@ -151,7 +152,7 @@ def _config(path: Path) -> ModelConfig:
         return gguf_config(file)
 
 
-def _noted(library: Library, key: str | None) -> _Note | None:
+def _noted(library: Library, key: str | None) -> tuple[_Note, ModelConfig] | None:
     """What these files became, if that is still in the store."""
     if key is None:
         return None
@@ -159,8 +160,7 @@ def _noted(library: Library, key: str | None) -> _Note | None:
         note = msgspec.json.decode((library.conversions / key).read_bytes(), type=_Note)
         digest = Digest(note.digest)
         if library.blobs.verified(digest):
-            _config(library.blobs.path(digest))
-            return note
+            return note, _config(library.blobs.path(digest))
     return None
 
 
