@@ -42,6 +42,7 @@ from puna.services.asked import (
     ChatRequest,
     CompletionRequest,
     chat_conversation,
+    check_raw,
     check_tokens,
     completion_conversation,
     prepare_completion,
@@ -182,6 +183,7 @@ class Model:
             images=tuple(image_bytes(image) for image in arguments.get("images") or ()),
             **self._asked(arguments, grammar),
         )
+        check_raw(request)
         check_tokens(request.context, self._loaded.tokenizer, "context")
         chat = with_template(self._chat, request.template)
         conversation = completion_conversation(request, self._stored, DEFAULT_LIMITS)

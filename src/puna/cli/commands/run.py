@@ -1,17 +1,17 @@
 """`puna run`: a prompt to a model, or a conversation with it."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from puna.chat.conversation import Think
 from puna.cli import terminal
 from puna.cli.answer import new_answer, show_timings
-from puna.cli.pictures import look
+from puna.cli.pictures import Illustrated, look
 from puna.cli.reach import Where, running_server, where_options, without_server
 from puna.cli.speaker import Prompt, Speaker, answer_arguments, sayable
 from puna.errors import InvalidOption
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from puna.client import Client
     from puna.client.arguments import EmbedArguments
     from puna.client.replies import ChatReply, GenerateReply
-
-Reply = TypeVar("Reply", "ChatReply", "GenerateReply")
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,22 +204,29 @@ def _show_warnings(warnings: Sequence[str]) -> None:
 
 def _answer_once(speaker: Speaker, request: Request, text: str) -> None:
     answer = new_answer(hides_thinking=request.hides_thinking, wraps=request.wraps)
-    arguments = answer_arguments(request.options, request.think, request.keep_alive)
     with speaker.interruptible():
-        if request.system == "":
-            # A prompt cannot say that there is to be no system message; a conversation can.
-            messages = [{"role": "system", "content": ""}, {"role": "user", "content": text}]
-            answer.show(_noted(speaker, request, speaker.chat(messages, request.grammar, arguments)))
-        else:
-            found = look(text, speaker.name, sees="vision" in speaker.capabilities)
-            prompt = Prompt(found.text, request.system, found.images, request.raw)
-            answer.show(_noted(speaker, request, speaker.generate(prompt, request.grammar, arguments)))
+        found = look(text, speaker.name, sees="vision" in speaker.capabilities)
+        answer.show(_noted(speaker, request, _replies(speaker, request, found)))
     terminal.show("\n\n" if terminal.is_terminal(sys.stdout) else "\n")
     if request.verbose:
         show_timings(answer)
 
 
-def _noted(speaker: Speaker, request: Request, replies: "Iterator[Reply]") -> "Iterator[Reply]":
+def _replies(
+    speaker: Speaker, request: Request, prompt: Illustrated
+) -> "Iterable[ChatReply | GenerateReply]":
+    arguments = answer_arguments(request.options, request.think, request.keep_alive)
+    if request.system == "" and not request.raw:
+        # A prompt cannot say that there is to be no system message; a conversation can.
+        user = {"role": "user", "content": prompt.text, "images": list(prompt.images)}
+        return speaker.chat([{"role": "system", "content": ""}, user], request.grammar, arguments)
+    sent = Prompt(prompt.text, request.system or None, prompt.images, request.raw)
+    return speaker.generate(sent, request.grammar, arguments)
+
+
+def _noted(
+    speaker: Speaker, request: Request, replies: "Iterable[ChatReply | GenerateReply]"
+) -> "Iterator[ChatReply | GenerateReply]":
     """The replies; before the first, so that an error stands alone, what is to be known of the model."""
     for number, reply in enumerate(replies):
         if not number:
@@ -244,6 +249,8 @@ def _embed(speaker: Speaker, request: Request, text: str | None) -> None:
     arguments: EmbedArguments = {"truncate": request.truncate, "dimensions": request.dimensions}
     if request.options:
         arguments["options"] = request.options
+    if request.keep_alive is not None:
+        arguments["keep_alive"] = request.keep_alive
     with speaker.interruptible():
         reply = speaker.embed(text, arguments)
     click.echo(json.dumps(reply.embeddings[0]))
