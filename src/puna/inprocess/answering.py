@@ -2,16 +2,16 @@
 
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from puna.chat.events import Content, Event, Thinking, ToolCall
 from puna.client import replies
 from puna.client.replies import Answer, ChatReply, Function, GenerateReply, Message
-from puna.engine.events import Done, TextChunk, TokenLogprob
 from puna.engine.events import Event as EngineEvent
+from puna.engine.events import TextChunk, TokenLogprob
 from puna.services.conversation import Finished
+from puna.services.figures import figures, now_text
 
 Reply = TypeVar("Reply", bound=Answer)
 
@@ -37,7 +37,7 @@ class Heard:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What the last reply tells besides the engine's counts.
+    """What of the last reply's figures the engine does not count.
 
     Attributes:
         began: when the request came, by `time.perf_counter`.
@@ -47,21 +47,11 @@ class Measured:
     began: float
     load_seconds: float
 
-    def counts(self, finished: Finished) -> dict[str, Any]:
+    def last(self, finished: Finished) -> dict[str, Any]:
         """The fields of the last reply."""
-        done: Done = finished.counts
-        return {
-            "done": True,
-            "done_reason": finished.reason,
-            "total_duration": nanoseconds(time.perf_counter() - self.began + self.load_seconds),
-            "load_duration": nanoseconds(self.load_seconds),
-            "prompt_eval_count": done.prompt_tokens,
-            "prompt_eval_duration": nanoseconds(done.prompt_seconds),
-            "eval_count": done.generated_tokens,
-            "eval_duration": nanoseconds(done.generation_seconds),
-            "cached_tokens": done.cached_tokens,
-            "dropped_tokens": finished.dropped_tokens + done.shifted_tokens,
-        }
+        total = time.perf_counter() - self.began + self.load_seconds
+        measured = replace(finished, load_seconds=self.load_seconds, total_seconds=total)
+        return {"done": True, "done_reason": finished.reason, **figures(measured)}
 
 
 Build = Callable[[str, "Event | None", dict[str, Any]], Reply]
@@ -75,7 +65,7 @@ def pieces(
     for event in events:
         fields: dict[str, Any] = {"created_at": now_text(), "logprobs": heard.take()}
         if isinstance(event, Finished):
-            yield build(model, None, {**fields, **measured.counts(event)})
+            yield build(model, None, {**fields, **measured.last(event)})
         else:
             yield build(model, event, fields)
 
@@ -149,13 +139,3 @@ def _logprob(token: TokenLogprob) -> replies.TokenLogprob:
         bytes=list(token.bytes),
         top_logprobs=[_logprob(one) for one in token.top] or None,
     )
-
-
-def now_text() -> str:
-    """This moment as RFC 3339 writes it, in UTC."""
-    return datetime.now(UTC).isoformat().replace("+00:00", "Z")
-
-
-def nanoseconds(seconds: float) -> int:
-    """Seconds as the API counts them."""
-    return round(seconds * 1e9)

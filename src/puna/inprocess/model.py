@@ -28,8 +28,6 @@ from puna.inprocess.answering import (
     Measured,
     chat_reply,
     generate_reply,
-    nanoseconds,
-    now_text,
     pieces,
     whole_chat,
     whole_generate,
@@ -50,6 +48,7 @@ from puna.services.asked import (
 )
 from puna.services.conversation import Chat, Finished, Prepared
 from puna.services.embedding import encode_inputs, finished_vectors
+from puna.services.figures import nanoseconds, now_text
 from puna.services.limits import DEFAULT_LIMITS
 from puna.services.options import Options, read_options
 from puna.store import model as store

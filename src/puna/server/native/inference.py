@@ -43,7 +43,6 @@ from puna.server.native.inference_wire import (
     generate_reply,
     in_memory_on_wire,
     logprob_on_wire,
-    measures,
     message_from_wire,
     pictures,
 )
@@ -52,6 +51,7 @@ from puna.server.routing import route
 from puna.server.state import AppState
 from puna.services.asked import Asked, ChatRequest, CompletionRequest, EmbedRequest
 from puna.services.conversation import Finished
+from puna.services.figures import figures, nanoseconds
 from puna.services.inference import Answer, Logprobs, Prompted, Rendered
 from puna.services.loaded import models_in_memory
 
@@ -141,13 +141,13 @@ class _Routes:
             return json_response(embedded(body.model, []))
         asked = EmbedRequest(**common, inputs=inputs, truncate=body.truncate, dimensions=body.dimensions)
         made = await while_connected(request.receive, self.state.inference.embed(asked, _not_pulled))
-        figures = {
-            "total_duration": round(made.total_seconds * 1e9),
-            "load_duration": round(made.load_seconds * 1e9),
+        told = {
+            "total_duration": nanoseconds(made.total_seconds),
+            "load_duration": nanoseconds(made.load_seconds),
             "prompt_eval_count": made.tokens,
             "dropped_tokens": made.dropped_tokens,
         }
-        document = embedded(body.model, made.vectors, figures)
+        document = embedded(body.model, made.vectors, told)
         # A thousand vectors take the encoder tens of milliseconds.
         return Response(await asyncio.to_thread(_encode, document), 200, _ignored(made.ignored), JSON)
 
@@ -287,7 +287,7 @@ def _add(part: Part, event: Content | Thinking | ToolCall) -> None:
 
 def _last(model: str, part: Part, finished: Finished, reply: Reply) -> GenerateReply | ChatReply:
     context = {"context": list(finished.context)} if finished.context else {}
-    return reply(model, part, finished.reason, **measures(finished), **context)
+    return reply(model, part, finished.reason, **figures(finished), **context)
 
 
 def _debug(body: AnswerBody, rendered: Rendered, reply: Reply) -> Response:

@@ -14,7 +14,7 @@ from puna.chat.conversation import Message
 from puna.chat.events import ToolCall
 from puna.engine.events import TokenLogprob
 from puna.errors import InvalidOption
-from puna.services.conversation import Finished
+from puna.services.figures import now_text
 from puna.services.loaded import ModelInMemory
 
 # As far in the future as Go's clocks reach: how Ollama says for ever.
@@ -167,19 +167,6 @@ class DebugOnWire(msgspec.Struct, kw_only=True):
     image_count: int
 
 
-class Measures(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """The figures at an answer's end; durations are nanoseconds."""
-
-    total_duration: int = 0
-    load_duration: int = 0
-    prompt_eval_count: int = 0
-    prompt_eval_duration: int = 0
-    eval_count: int = 0
-    eval_duration: int = 0
-    cached_tokens: int = 0
-    dropped_tokens: int = 0
-
-
 class GenerateReply(msgspec.Struct, kw_only=True, omit_defaults=True):
     """A piece of the answer of /api/generate, or all of it."""
 
@@ -245,7 +232,7 @@ def generate_reply(model: str, part: Part, reason: str = "", **more: Any) -> Gen
     """The part as /api/generate gives it; with a reason it is the last."""
     return GenerateReply(
         model=model,
-        created_at=now(),
+        created_at=now_text(),
         response=part.content,
         thinking=part.thinking,
         done=bool(reason),
@@ -260,7 +247,7 @@ def chat_reply(model: str, part: Part, reason: str = "", **more: Any) -> ChatRep
     """The part as /api/chat gives it; with a reason it is the last."""
     return ChatReply(
         model=model,
-        created_at=now(),
+        created_at=now_text(),
         message=MessageOnWire(
             role="assistant", content=part.content, thinking=part.thinking, tool_calls=part.calls or UNSET
         ),
@@ -269,21 +256,6 @@ def chat_reply(model: str, part: Part, reason: str = "", **more: Any) -> ChatRep
         logprobs=part.logprobs or UNSET,
         **more,
     )
-
-
-def measures(finished: Finished) -> dict[str, int]:
-    """The figures at an answer's end, by their names on the wire."""
-    counts = finished.counts
-    return {
-        "total_duration": _nanoseconds(finished.total_seconds),
-        "load_duration": _nanoseconds(finished.load_seconds),
-        "prompt_eval_count": counts.prompt_tokens,
-        "prompt_eval_duration": _nanoseconds(counts.prompt_seconds),
-        "eval_count": counts.generated_tokens,
-        "eval_duration": _nanoseconds(counts.generation_seconds),
-        "cached_tokens": counts.cached_tokens,
-        "dropped_tokens": finished.dropped_tokens + counts.shifted_tokens,
-    }
 
 
 def call_on_wire(call: ToolCall) -> CallOnWire:
@@ -363,15 +335,6 @@ def _in(seconds: float) -> str:
     """The local time so many seconds from now."""
     lasting = _FOR_EVER if math.isinf(seconds) else min(seconds, _FOR_EVER)
     return (datetime.now(UTC) + timedelta(seconds=lasting)).astimezone().isoformat()
-
-
-def now() -> str:
-    """The time in UTC, as RFC 3339 writes it."""
-    return datetime.now(UTC).isoformat().removesuffix("+00:00") + "Z"
-
-
-def _nanoseconds(seconds: float) -> int:
-    return round(seconds * 1e9)
 
 
 def embedded(
