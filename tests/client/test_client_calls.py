@@ -4,7 +4,7 @@ import base64
 import json
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from tests.client.played_server import Played, PlayedServer, document, lines
@@ -99,6 +99,10 @@ def test_pictures(server: PlayedServer, client: Client, tmp_path: Path) -> None:
         assert server.last.body["images"] == [spelled]
     with pytest.raises(InvalidOption, match="cannot read the picture"):
         client.generate("tiny", "hi", images=[tmp_path / "dog.png"])
+    with pytest.raises(InvalidOption, match="neither the path of a file nor base64"):
+        client.generate("tiny", "hi", images=["dog.png"])
+    with pytest.raises(InvalidOption, match="not int"):
+        client.generate("tiny", "hi", images=[cast(Any, 1)])
 
 
 def test_vectors_and_tokens(server: PlayedServer, client: Client) -> None:

@@ -13,10 +13,12 @@ from tests.scripted_llama import START, write_scripted_llama
 from tests.tiny_llama import write_tiny_llama
 
 import puna
+from puna.chat import events
 from puna.client import Client, Message
-from puna.client.replies import ChatReply, GenerateReply
+from puna.client.replies import ChatReply, Function, GenerateReply, ToolCall
 from puna.errors import ContextLengthExceeded, InvalidOption, MissingCapability, ModelNotFound
 from puna.inprocess import Model
+from puna.inprocess.messages import read_message
 from puna.sampling.grammar import Grammar
 
 TEMPLATE = (
@@ -172,6 +174,20 @@ def test_prompts_that_are_too_long(tiny: Path) -> None:
 def test_malformed_messages(model: Model, message: dict[str, Any]) -> None:
     with pytest.raises(InvalidOption, match=r"message|tool call"):
         model.chat([message])
+
+
+def test_messages_are_read_as_a_server_reads_them() -> None:
+    """Keys in any case, null for left out, an index as given and else 0, calls of earlier replies."""
+    call = ToolCall(function=Function(name="f", arguments={"x": None}, index=3), id="c")
+    given = {"Role": "Assistant", "content": None, "tool_calls": [call, {"function": {"name": "g"}}]}
+    message = read_message(given)
+    assert (message.role, message.content) == ("assistant", "")
+    assert message.tool_calls == (events.ToolCall(3, "f", {"x": None}, "c"), events.ToolCall(0, "g", {}))
+    whole = read_message(Message(role="user", content="hi", images=["AAAA"]))
+    assert whole.images == (bytes(3),)
+    for wrong in ([b""], [""], ["!"], [None]):
+        with pytest.raises(InvalidOption, match=r"invalid image: images\[0\] is empty|picture"):
+            read_message({"role": "user", "images": wrong})
 
 
 def test_nothing_to_answer(model: Model) -> None:

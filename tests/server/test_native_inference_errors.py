@@ -107,6 +107,11 @@ TOO_MANY = [{"role": "user", "content": ""}] * 20_000
         ("chat", {"messages": [None]}, "invalid request"),
         ("chat", {"messages": [{"content": []}]}, "invalid request"),
         ("chat", {"messages": [{"tool_calls": [{"function": {"arguments": "{}"}}]}]}, "invalid request"),
+        (
+            "chat",
+            {"messages": [{"tool_calls": [{"function": {}}]}]},
+            "a tool call of a message has no",
+        ),
         ("chat", {"messages": TOO_MANY}, "there are 20000 messages; at most"),
         ("chat", {"messages": [{"images": ["AAAA"]}]}, '"said" does not support vision'),
         ("generate", {"images": ["AAAA"]}, '"said" does not support vision'),

@@ -162,25 +162,25 @@ def cancel(request_id: str) -> Call[Nothing]:
 
 
 def encoded_image(image: Image) -> str:
-    """The picture in base64. Raises: InvalidOption: its file cannot be read."""
+    """The picture in base64. Raises: InvalidOption: its file cannot be read, or it is no picture at all."""
     if isinstance(image, bytes):
         return base64.b64encode(image).decode()
-    return base64.b64encode(image_bytes(image)).decode() if is_path(image) else str(image)
-
-
-def image_bytes(image: Image) -> bytes:
-    """The content of the picture's file. Raises: InvalidOption: it cannot be read, or is no base64."""
-    if isinstance(image, bytes):
-        return image
-    if not is_path(image):
-        try:
-            return base64.b64decode(str(image), validate=True)
-        except ValueError as error:
-            raise InvalidOption("a picture is neither the path of a file nor base64") from error
+    if not isinstance(image, str | Path):
+        raise InvalidOption(f"a picture is bytes, a path or base64, not {type(image).__name__}")
+    if is_path(image):
+        return base64.b64encode(_content(image)).decode()
     try:
-        return Path(image).read_bytes()
+        base64.b64decode(str(image), validate=True)
+    except ValueError as error:
+        raise InvalidOption("a picture is neither the path of a file nor base64") from error
+    return str(image)
+
+
+def _content(path: str | Path) -> bytes:
+    try:
+        return Path(path).read_bytes()
     except OSError as error:
-        raise InvalidOption(f"cannot read the picture {str(image)[:100]!r}: {error.strerror}") from error
+        raise InvalidOption(f"cannot read the picture {str(path)[:100]!r}: {error.strerror}") from error
 
 
 def is_path(image: Path | str) -> bool:

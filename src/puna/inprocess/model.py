@@ -18,7 +18,7 @@ from puna.client.arguments import (
     GenerateArguments,
     GivenMessage,
 )
-from puna.client.calls import check_names, image_bytes
+from puna.client.calls import check_names
 from puna.client.replies import ChatReply, DetokenizeReply, EmbedReply, GenerateReply, TokenizeReply
 from puna.engine.events import Event
 from puna.engine.load import LoadedModel
@@ -32,7 +32,7 @@ from puna.inprocess.answering import (
     whole_chat,
     whole_generate,
 )
-from puna.inprocess.messages import read_message
+from puna.inprocess.messages import read_message, read_pictures
 from puna.sampling.grammar import Grammar
 from puna.sampling.parameters import SamplingParameters
 from puna.services.asked import (
@@ -179,7 +179,7 @@ class Model:
             template=arguments.get("template") or "",
             context=arguments.get("context") or (),
             raw=bool(arguments.get("raw")),
-            images=tuple(image_bytes(image) for image in arguments.get("images") or ()),
+            images=read_pictures(arguments.get("images") or ()),
             **self._asked(arguments, grammar),
         )
         check_raw(request)

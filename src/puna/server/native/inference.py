@@ -43,8 +43,6 @@ from puna.server.native.inference_wire import (
     generate_reply,
     in_memory_on_wire,
     logprob_on_wire,
-    message_from_wire,
-    pictures,
 )
 from puna.server.native.names import local_name
 from puna.server.routing import route
@@ -54,6 +52,7 @@ from puna.services.conversation import Finished
 from puna.services.figures import figures, nanoseconds
 from puna.services.inference import Answer, Logprobs, Prompted, Rendered
 from puna.services.loaded import models_in_memory
+from puna.services.messages import message_of, pictures
 
 T = TypeVar("T", bound=msgspec.Struct)
 Reply: TypeAlias = Callable[..., GenerateReply | ChatReply]
@@ -118,7 +117,7 @@ class _Routes:
             return await self._load(request, body, chat_reply, "chat")
         asked = ChatRequest(
             **common,
-            messages=await asyncio.to_thread(lambda: [message_from_wire(one) for one in body.messages]),
+            messages=await asyncio.to_thread(lambda: [message_of(one) for one in body.messages]),
             tools=body.tools,
             tool_choice=read_tool_choice(body.tool_choice),
         )

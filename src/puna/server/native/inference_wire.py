@@ -1,7 +1,5 @@
 """What the routes of `puna.server.native.inference` read and write: Ollama's documents."""
 
-import base64
-import binascii
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -10,12 +8,11 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from puna.chat.conversation import Message
 from puna.chat.events import ToolCall
 from puna.engine.events import TokenLogprob
-from puna.errors import InvalidOption
 from puna.services.figures import now_text
 from puna.services.loaded import ModelInMemory
+from puna.services.messages import MessageBody
 
 # As far in the future as Go's clocks reach: how Ollama says for ever.
 _FOR_EVER = (2**63 - 1) / 1e9
@@ -55,33 +52,6 @@ class GenerateBody(AnswerBody, kw_only=True):
     context: list[Any] = []
     raw: bool = False
     images: list[str] = []
-
-
-class FunctionBody(msgspec.Struct, kw_only=True):
-    """A function that was called."""
-
-    index: int = 0
-    name: str = ""
-    arguments: dict[str, Any] = {}
-
-
-class CallBody(msgspec.Struct, kw_only=True):
-    """A call in an earlier answer."""
-
-    id: str = ""
-    function: FunctionBody = msgspec.field(default_factory=FunctionBody)
-
-
-class MessageBody(msgspec.Struct, kw_only=True):
-    """A message of a conversation."""
-
-    role: str = ""
-    content: str = ""
-    thinking: str = ""
-    images: list[str] = []
-    tool_calls: list[CallBody] = []
-    tool_name: str = ""
-    tool_call_id: str = ""
 
 
 class ChatBody(AnswerBody, kw_only=True):
@@ -272,37 +242,6 @@ def logprob_on_wire(token: TokenLogprob) -> LogprobOnWire:
         bytes=list(token.bytes),
         top_logprobs=[logprob_on_wire(other) for other in token.top] if token.top else UNSET,
     )
-
-
-def message_from_wire(message: MessageBody) -> Message:
-    """A message of a conversation. Raises: InvalidOption, for pictures that are no base64."""
-    return Message(
-        role=message.role.lower(),
-        content=message.content,
-        thinking=message.thinking,
-        images=pictures(message.images),
-        tool_calls=tuple(
-            ToolCall(call.function.index, call.function.name, call.function.arguments, call.id or None)
-            for call in message.tool_calls
-        ),
-        tool_name=message.tool_name,
-        tool_call_id=message.tool_call_id,
-    )
-
-
-def pictures(texts: Sequence[str]) -> tuple[bytes, ...]:
-    """The content of image files in base64. Raises: InvalidOption."""
-    return tuple(_picture(index, text) for index, text in enumerate(texts))
-
-
-def _picture(index: int, text: str) -> bytes:
-    try:
-        content = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise InvalidOption(f"invalid image: images[{index}] is not base64") from error
-    if not content:
-        raise InvalidOption(f"invalid image: images[{index}] is empty")
-    return content
 
 
 def in_memory_on_wire(models: Iterable[ModelInMemory]) -> dict[str, Any]:
