@@ -87,6 +87,25 @@ def test_a_prompt(model: Model) -> None:
     assert model.generate(f"hi{START}", raw=True).response == "<think>Hmm</think>\n\nBlue sky"
 
 
+def test_the_context_goes_on(model: Model) -> None:
+    first = model.generate("hi", think=False)
+    assert first.context is not None
+    written = model._loaded.tokenizer.decode(first.context, render_special=True)
+    assert written.endswith(f"{START}<think>Hmm</think>\n\nBlue sky")
+    *_, last = model.generate("more", stream=True, context=first.context, think=False)
+    assert last.context is not None
+    assert last.context[: len(first.context)] == first.context
+    assert last.prompt_eval_count > len(first.context)
+    assert model.generate("hi", raw=True).context is None
+
+
+def test_what_is_cut_off_a_text_to_embed_is_told(tiny: Path) -> None:
+    with puna.load(tiny, num_ctx=16) as model:
+        whole, cut = model.embed("x"), model.embed("x" * 40, truncate=True)
+    assert (whole.dropped_tokens, cut.prompt_eval_count) == (0, 16)
+    assert cut.dropped_tokens == whole.prompt_eval_count - 1 + 40 - 16
+
+
 def test_the_first_answer_tells_how_long_loading_took(thinker: Path) -> None:
     with puna.load(thinker) as model:
         first, second = model.generate("hi"), model.generate("hi")

@@ -1,7 +1,7 @@
 """An answer's events as the replies of Ollama's API."""
 
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -18,15 +18,22 @@ Reply = TypeVar("Reply", bound=Answer)
 
 @dataclass(slots=True)
 class Heard:
-    """The log-probabilities of an answer, taken from the engine's events as they pass."""
+    """What is taken from the engine's events as they pass.
+
+    Attributes:
+        pending: log-probabilities that are still to be told.
+        texts: the answer as the model has written it.
+    """
 
     pending: list[TokenLogprob] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
 
     def listen(self, events: Iterable[EngineEvent]) -> Iterator[EngineEvent]:
         """The events, unchanged."""
         for event in events:
             if isinstance(event, TextChunk):
                 self.pending += event.logprobs
+                self.texts.append(event.text)
             yield event
 
     def take(self) -> list[replies.TokenLogprob] | None:
@@ -37,21 +44,24 @@ class Heard:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What of the last reply's figures the engine does not count.
+    """What the last reply tells that the answer's events do not.
 
     Attributes:
         began: when the request came, by `time.perf_counter`.
         load_seconds: how long the model took to load, if this is its first answer.
+        context: from the answer's text, the tokens that a next prompt can go on from; None tells none.
     """
 
     began: float
     load_seconds: float
+    context: Callable[[str], Sequence[int]] | None = None
 
-    def last(self, finished: Finished) -> dict[str, Any]:
-        """The fields of the last reply."""
+    def last(self, finished: Finished, answer: str) -> dict[str, Any]:
+        """The fields of the last reply, to an answer of this text."""
         total = time.perf_counter() - self.began + self.load_seconds
         measured = replace(finished, load_seconds=self.load_seconds, total_seconds=total)
-        return {"done": True, "done_reason": finished.reason, **figures(measured)}
+        context = {"context": list(self.context(answer))} if self.context else {}
+        return {"done": True, "done_reason": finished.reason, **figures(measured), **context}
 
 
 Build = Callable[[str, "Event | None", dict[str, Any]], Reply]
@@ -65,7 +75,7 @@ def pieces(
     for event in events:
         fields: dict[str, Any] = {"created_at": now_text(), "logprobs": heard.take()}
         if isinstance(event, Finished):
-            yield build(model, None, {**fields, **measured.last(event)})
+            yield build(model, None, {**fields, **measured.last(event, "".join(heard.texts))})
         else:
             yield build(model, event, fields)
 
@@ -117,6 +127,7 @@ def whole_generate(parts: Iterable[GenerateReply]) -> GenerateReply:
         response="".join(part.response for part in taken),
         thinking="".join(part.thinking for part in taken),
         tool_calls=[call for part in taken for call in part.tool_calls or ()] or None,
+        context=taken[-1].context,
         **_common(taken[-1], taken),
     )
 

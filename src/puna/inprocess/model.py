@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from array import array
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Generic, Literal, Self, TypeVar, Unpack, overload
 
 from puna.chat.conversation import read_tool_choice
@@ -43,6 +44,7 @@ from puna.services.asked import (
     check_raw,
     check_tokens,
     completion_conversation,
+    kept_context,
     prepare_completion,
     with_template,
 )
@@ -188,7 +190,8 @@ class Model:
         conversation = completion_conversation(request, self._stored, DEFAULT_LIMITS)
         chat.check(conversation, "generate")
         prepared = prepare_completion(chat, request, conversation)
-        parts = pieces(*self._answer(chat, prepared, request, began), generate_reply)
+        context = None if request.raw else partial(kept_context, self._loaded.tokenizer, prepared.prompt)
+        parts = pieces(*self._answer(chat, prepared, request, began, context), generate_reply)
         return Pieces(parts) if stream else whole_generate(parts)
 
     @overload
@@ -255,6 +258,7 @@ class Model:
             total_duration=nanoseconds(time.perf_counter() - began + load_seconds),
             load_duration=nanoseconds(load_seconds),
             prompt_eval_count=encoded.tokens,
+            dropped_tokens=encoded.dropped_tokens,
         )
 
     def tokenize(self, text: str) -> TokenizeReply:
@@ -302,14 +306,19 @@ class Model:
         }
 
     def _answer(
-        self, chat: Chat, prepared: Prepared, request: AskedAnswer, began: float
+        self,
+        chat: Chat,
+        prepared: Prepared,
+        request: AskedAnswer,
+        began: float,
+        context: Callable[[str], Sequence[int]] | None = None,
     ) -> tuple[str, Iterator[ChatEvent | Finished], Heard, Measured]:
         options, heard = self._options(request.options), Heard()
         sampling = replace(options.sampling, logprobs=request.logprobs, top_logprobs=request.top_logprobs)
         ear = _Ear(self._loaded, heard, options, request.shift)
         num_predict = options.most_tokens(self.num_ctx)
         events = chat.answer(prepared, ear, sampling, num_predict=num_predict, stop=options.stop)
-        return self.name, events, heard, Measured(began, self._take_load_seconds())
+        return self.name, events, heard, Measured(began, self._take_load_seconds(), context)
 
     def _options(self, given: Mapping[str, Any] | None) -> Options:
         """The options of one call. Raises: InvalidOption: one is wrong, or set when a model is loaded."""

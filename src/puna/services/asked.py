@@ -214,6 +214,11 @@ def prepare_completion(chat: Chat, request: CompletionRequest, conversation: Con
     return replace(prepared, prompt=[*request.context, *tokens])
 
 
+def kept_context(tokenizer: Tokenizer, prompt: Sequence[int], answer: str) -> tuple[int, ...]:
+    """The tokens of a prompt and of its answer, for a next request to go on from."""
+    return (*prompt, *tokenizer.encode_continuation(answer, parse_special=True))
+
+
 def check_tokens(tokens: Sequence[object], tokenizer: Tokenizer, name: str) -> None:
     """Check that all are ids of the vocabulary. Raises: InvalidOption, which calls the list `name`."""
     for index, id in enumerate(tokens):

@@ -29,6 +29,7 @@ from puna.services.asked import (
     check_raw,
     check_tokens,
     completion_conversation,
+    kept_context,
     prepare_completion,
     with_template,
 )
@@ -393,11 +394,14 @@ class Inference:
             counts=counts,
             dropped_tokens=prepared.dropped_tokens,
             load_seconds=lease.load_seconds,
-            context=await self._apart(_whole, job, prepared, "".join(texts)) if job.keeps_context else (),
+            context=await self._context(job, prepared, "".join(texts)) if job.keeps_context else (),
             total_seconds=time.perf_counter() - began,
             stop_text=reading.stop_text(counts),
             thinking_tokens=await self._count(job, "".join(thoughts)),
         )
+
+    async def _context(self, job: _Job, prepared: Prepared, text: str) -> tuple[int, ...]:
+        return await self._apart(kept_context, job.model.tokenizer, prepared.prompt, text)
 
     async def _count(self, job: _Job, text: str) -> int:
         """How many tokens a text within an answer takes."""
@@ -456,11 +460,6 @@ class _Clock:
 
 def _prepare_chat(conversation: Conversation, chat: Chat) -> Prepared:
     return chat.prepare(conversation)
-
-
-def _whole(job: _Job, prepared: Prepared, text: str) -> tuple[int, ...]:
-    """The tokens of the prompt and of the answer."""
-    return (*prepared.prompt, *job.model.tokenizer.encode_continuation(text, parse_special=True))
 
 
 def _for_engine(job: _Job, prepared: Prepared, lease: Lease) -> GenerateRequest:
