@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.server.conftest import Reply, Running, Serve
+from tests.served import Reply
+from tests.server.conftest import Running, Serve
 
 from puna.store.library import Library
 from puna.store.name import parse_name
