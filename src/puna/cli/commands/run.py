@@ -85,7 +85,7 @@ class _Command(click.Command):
 @click.option("--seed", metavar="N", help="Makes the answer repeatable.")
 @click.option("--threads", "num_thread", metavar="N", help="Threads to compute with.")
 @click.option("--num-gpu", metavar="N", help="Layers to put on GPUs; -1 for as many as fit.")
-@click.option("--kv-cache-type", metavar="TYPE", help="f16, q8_0 or q4_0.  [default: f16]")
+@click.option("--kv-cache-type", metavar="TYPE", help="Of the cache: f16, q8_0, q4_0 or f32.  [default: f16]")
 @click.option("--insecure", is_flag=True, help="Allow plain http and private addresses for a pull.")
 @click.option("--format", metavar="FORMAT", help="Answer in JSON: json, a JSON schema, or @FILE with one.")
 @click.option("--grammar", metavar="TEXT", help="Keep the answer to a GBNF grammar: its text, or @FILE.")
