@@ -46,7 +46,7 @@ ALLOWED: dict[str, set[str]] = {
         *("errors", "engine", "gguf", "modelfile", "progress", "sampling", "template", "tokenizer"),
         *("chat", "store", "registry", "create", "cancellation", "scheduler"),
     },
-    "client": {"errors", "settings", "variables"},
+    "client": {"errors", "sampling", "settings", "variables"},
     "runner": {"errors", "engine", "ml", "settings"},
     "inprocess": {
         *(

@@ -59,6 +59,10 @@ def both(puna: Puna, server: Served, store: Path) -> Callable[..., "subprocess.C
         (["tiny", "hi", "--seed", "7", "--num-predict", "40"], None),
         (["tiny", "hi", "--seed", "7", "--num-predict", "40", "--raw"], None),
         (["thinks", "hi", "--format", '{"const": 1}', "--think=false"], None),
+        (["said", "hi", "--choice", "yes"], "yes\n"),
+        (["said", "hi", "--regex", "(ab){2}c"], "ababc\n"),
+        (["said", "hi", "--grammar", 'root ::= "x" "y"'], "xy\n"),
+        (["said", "hi", "--system", "", "--choice", "yes"], "yes\n"),
         (["calls", "hi"], None),
     ],
 )
@@ -90,18 +94,28 @@ def test_timings_of_a_server(puna: Puna, server: Served) -> None:
     assert labels[-3:] == ["eval count:", "eval duration:", "eval rate:"]
 
 
-def test_what_a_server_cannot_do_is_done_here(
-    puna: Puna, server: Served, store: Path, chat_model: Path
-) -> None:
+def test_a_file_runs_here(puna: Puna, server: Served, store: Path, chat_model: Path) -> None:
     there = {"PUNA_HOST": server.url, "PUNA_MODELS": str(store)}
-    assert puna("run", "said", "--choice", "yes", "hi", **there).stdout == "yes\n"
     assert puna("run", chat_model, "--num-predict", "1", "hi", **there).returncode == 0
-    refused = puna("run", "--server", "said", "--choice", "yes", "hi", **there)
-    assert refused.stderr == (
-        "Error: a server keeps answers to --format only; say --local to run without one\n"
-    )
     refused = puna("run", "--server", chat_model, "hi", **there)
     assert refused.stderr.startswith("Error: a server cannot be given the file ")
+
+
+def test_a_server_that_passes_grammars_over(puna: Puna) -> None:
+    """Ollama's; it answers without an id."""
+    with playing() as server:
+        server.play("GET", "/api/version", document({"version": "9.9.9"}))
+        server.play("POST", "/api/show", document({"capabilities": ["completion"]}))
+        server.play("POST", "/api/generate", lines(generate_piece("Blue.")))
+        result = puna("run", "m", "hi", "--choice", "red", PUNA_HOST=server.url)
+        assert server.last.body["grammar"] == {"type": "choice", "choice": ["red"]}
+        assert (result.returncode, result.stdout, result.stderr) == (
+            1,
+            "",
+            "Error: this server keeps answers to --format only; say --local to run without it\n",
+        )
+        assert puna("run", "m", "hi", "--format", "json", PUNA_HOST=server.url).stdout == "Blue.\n"
+        assert server.last.body["format"] == "json"
 
 
 def test_a_server_that_must_answer(puna: Puna) -> None:

@@ -23,6 +23,7 @@ from puna.client import Client, Message
 from puna.client.arguments import GivenMessage
 from puna.client.replies import Function, ToolCall
 from puna.errors import InvalidOption, ModelNotFound, ServerUnreachable
+from puna.sampling.grammar import Grammar
 
 
 def test_a_whole_answer(server: PlayedServer, client: Client) -> None:
@@ -103,6 +104,25 @@ def test_pictures(server: PlayedServer, client: Client, tmp_path: Path) -> None:
         client.generate("tiny", "hi", images=["dog.png"])
     with pytest.raises(InvalidOption, match="not int"):
         client.generate("tiny", "hi", images=[cast(Any, 1)])
+
+
+def test_unloading(server: PlayedServer, client: Client) -> None:
+    server.play("POST", "/api/generate", document({"done": True, "done_reason": "unload"}))
+    client.unload("tiny")
+    assert server.last.body == {"model": "tiny", "keep_alive": 0, "stream": False}
+    client.unload("tiny", force=True)
+    assert server.last.body["force"] is True
+
+
+def test_grammars(server: PlayedServer, client: Client) -> None:
+    server.play("POST", "/api/chat", CHAT_WHOLE)
+    server.play("POST", "/api/generate", GENERATE_WHOLE)
+    described = {"type": "grammar", "grammar": 'root ::= "a"', "syntax": "gbnf"}
+    for grammar in (described, Grammar.gbnf('root ::= "a"')):
+        client.generate("tiny", "hi", grammar=grammar)
+        assert server.last.body["grammar"] == described
+        client.chat("tiny", [{"role": "user", "content": "hi"}], grammar=grammar)
+        assert server.last.body["grammar"] == described
 
 
 def test_vectors_and_tokens(server: PlayedServer, client: Client) -> None:

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -55,8 +56,9 @@ def test_it_has_the_client_s_methods_without_the_model_s_name() -> None:
         return list(inspect.signature(getattr(kind, name)).parameters)
 
     for name in ("generate", "chat", "embed", "tokenize", "detokenize"):
-        own = [parameter for parameter in parameters(Model, name) if parameter != "grammar"]
-        assert own == [parameter for parameter in parameters(Client, name) if parameter != "model"]
+        assert parameters(Model, name) == [
+            parameter for parameter in parameters(Client, name) if parameter != "model"
+        ]
 
 
 def test_a_whole_answer(model: Model, thinker: Path) -> None:
@@ -133,6 +135,8 @@ def test_formats(model: Model) -> None:
     assert json.loads(model.chat(HI, format=schema, think=False).message.content) == {"sky": "blue"}
     reply = model.generate("hi", grammar=Grammar.choice(["yes"]), think=False)
     assert reply.response == "yes"
+    described = {"type": "regex", "regex": "[a-c]{3}"}
+    assert re.fullmatch("[a-c]{3}", model.chat(HI, grammar=described, think=False).message.content)
     with pytest.raises(InvalidOption, match="only one of format and grammar"):
         model.generate("hi", format="json", grammar=Grammar.choice(["yes"]))
 

@@ -121,15 +121,15 @@ class LocalSpeaker:
     def generate(
         self, prompt: "Prompt", grammar: "Grammar | None", arguments: "AnswerArguments"
     ) -> "Iterator[GenerateReply]":
-        with self.model.generate(
-            prompt.text, stream=True, grammar=grammar, **prompt.arguments, **arguments
-        ) as pieces:
+        kept: AnswerArguments = {**arguments, "grammar": grammar}
+        with self.model.generate(prompt.text, stream=True, **prompt.arguments, **kept) as pieces:
             yield from pieces
 
     def chat(
         self, messages: "Sequence[GivenMessage]", grammar: "Grammar | None", arguments: "AnswerArguments"
     ) -> "Iterator[ChatReply]":
-        with self.model.chat(messages, stream=True, grammar=grammar, **arguments) as pieces:
+        kept: AnswerArguments = {**arguments, "grammar": grammar}
+        with self.model.chat(messages, stream=True, **kept) as pieces:
             yield from pieces
 
     def embed(self, text: str, arguments: "EmbedArguments") -> "EmbedReply":

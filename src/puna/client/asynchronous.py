@@ -162,6 +162,14 @@ class AsyncClient:
         """The model's next message. No messages load it, or with `keep_alive=0` unload it."""
         return await self._answer(calls.chat(model, messages, arguments), stream)
 
+    async def unload(self, model: str, *, force: bool = False) -> None:
+        """Have the server unload a model once nobody uses it.
+
+        Args:
+            force: at once, which ends the requests that use it; Ollama's own server passes it over.
+        """
+        await self._answer(calls.unload(model, force=force), stream=False)
+
     async def embed(
         self, model: str, input: str | Sequence[str] = (), **arguments: Unpack[EmbedArguments]
     ) -> EmbedReply:

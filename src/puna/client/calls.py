@@ -71,15 +71,21 @@ class Call(Generic[Reply]):
 
 def generate(model: str, prompt: str, arguments: GenerateArguments) -> Call[GenerateReply]:
     """A prompt to go on with, or with an empty one a model to load. Raises: TypeError, InvalidOption."""
-    given = _given(arguments, GenerateArguments)
+    given = _given_for_answer(arguments, GenerateArguments)
     if "images" in given:
         given["images"] = [encoded_image(image) for image in given["images"]]
     return Call("POST", "/api/generate", GenerateReply, {"model": model, "prompt": prompt, **given})
 
 
+def unload(model: str, *, force: bool) -> Call[GenerateReply]:
+    """A model to take out of memory."""
+    body = {"model": model, "keep_alive": 0, **({"force": True} if force else {})}
+    return Call("POST", "/api/generate", GenerateReply, body)
+
+
 def chat(model: str, messages: Sequence[GivenMessage], arguments: ChatArguments) -> Call[ChatReply]:
     """A conversation to go on with. Raises: TypeError, InvalidOption."""
-    given = _given(arguments, ChatArguments)
+    given = _given_for_answer(arguments, ChatArguments)
     document = [message_document(message) for message in messages]
     return Call("POST", "/api/chat", ChatReply, {"model": model, "messages": document, **given})
 
@@ -212,6 +218,13 @@ def _given(arguments: Any, known: Any) -> dict[str, Any]:
     """Those of the arguments that say something. Raises: TypeError for one that there is not."""
     check_names(arguments, known)
     return {name: value for name, value in arguments.items() if value is not None}
+
+
+def _given_for_answer(arguments: Any, known: Any) -> dict[str, Any]:
+    given = _given(arguments, known)
+    if "grammar" in given and not isinstance(given["grammar"], Mapping):
+        given["grammar"] = given["grammar"].document
+    return given
 
 
 def check_names(arguments: Mapping[str, Any], known: Any) -> None:

@@ -157,6 +157,14 @@ class Client:
         """The model's next message. No messages load it, or with `keep_alive=0` unload it."""
         return self._answer(calls.chat(model, messages, arguments), stream)
 
+    def unload(self, model: str, *, force: bool = False) -> None:
+        """Have the server unload a model once nobody uses it.
+
+        Args:
+            force: at once, which ends the requests that use it; Ollama's own server passes it over.
+        """
+        self._answer(calls.unload(model, force=force), stream=False)
+
     def embed(
         self, model: str, input: str | Sequence[str] = (), **arguments: Unpack[EmbedArguments]
     ) -> EmbedReply:

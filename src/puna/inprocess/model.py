@@ -45,6 +45,7 @@ from puna.services.asked import (
     check_tokens,
     completion_conversation,
     kept_context,
+    only_format,
     prepare_completion,
     with_template,
 )
@@ -138,7 +139,6 @@ class Model:
         prompt: str = "",
         *,
         stream: Literal[False] = False,
-        grammar: Grammar | None = None,
         **arguments: Unpack[GenerateArguments],
     ) -> GenerateReply: ...
     @overload
@@ -147,7 +147,6 @@ class Model:
         prompt: str = "",
         *,
         stream: Literal[True],
-        grammar: Grammar | None = None,
         **arguments: Unpack[GenerateArguments],
     ) -> Pieces[GenerateReply]: ...
     def generate(
@@ -155,13 +154,9 @@ class Model:
         prompt: str = "",
         *,
         stream: bool = False,
-        grammar: Grammar | None = None,
         **arguments: Unpack[GenerateArguments],
     ) -> GenerateReply | Pieces[GenerateReply]:
         """The model's answer to a prompt.
-
-        Args:
-            grammar: what the answer is kept to, where `format` cannot say it.
 
         Raises:
             InvalidOption: an argument is malformed.
@@ -182,7 +177,7 @@ class Model:
             context=arguments.get("context") or (),
             raw=bool(arguments.get("raw")),
             images=read_pictures(arguments.get("images") or ()),
-            **self._asked(arguments, grammar),
+            **self._asked(arguments),
         )
         check_raw(request)
         check_tokens(request.context, self._loaded.tokenizer, "context")
@@ -200,7 +195,6 @@ class Model:
         messages: Sequence[GivenMessage] = (),
         *,
         stream: Literal[False] = False,
-        grammar: Grammar | None = None,
         **arguments: Unpack[ChatArguments],
     ) -> ChatReply: ...
     @overload
@@ -209,7 +203,6 @@ class Model:
         messages: Sequence[GivenMessage] = (),
         *,
         stream: Literal[True],
-        grammar: Grammar | None = None,
         **arguments: Unpack[ChatArguments],
     ) -> Pieces[ChatReply]: ...
     def chat(
@@ -217,7 +210,6 @@ class Model:
         messages: Sequence[GivenMessage] = (),
         *,
         stream: bool = False,
-        grammar: Grammar | None = None,
         **arguments: Unpack[ChatArguments],
     ) -> ChatReply | Pieces[ChatReply]:
         """The model's next message. Raises: as `generate`."""
@@ -230,7 +222,7 @@ class Model:
             messages=[read_message(message) for message in messages],
             tools=arguments.get("tools") or (),
             tool_choice=read_tool_choice(arguments.get("tool_choice")),
-            **self._asked(arguments, grammar),
+            **self._asked(arguments),
         )
         conversation = chat_conversation(request, self._stored, DEFAULT_LIMITS)
         prepared = self._chat.prepare(conversation)
@@ -288,16 +280,13 @@ class Model:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _asked(self, arguments: AnswerArguments, grammar: Grammar | None) -> dict[str, Any]:
+    def _asked(self, arguments: AnswerArguments) -> dict[str, Any]:
         """What every request for an answer says. Raises: InvalidOption."""
-        format = arguments.get("format")
-        if format and grammar is not None:
-            raise InvalidOption("only one of format and grammar can be given")
         logprobs = bool(arguments.get("logprobs"))
         return {
             "model": self.name,
             "options": arguments.get("options") or {},
-            "format": grammar or format,
+            "format": only_format(arguments.get("format"), arguments.get("grammar")),
             "think": arguments.get("think"),
             "truncate": bool(arguments.get("truncate")),
             "shift": bool(arguments.get("shift")),

@@ -229,13 +229,23 @@ class Inference:
         if act:
             model.chat.check_completion(act)
         options = self._options(request, model)
-        async with self._scheduler.lease(model.source, options.load, request.keep_alive) as lease:
-            return lease.load_seconds
+        with self.requests.running(request.id, request.key, model.source.digest) as running, running:
+            async with self._scheduler.lease(model.source, options.load, request.keep_alive) as lease:
+                return lease.load_seconds
 
-    async def unload(self, name: str) -> bool:
-        """Take a model out of memory once nobody uses it; whether it was there. Raises: as `open`."""
-        model = await self.open(name)
-        return await self._scheduler.unload(model.source.digest)
+    async def unload(self, name: str, *, force: bool = False) -> bool:
+        """Take a model out of memory once nobody uses it; whether it was there.
+
+        Args:
+            force: take it out at once, and end the requests that use it or wait for it.
+
+        Raises:
+            PunaError: as `open`.
+        """
+        digest = (await self.open(name)).source.digest
+        if force:
+            self.requests.cancel_for(digest)
+        return await self._scheduler.unload(digest, at_once=force)
 
     async def tokenize(
         self, name: str, text: str, *, add_special: bool = True, parse_special: bool = False
@@ -267,7 +277,7 @@ class Inference:
         check_count("inputs", request.inputs, self._limits.inputs)
         model = await self.open(request.model, not_found)
         options = self._options(request, model)
-        with self.requests.running(request.id, request.key) as running, running:
+        with self.requests.running(request.id, request.key, model.source.digest) as running, running:
             async with self._scheduler.lease(model.source, options.load, request.keep_alive) as lease:
                 encoded = await self._apart(
                     encode_inputs,
@@ -356,7 +366,8 @@ class Inference:
         return _Job(request, model, options, chat, prepare, keeps_context=not request.raw)
 
     def _started(self, job: _Job) -> Answer:
-        events = self.requests.cancellable(job.request.id, job.request.key, self._events(job))
+        request, events = job.request, self._events(job)
+        events = self.requests.cancellable(request.id, request.key, events, job.model.source.digest)
         return Answer(job.options.ignored, events, job.model.digest)
 
     async def _events(self, job: _Job) -> AsyncGenerator[AnswerEvent, None]:

@@ -13,7 +13,7 @@ from puna.cli import terminal
 from puna.cli.answer import new_answer, show_timings
 from puna.cli.pictures import Illustrated, look
 from puna.cli.reach import Where, running_server, where_options, without_server
-from puna.cli.speaker import Prompt, Speaker, answer_arguments, sayable
+from puna.cli.speaker import Prompt, Speaker, answer_arguments
 from puna.errors import InvalidOption
 from puna.sampling.grammar import Grammar
 
@@ -77,21 +77,36 @@ class _Command(click.Command):
 @click.option("--raw", is_flag=True, help="Send the prompt as it is, without the model's chat template.")
 @click.option("--keepalive", metavar="TIME", help="How long a server keeps the model loaded, such as 10m.")
 @click.option("--nowordwrap", is_flag=True, help="Do not wrap words at the line's end.")
-@click.option("--num-ctx", metavar="N", help="Tokens of context.")
+@click.option("--num-ctx", metavar="N", help="Tokens of context.  [default: 4096 at most]")
 @click.option("--num-predict", metavar="N", help="Most tokens to generate; -1 for no limit.")
 @click.option("--temperature", metavar="X", help="0 always takes the likeliest token.  [default: 0.8]")
 @click.option("--top-k", metavar="N", help="Choose among the N likeliest tokens.  [default: 40]")
 @click.option("--top-p", metavar="X", help="Choose among the tokens that make up X of all.  [default: 0.9]")
 @click.option("--seed", metavar="N", help="Makes the answer repeatable.")
-@click.option("--threads", "num_thread", metavar="N", help="Threads to compute with.")
-@click.option("--num-gpu", metavar="N", help="Layers to put on GPUs; -1 for as many as fit.")
+@click.option(
+    "--threads", "num_thread", metavar="N", help="Threads to compute with.  [default: one per core]"
+)
+@click.option("--num-gpu", metavar="N", help="Layers to put on GPUs.  [default: as many as fit]")
 @click.option("--kv-cache-type", metavar="TYPE", help="Of the cache: f16, q8_0, q4_0 or f32.  [default: f16]")
 @click.option("--insecure", is_flag=True, help="Allow plain http and private addresses for a pull.")
 @click.option("--format", metavar="FORMAT", help="Answer in JSON: json, a JSON schema, or @FILE with one.")
 @click.option("--grammar", metavar="TEXT", help="Keep the answer to a GBNF grammar: its text, or @FILE.")
 @click.option("--regex", metavar="PATTERN", help="Keep the answer to a regular expression.")
-@click.option("--choice", "choices", multiple=True, metavar="TEXT", help="Answer with one of these texts.")
-@click.option("-o", "--option", "assignments", multiple=True, metavar="NAME=VALUE", help="Any other option.")
+@click.option(
+    "--choice",
+    "choices",
+    multiple=True,
+    metavar="TEXT",
+    help="Answer with this text; given several times, with one of them.",
+)
+@click.option(
+    "-o",
+    "--option",
+    "assignments",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Any other option of docs/api.md, as min_p=0.1.",
+)
 @click.option("--truncate", type=bool, metavar="BOOL", help="Of a text to embed, cut off what is too long.")
 @click.option("--dimensions", type=click.IntRange(1), metavar="N", help="Numbers of an embedding's vector.")
 @where_options
@@ -121,7 +136,7 @@ def command(
     With a PROMPT, or text on standard input, or both (the text comes first), the answer goes to standard
     output. Without, you converse. An embedding model answers with its vector.
 
-    The model runs on the server at HOST if one answers there, else in this process.
+    The model runs on the server that PUNA_HOST names (127.0.0.1:11434) if it answers, else in this process.
     """
     from puna.cli.options import answer_grammar, keep_alive_option, option_values, parse_assignments
     from puna.cli.options import think_option as read_think
@@ -166,10 +181,11 @@ def _prompt_text(words: tuple[str, ...]) -> str | None:
 def _opened(model: str, request: Request, where: Where) -> "Iterator[tuple[Place, Speaker]]":
     """The model, loaded, and the place that it is from."""
     from puna.cli.place import Wanted, store_place
+    from puna.services.finding import is_file_name
 
     client = running_server(where)
-    if client is not None and (why := _unfit(model, request)):
-        without_server(client, where, why)
+    if client is not None and is_file_name(model):
+        without_server(client, where, f"a server cannot be given the file {model[:100]!r}")
         client = None
     with ExitStack() as stack:
         if client is not None:
@@ -186,15 +202,6 @@ def _server_place(client: "Client") -> "Place":
     from puna.cli.serverplace import ServerPlace
 
     return ServerPlace(client)
-
-
-def _unfit(model: str, request: Request) -> str:
-    """Why no server can do this; empty if one can."""
-    from puna.services.finding import is_file_name
-
-    if is_file_name(model):
-        return f"a server cannot be given the file {model[:100]!r}"
-    return "" if sayable(request.grammar) else "a server keeps answers to --format only"
 
 
 def _show_warnings(warnings: Sequence[str]) -> None:

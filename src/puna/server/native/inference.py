@@ -15,7 +15,7 @@ from starlette.routing import Route
 from puna.chat.conversation import read_tool_choice
 from puna.chat.events import Content, Thinking, ToolCall
 from puna.errors import InvalidOption, ModelNotFound
-from puna.options import INFERENCE
+from puna.options import INFERENCE, MANAGE
 from puna.sampling.parameters import MAX_TOP_LOGPROBS
 from puna.scheduler.keep_alive import parse_keep_alive
 from puna.server.caller import caller_of
@@ -47,7 +47,7 @@ from puna.server.native.inference_wire import (
 from puna.server.native.names import local_name
 from puna.server.routing import route
 from puna.server.state import AppState
-from puna.services.asked import Asked, ChatRequest, CompletionRequest, EmbedRequest
+from puna.services.asked import Asked, ChatRequest, CompletionRequest, EmbedRequest, only_format
 from puna.services.conversation import Finished
 from puna.services.figures import figures, nanoseconds
 from puna.services.inference import Answer, Logprobs, Prompted, Rendered
@@ -221,7 +221,9 @@ class _Routes:
         """What a request without a prompt means: that the model be loaded, or unloaded."""
         asked = Asked(**_asked(request, body))
         if asked.keep_alive == 0:
-            await self.state.inference.unload(asked.model)
+            if body.force and not caller_of(request).may_manage:
+                raise Refused(403, f"force needs an API key with the scope {MANAGE!r}")
+            await self.state.inference.unload(asked.model, force=body.force)
             return json_response(reply(body.model, Part(), "unload"))
         await while_connected(request.receive, self.state.inference.load(asked, act))
         return json_response(reply(body.model, Part(), "load"))
@@ -314,7 +316,7 @@ def _answered(body: AnswerBody) -> dict[str, Any]:
             'think must be a boolean or string ("high", "medium", "low", "max", true, or false)'
         )
     return {
-        "format": body.format,
+        "format": only_format(body.format, body.grammar),
         "think": body.think,
         "truncate": body.truncate,
         "shift": body.shift,

@@ -30,10 +30,15 @@ class Body(msgspec.Struct, kw_only=True):
 
 
 class AnswerBody(Body, kw_only=True):
-    """What every request for an answer has. Everything is streamed where `stream` is not false."""
+    """What every request for an answer has. Everything is streamed where `stream` is not false.
+
+    `grammar` is as `Grammar.from_document` reads it. `force` is for requests that unload.
+    """
 
     stream: bool = True
+    force: bool = False
     format: Any = None
+    grammar: dict[str, Any] = {}
     think: Any = None
     truncate: bool = False
     shift: bool = False
