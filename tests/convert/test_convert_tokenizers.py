@@ -225,6 +225,9 @@ def test_what_makes_no_sense(tmp_path: Path, case: str) -> None:
         (b"\x0a\x05\x0a\x01a\x18\x09", "has the type 9"),
         (b"\x0a\x02\x18\x01", "is no SentencePiece model"),
         (b"\x0b", "is no SentencePiece model"),
+        # A number where a text should be, as large as memory.
+        (b"\x0a\x07\x08\xff\xff\xff\xff\xff\x7f", "a piece is no text"),
+        (b"\x08\x01", "is no SentencePiece model"),
     ],
 )
 def test_damaged_pieces(tmp_path: Path, content: bytes, message: str) -> None:
@@ -242,6 +245,12 @@ def test_pieces_cut_at_every_byte(tmp_path: Path) -> None:
             keys(tmp_path, 3)
         except (FormatError, UnsupportedModel) as error:
             assert "\n" not in str(error)
+
+
+def test_normalizers_that_are_no_list(tmp_path: Path) -> None:
+    model = document()["model"] | {"byte_fallback": True}
+    found = keys(tmp_path, 3, tokenizer=document(normalizer={"normalizers": 5}, model=model))
+    assert found["tokenizer.ggml.add_space_prefix"] is False
 
 
 def test_other_algorithms(tmp_path: Path) -> None:

@@ -100,8 +100,9 @@ def test_numbered_parts_and_a_projector(maker: Maker) -> None:
             {name: made.tensors[name] for name in part}, path / f"model-0000{number}-of-00002.safetensors"
         )
     write_gguf(maker.folder / "p.gguf", architecture="clip")
-    maker.local("FROM d\nFROM p.gguf")
-    assert len(read_model(maker.library, parse_name("new")).projectors) == 1
+    for text in ("FROM d\nFROM p.gguf", "FROM p.gguf\nFROM d"):
+        maker.local(text)
+        assert len(read_model(maker.library, parse_name("new")).projectors) == 1
 
 
 def test_an_adapter(maker: Maker) -> None:

@@ -92,7 +92,8 @@ def _type(text: str, model: Mapping[str, Any]) -> int:
 def _prefixes(tokenizer: Mapping[str, Any]) -> bool:
     """Whether a text gets a space in front: by a normalizer, or by a pre-tokenizer in newer files."""
     normalizer, splitter = tokenizer.get("normalizer"), tokenizer.get("pre_tokenizer")
-    steps = normalizer.get("normalizers", [normalizer]) if isinstance(normalizer, dict) else []
+    inner = normalizer.get("normalizers") if isinstance(normalizer, dict) else None
+    steps = [normalizer, *(inner if isinstance(inner, list) else ())]
     prepended = any(isinstance(step, dict) and step.get("type") == "Prepend" for step in steps)
     if not isinstance(splitter, dict) or splitter.get("type") != "Metaspace":
         return prepended
@@ -157,7 +158,9 @@ def _read_piece(message: Any, pieces: _Pieces) -> None:
         raise FormatError(f"{_FILE}: a piece has the type {kind}, which is none")
     if len(pieces.tokens) >= MAX_TOKENS:
         raise FormatError(f"{_FILE} has more than {MAX_TOKENS} pieces")
-    pieces.tokens.append(bytes(found[1]).decode())
+    if not isinstance(found[1], memoryview):
+        raise TypeError("a piece is no text")
+    pieces.tokens.append(found[1].tobytes().decode())
     pieces.scores.append(struct.unpack("<f", found[2])[0] if 2 in found else 0.0)
     pieces.types.append(kind)
 

@@ -238,11 +238,15 @@ def _check_inside(command: Command, path: Path, folder: Path) -> None:
 
 
 def _named(files: Iterable[_Found]) -> dict[str, Path]:
-    """The files by name; for those of the second folder and later ones with its number before."""
+    """The files by name; for those of the second folder and later ones with its number before.
+
+    Files that are named by themselves, and those of a folder that belong together, are counted apart.
+    """
     named: dict[str, Path] = {}
-    folders: dict[Path, int] = {}
+    folders: dict[bool, dict[Path, int]] = {True: {}, False: {}}
     for found in {os.path.realpath(found.path): found for found in files}.values():
-        number = folders.setdefault(found.folder, len(folders))
+        numbers = folders[bool(found.name)]
+        number = numbers.setdefault(found.folder, len(numbers))
         named[f"{number}/{found.own_name}" if number else found.own_name] = found.path
     return named
 
