@@ -66,7 +66,13 @@ class StorePlace:
 
         name, library = parse_name(order.name), self.library
         with local_request(
-            order.modelfile, name, order.folder, library, report, quantize=order.quantize
+            order.modelfile,
+            name,
+            order.folder,
+            library,
+            report,
+            quantize=order.quantize,
+            imatrix=order.imatrix,
         ) as request:
             create(request, library, report, insecure=order.insecure)
 

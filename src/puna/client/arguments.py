@@ -108,6 +108,7 @@ class CreateArguments(TypedDict, total=False):
         adapters: the same for an adapter.
         license: licence texts.
         quantize: the type the weights are to have, such as `Q4_K_M`.
+        imatrix: the digest of an importance matrix to quantize by, by its name; Puna only.
     """
 
     from_: str | None
@@ -119,6 +120,7 @@ class CreateArguments(TypedDict, total=False):
     parameters: Mapping[str, Any] | None
     messages: Sequence[GivenMessage] | None
     quantize: str | None
+    imatrix: Mapping[str, str] | None
     renderer: str | None
     parser: str | None
     requires: str | None
