@@ -211,9 +211,12 @@ def _show_warnings(warnings: Sequence[str]) -> None:
 
 def _answer_once(speaker: Speaker, request: Request, text: str) -> None:
     answer = new_answer(hides_thinking=request.hides_thinking, wraps=request.wraps)
-    with speaker.interruptible():
-        found = look(text, speaker.name, sees="vision" in speaker.capabilities)
-        answer.show(_noted(speaker, request, _replies(speaker, request, found)))
+    found = look(text, speaker.name, sees="vision" in speaker.capabilities)
+    try:
+        with speaker.interruptible():
+            answer.show(_noted(speaker, request, _replies(speaker, request, found)))
+    finally:
+        answer.break_off()
     terminal.show("\n\n" if terminal.is_terminal(sys.stdout) else "\n")
     if request.verbose:
         show_timings(answer)
