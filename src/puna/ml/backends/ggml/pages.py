@@ -14,7 +14,7 @@ import threading
 
 import numpy as np
 
-from puna.linux import populate
+from puna.linux import populate, prefer_large_pages
 
 _AT_ONCE = 32 << 20
 _LOWEST_PRIORITY = 19
@@ -25,9 +25,8 @@ def zeroed(size: int) -> mmap.mmap:
     if sys.platform == "win32":
         return mmap.mmap(-1, size)
     memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANON)
-    if sys.platform == "linux":
-        # Large pages are filled four times as fast, and looked up faster with every token.
-        memory.madvise(mmap.MADV_HUGEPAGE)
+    # Large pages are filled four times as fast, too.
+    prefer_large_pages(address(memory), size)
     return memory
 
 
