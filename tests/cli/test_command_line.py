@@ -63,6 +63,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["run", "m"], "there is no prompt"),
         (["run", "m", " "], "there is no prompt"),
         (["run"], "Missing argument 'MODEL'."),
+        (["runn", "m"], "No such command 'runn'. Did you mean run?"),
         (["run", "--frob", "m"], "No such option '--frob'."),
         (["frob"], "No such command 'frob'."),
         (["run", "m", "hi", "--num-ctx", "many"], "num_ctx must be a whole number, not 'many'"),

@@ -1,11 +1,14 @@
 """Progress on a terminal and elsewhere."""
 
 import io
+from collections.abc import Iterator
 
 import pytest
 
 from puna.cli import terminal
+from puna.cli.answer import new_answer
 from puna.cli.progress import ProgressDisplay, line
+from puna.client.replies import GenerateReply
 from puna.progress import Progress
 
 
@@ -124,3 +127,19 @@ def test_elsewhere_text_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdout", stream)
     terminal.show("a\x1b[1m")
     assert stream.getvalue() == "a\x1b[1m"
+
+
+@pytest.mark.parametrize(("stream", "shown"), [(Terminal(), "Blue\n"), (io.StringIO(), "Blue")])
+def test_an_answer_that_breaks_off_ends_its_line_on_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, stream: io.StringIO, shown: str
+) -> None:
+    def replies() -> Iterator[GenerateReply]:
+        yield GenerateReply(response="Blue")
+        raise KeyError
+
+    monkeypatch.setattr("sys.stdout", stream)
+    answer = new_answer(hides_thinking=False, wraps=False)
+    with pytest.raises(KeyError):
+        answer.show(replies())
+    answer.break_off()
+    assert stream.getvalue() == shown

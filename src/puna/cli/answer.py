@@ -53,6 +53,11 @@ class ShownAnswer:
                 self.last = reply
         self.end_thinking()
 
+    def break_off(self) -> None:
+        """On a terminal, end the line of an answer that came to no end, so that what follows has its own."""
+        if self.last is None and (self.content or self.thinking) and terminal.is_terminal(sys.stdout):
+            terminal.show("\n")
+
     def end_thinking(self) -> None:
         """Close the thinking on the screen, if it is open."""
         if self._thinks:

@@ -14,7 +14,7 @@ from puna.cli.answer import new_answer, show_timings
 from puna.cli.pictures import Illustrated, look
 from puna.cli.reach import Where, running_server, where_options, without_server
 from puna.cli.speaker import Prompt, Speaker, answer_arguments
-from puna.errors import InvalidOption
+from puna.errors import InvalidOption, PunaError
 from puna.sampling.grammar import Grammar
 
 if TYPE_CHECKING:
@@ -211,9 +211,13 @@ def _show_warnings(warnings: Sequence[str]) -> None:
 
 def _answer_once(speaker: Speaker, request: Request, text: str) -> None:
     answer = new_answer(hides_thinking=request.hides_thinking, wraps=request.wraps)
-    with speaker.interruptible():
-        found = look(text, speaker.name, sees="vision" in speaker.capabilities)
-        answer.show(_noted(speaker, request, _replies(speaker, request, found)))
+    found = look(text, speaker.name, sees="vision" in speaker.capabilities)
+    try:
+        with speaker.interruptible():
+            answer.show(_noted(speaker, request, _replies(speaker, request, found)))
+    except PunaError:
+        answer.break_off()
+        raise
     terminal.show("\n\n" if terminal.is_terminal(sys.stdout) else "\n")
     if request.verbose:
         show_timings(answer)
