@@ -71,7 +71,7 @@ def in_order(files: Sequence[Weights]) -> list[Weights]:
 def _weights(
     unit: Unit, digests: Mapping[str, Digest], library: Library, session: Session, report: Report
 ) -> Weights:
-    paths = [(part, _blob(library, part, digests[part])) for part in unit.parts]
+    paths = [(part, blob_path(library, part, digests[part])) for part in unit.parts]
     if len(paths) > 1:
         layer = merged(unit.name, paths, library, session, report)
         return _typed(layer, unit.name, library, report, new=True)
@@ -106,7 +106,8 @@ def _opened(layer: Layer, name: str, library: Library) -> Weights:
         return Weights(layer, gguf_config(file), file.metadata)
 
 
-def _blob(library: Library, name: str, digest: Digest) -> Path:
+def blob_path(library: Library, name: str, digest: Digest) -> Path:
+    """Where the blob is that a request calls `name`. Raises: StoreError when it is not in the store."""
     if not library.blobs.verified(digest):
         raise StoreError(f"{shown(name)}: blob {digest} not found")
     return library.blobs.path(digest)
