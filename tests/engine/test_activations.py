@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tests.models import hf_models
-from tests.models.hf_to_gguf import write_llama
+from tests.models.hf_to_gguf import write_model
 from tests.quantize import oracle
 from tests.tiny_bert import write_tiny_bert
 from tests.tiny_llama import BLOCKS, HIDDEN, VOCABULARY, WIDTH
@@ -91,7 +91,7 @@ def test_an_encoders_text_is_read_whole(tmp_path: Path) -> None:
 
 @pytest.mark.transformers
 def test_experts_see_what_the_router_sends_them(tmp_path: Path) -> None:
-    write_llama(tmp_path / "moe.gguf", hf_models.mixtral(0, num_experts_per_tok=2))
+    write_model(tmp_path / "moe.gguf", hf_models.mixtral(0, num_experts_per_tok=2))
     texts = [[random.Random(seed).randrange(100) for _ in range(30)] for seed in range(2)]
     found = summed(tmp_path / "moe.gguf", texts)
     for name in [name for name in found if "ffn_gate_exps" in name]:

@@ -35,8 +35,9 @@ def command(
 ) -> None:
     """Make MODEL as a Modelfile says.
 
-    Without a Modelfile, it is made from the GGUF files in the current folder. A file that is on the store's
-    disk is linked, not copied; a server on another machine is sent the files.
+    Without a Modelfile, it is made from the current folder: of GGUF files, or of safetensors, which are
+    converted. A file that is on the store's disk is linked, not copied; a server on another machine is sent
+    the files.
 
     With -q, weights of F32, F16 or BF16 are quantized; `puna imatrix` makes what --imatrix takes.
     """

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from puna.cli.models import resolve_model
+from puna.cli.models import find_model
 from puna.cli.progress import ProgressDisplay
 from puna.engine.options import LoadOptions
 from puna.errors import FormatError, InvalidOption
@@ -47,7 +47,7 @@ def command(
     from puna.quantize.importance import write_importance
 
     content = _read(Path(text))
-    path = resolve_model(model)
+    path = find_model(model).path
     options = LoadOptions(num_ctx=ctx_size, num_parallel=1, num_threads=threads)
     with load_model(path, options) as loaded, loaded.interrupted_by_signals():
         size = loaded.num_ctx
@@ -85,12 +85,11 @@ def _pieces(tokenizer: "Tokenizer", text: str, size: int) -> Iterator[list[int]]
 def _importance(model: "LoadedModel", pieces: Sequence[Sequence[int]], name: str) -> "Importance":
     from puna.quantize.importance import Importance
 
-    display = ProgressDisplay()
     with model.activations() as activations:
-        for number, piece in enumerate(pieces):
-            display.fraction("reading the text", number / len(pieces))
-            activations.add(piece)
-        display.clear()
+        with ProgressDisplay() as display:
+            for number, piece in enumerate(pieces):
+                display.fraction("reading the text", number / len(pieces))
+                activations.add(piece)
         return Importance(dict(_sums(activations)), (name,), len(pieces), model.num_ctx)
 
 
