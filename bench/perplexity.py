@@ -1,6 +1,7 @@
 """How well a model foresees a text: Puna beside llama.cpp's llama-perplexity.
 
-    python bench/perplexity.py MODEL.gguf … [--text FILE] [--chunks 16] [-t THREADS] [--llama-perplexity PATH]
+    python bench/perplexity.py MODEL.gguf … [--text FILE] [--chunks 16] [--together 512]
+        [-t THREADS] [--llama-perplexity PATH]
 
 The text is cut into pieces of 512 tokens, and the perplexity is the exponential of the mean surprise of the
 tokens in their second halves. Without a text, it is what Python's `help` says of the language, which is the
@@ -14,6 +15,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from pydoc_data.topics import topics
 from tempfile import NamedTemporaryFile
@@ -40,26 +42,26 @@ def pieces(model: LoadedModel, text: str) -> Iterator[list[int]]:
         yield piece
 
 
-def surprise(model: LoadedModel, piece: Sequence[int]) -> float:
+def surprise(model: LoadedModel, piece: Sequence[int], together: int) -> float:
     """The sum of -log p of the tokens after the first half."""
-    batch = Batch(
-        np.array(piece, np.int32),
-        np.arange(PIECE, dtype=np.int32),
-        np.zeros(PIECE, np.int32),
-        np.arange(FIRST, PIECE - 1, dtype=np.int32),
-    )
-    logits = model.evaluator.evaluate(batch).astype(np.float64)
+    found = 0.0
+    for start in range(0, PIECE, together):
+        part = piece[start : start + together]
+        logits = model.evaluator.evaluate(Batch.of(part, start, all_outputs=True)).astype(np.float64)
+        first = max(start, FIRST) - start
+        following = piece[start + first + 1 : start + len(part) + 1]
+        logits = logits[first : first + len(following)]
+        logits -= logits.max(1, keepdims=True, initial=-np.inf)
+        found += (np.log(np.exp(logits).sum(1)) - logits[np.arange(len(following)), following]).sum()
     model.evaluator.cache.remove(0, 0)
-    logits -= logits.max(1, keepdims=True)
-    chosen = logits[np.arange(len(logits)), piece[FIRST + 1 :]]
-    return float((np.log(np.exp(logits).sum(1)) - chosen).sum())
+    return float(found)
 
 
-def ours(path: Path, text: str, chunks: int, threads: int) -> float:
+def ours(path: Path, text: str, chunks: int, together: int, threads: int) -> float:
     """Puna's perplexity."""
     options = LoadOptions(num_ctx=PIECE, num_batch=PIECE, num_parallel=1, num_threads=threads)
     with load_model(path, options) as model:
-        sums = [surprise(model, piece) for _, piece in zip(range(chunks), pieces(model, text), strict=False)]
+        sums = [surprise(model, piece, together) for piece in islice(pieces(model, text), chunks)]
     return math.exp(sum(sums) / len(sums) / (PIECE - 1 - FIRST))
 
 
@@ -94,6 +96,7 @@ def main() -> None:
     parser.add_argument("models", type=Path, nargs="+")
     parser.add_argument("--text", type=Path)
     parser.add_argument("--chunks", type=int, default=16, help="the most pieces (default: %(default)s)")
+    parser.add_argument("--together", type=int, default=PIECE, help="tokens evaluated at once by Puna")
     parser.add_argument("-t", "--threads", type=int, default=2)
     parser.add_argument("--llama-perplexity", type=Path, help="the program (default: built here)")
     arguments = parser.parse_args()
@@ -103,7 +106,7 @@ def main() -> None:
     print(f"{where}, {arguments.chunks} pieces of {PIECE} tokens\n")
     print("| model | Puna | llama.cpp | difference |", "| :--- | ---: | ---: | ---: |", sep="\n")
     for path in arguments.models:
-        mine = ours(path, text, arguments.chunks, arguments.threads)
+        mine = ours(path, text, arguments.chunks, arguments.together, arguments.threads)
         other, error = theirs(program, path, text, arguments.chunks, arguments.threads)
         print(
             f"| {path.stem} | {mine:.4f} | {other:.4f} ± {error:.2f} | {mine / other - 1:+.4%} |", flush=True

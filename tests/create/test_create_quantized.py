@@ -10,12 +10,13 @@ from tests.create.conftest import CHAT_TEMPLATE, TEMPLATES, Maker, tree, write_g
 from puna.create.create import create_model
 from puna.create.local import local_request
 from puna.create.request import CreateRequest
-from puna.errors import FormatError, Interrupted, InvalidOption, PunaError
+from puna.errors import FormatError, Interrupted, InvalidOption, PunaError, StoreError
 from puna.gguf import GGMLType, GGUFFile, GGUFWriter
 from puna.modelfile.parser import parse
 from puna.progress import Progress, Report
 from puna.quantize.importance import Importance, Sums, write_importance
 from puna.store.config import decode_config
+from puna.store.digest import Digest
 from puna.store.library import Library
 from puna.store.manifests import MODEL_LAYER, SYSTEM_LAYER, Layer
 from puna.store.name import ModelName, parse_name
@@ -165,6 +166,12 @@ def test_a_matrix_that_does_not_belong_to_the_model(maker: Maker, model: Path) -
     refused(
         maker, FormatError, r"^'x.gguf': 'token_embd.weight' is no part of an importance matrix$", request
     )
+
+
+def test_a_matrix_that_is_not_in_the_store(maker: Maker, model: Path) -> None:
+    files = {"m.gguf": maker.add(model)}
+    request = CreateRequest(name=NEW, files=files, quantize="Q4_0", imatrix={"i.gguf": Digest("0" * 64)})
+    refused(maker, StoreError, "^'i.gguf': blob sha256:0+ not found$", request)
 
 
 def test_a_matrix_without_a_type(maker: Maker, model: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 from tests.convert.tiny_llama_folder import LlamaFolder
 from tests.served import Reply
 from tests.server.conftest import Running, Serve
+from tests.tiny_llama import write_tiny_llama
 
 from puna.store.library import Library
 from puna.store.name import parse_name
@@ -228,10 +229,33 @@ def test_create_without_a_stream(running: Running, gguf: bytes) -> None:
     assert running.post("/api/show", {"model": "u"}).json["details"]["parent_model"] == "t:latest"
 
 
+def test_create_quantizes(running: Running, tmp_path: Path) -> None:
+    digest = upload(running, write_tiny_llama(tmp_path / "whole.gguf").read_bytes())
+    files = {"files": {"a.gguf": digest}}
+    reply = running.post("/api/create", {"model": "q", **files, "quantize": "q8_0"})
+    steps = [line for line in reply.lines if line["status"] == "quantizing F32 model to Q8_0"]
+    assert steps[-1]["digest"] == "0000000000000000000"
+    assert steps[-1]["completed"] == steps[-1]["total"] > 0
+    assert reply.lines[-1] == {"status": "success"}
+    assert running.post("/api/show", {"model": "q"}).json["details"]["quantization_level"] == "Q8_0"
+    again = running.post("/api/create", {"model": "r", "from": "q", "quantize": "Q4_0", "stream": False})
+    assert again.status == 400
+    assert again.error == "quantization is only supported for F16, BF16 and F32 models"
+    wrong = {"model": "r", **files, "quantize": "Q4_0", "imatrix": {"i.gguf": digest}, "stream": False}
+    refused = running.post("/api/create", wrong)
+    assert refused.status == 400
+    assert refused.error == "'i.gguf' is no importance matrix: its general.type does not say so"
+
+
 @pytest.mark.parametrize(
     ("fields", "text"),
     [
         ({}, "neither 'from' or 'files' was specified"),
+        (
+            {"from": "x", "quantize": "Q8_0", "imatrix": {"../i": "sha256:" + "0" * 64}},
+            "file path must be relative",
+        ),
+        ({"from": "x", "quantize": "Q8_0", "imatrix": {"i": "/etc/passwd"}}, "invalid digest format"),
         ({"files": {"/abs": "sha256:" + "0" * 64}}, "file path must be relative"),
         ({"files": {"a/../b": "sha256:" + "0" * 64}}, "file path must be relative"),
         ({"files": {"a.gguf": ""}}, "invalid digest format"),

@@ -10,6 +10,7 @@ import msgspec
 from puna.create.files import base_name, open_gguf, shown
 from puna.create.layers import Base, Part, Stored
 from puna.create.request import CreateRequest
+from puna.create.weights import blob_path
 from puna.errors import FormatError, InvalidOption
 from puna.progress import Report
 from puna.quantize.filetypes import FileType, file_type
@@ -96,7 +97,7 @@ def _imatrix(given: Mapping[str, Digest], library: Library) -> Iterator[tuple[Pa
         yield None, ""
         return
     ((name, digest),) = given.items()
-    path = library.blobs.path(digest)
+    path = blob_path(library, name, digest)
     with open_gguf(path, name) as file:
         if file.metadata.string("general.type", "") != KIND:
             raise FormatError(f"{shown(name)} is no importance matrix: its general.type does not say so")

@@ -67,7 +67,7 @@ def new_weights(
 
 
 def _converted(files: Mapping[str, Digest], library: Library, session: Session, report: Report) -> Weights:
-    paths = {name: _blob(library, name, digest) for name, digest in files.items()}
+    paths = {name: blob_path(library, name, digest) for name, digest in files.items()}
     layer, parameters = converted_model(paths, library, session, report)
     return replace(_opened(layer, layer.from_, library), new=True, parameters=parameters)
 
@@ -80,7 +80,7 @@ def _adapters(
     if not converted:
         units_ = units(request.adapters)
         return [_weights(unit, request.adapters, library, session, report) for unit in units_]
-    paths = {name: _blob(library, name, request.adapters[name]) for name in converted}
+    paths = {name: blob_path(library, name, request.adapters[name]) for name in converted}
     base = next(file.metadata for file in models if file.layer.media_type == MODEL_LAYER)
     layer = converted_adapter(paths, base, library, session, report)
     return [replace(_opened(layer, layer.from_, library), new=True)]
@@ -107,7 +107,7 @@ def in_order(files: Sequence[Weights]) -> list[Weights]:
 def _weights(
     unit: Unit, digests: Mapping[str, Digest], library: Library, session: Session, report: Report
 ) -> Weights:
-    paths = [(part, _blob(library, part, digests[part])) for part in unit.parts]
+    paths = [(part, blob_path(library, part, digests[part])) for part in unit.parts]
     if len(paths) > 1:
         layer = merged(unit.name, paths, library, session, report)
         return _typed(layer, unit.name, library, report, new=True)
@@ -142,7 +142,8 @@ def _opened(layer: Layer, name: str, library: Library) -> Weights:
         return Weights(layer, gguf_config(file), file.metadata)
 
 
-def _blob(library: Library, name: str, digest: Digest) -> Path:
+def blob_path(library: Library, name: str, digest: Digest) -> Path:
+    """Where the blob is that a request calls `name`. Raises: StoreError when it is not in the store."""
     if not library.blobs.verified(digest):
         raise StoreError(f"{shown(name)}: blob {digest} not found")
     return library.blobs.path(digest)
