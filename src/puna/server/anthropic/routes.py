@@ -45,6 +45,7 @@ from puna.server.dialects import spoken_route
 from puna.server.errors import ErrorAnswer, Refused
 from puna.server.http import json_response, read_json, while_connected
 from puna.server.middleware.requests import note, request_id
+from puna.server.names import name_to_run
 from puna.server.routing import route
 from puna.server.sse import sse_event, stream_sse
 from puna.server.state import AppState
@@ -91,7 +92,7 @@ class _Routes:
     async def _asked(self, request: Request, body: PromptBody, **more: Any) -> ChatRequest:
         caller = caller_of(request)
         note(request, model=body.model[:100])
-        name = body.model.removesuffix(":local")
+        name = name_to_run(body.model)
         think = await self._think(name, think_of(body))
         choice = body.tool_choice
         return ChatRequest(

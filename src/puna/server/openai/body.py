@@ -16,6 +16,7 @@ from puna.server.caller import caller_of
 from puna.server.errors import Refused
 from puna.server.http import BodyLimits, convert_json, decode_json, read_body
 from puna.server.middleware.requests import note
+from puna.server.names import name_to_run
 from puna.services.asked import AskedAnswer
 from puna.services.choices import MAX_CHOICES
 
@@ -140,7 +141,7 @@ def asked_of(request: Request, body: ModelBody) -> dict[str, Any]:
     caller = caller_of(request)
     note(request, model=body.model[:100])
     return {
-        "model": body.model.removesuffix(":local"),
+        "model": name_to_run(body.model),
         "options": body.options,
         "keep_alive": None if body.keep_alive is None else parse_keep_alive(body.keep_alive),
         "id": caller.id,
