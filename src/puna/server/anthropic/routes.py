@@ -13,6 +13,7 @@ from starlette.routing import Route
 from puna.chat.capabilities import Capability
 from puna.chat.conversation import Think
 from puna.chat.events import Event
+from puna.engine.events import PromptLogprobs
 from puna.errors import ContextLengthExceeded
 from puna.options import INFERENCE
 from puna.server.anthropic.answers import Blocks, blocks_of, ending_of, new_id, usage_of
@@ -177,7 +178,7 @@ async def _events(answer: Answer) -> AsyncGenerator[Event | Prompted | Finished,
     async with aclosing(answer.events) as events:
         try:
             async for event in events:
-                if not isinstance(event, Logprobs):
+                if not isinstance(event, Logprobs | PromptLogprobs):
                     yield event
         except ContextLengthExceeded as error:
             # Clients look for these words, and shorten the conversation.

@@ -14,6 +14,7 @@ from starlette.routing import Route
 
 from puna.chat.conversation import read_tool_choice
 from puna.chat.events import Content, Thinking, ToolCall
+from puna.engine.events import PromptLogprobs
 from puna.errors import InvalidOption, ModelNotFound
 from puna.options import INFERENCE
 from puna.sampling.parameters import MAX_TOP_LOGPROBS
@@ -244,7 +245,7 @@ async def _lines(answer: Answer, model: str, reply: Reply) -> AsyncGenerator[byt
             if isinstance(event, Logprobs):
                 logprobs += map(logprob_on_wire, event.tokens)
                 continue
-            if isinstance(event, Prompted):
+            if isinstance(event, Prompted | PromptLogprobs):
                 continue
             part = Part(logprobs=logprobs)
             logprobs = []

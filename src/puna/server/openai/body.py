@@ -149,17 +149,21 @@ def asked_of(request: Request, body: ModelBody) -> dict[str, Any]:
     }
 
 
-def options_of(body: SampledBody, most: int | None, stop: str | list[str] | None = None) -> dict[str, Any]:
+def options_of(
+    body: SampledBody, most: int | None, stop: str | list[str] | None = None, *, least: int = 1
+) -> dict[str, Any]:
     """The options under Ollama's names; what the request leaves out, it leaves to the model.
 
     Args:
         most: tokens of the answer; None and -1 for no limit of its own.
+        least: what `most` may not be below.
 
     Raises:
         Refused: `most` is no such number.
     """
-    if most is not None and most < 1 and most != -1:
-        raise Refused(400, f"the most tokens of an answer must be at least 1, not {most}", param="max_tokens")
+    if most is not None and most < least and most != -1:
+        text = f"the most tokens of an answer must be at least {least}, not {most}"
+        raise Refused(400, text, param="max_tokens")
     named = {name: getattr(body, name, None) for name in _OPTIONS}
     stops = [stop] if isinstance(stop, str) else stop
     given = {**named, "num_predict": most, "stop": stops}
