@@ -140,3 +140,11 @@ def test_what_langchain_has_besides(told: Callable[[str, str], dict[str, Any]]) 
 
 def test_what_llama_index_has_besides(told: Callable[[str, str], dict[str, Any]]) -> None:
     assert told("llama-index-llms-ollama", "")["text"] == "onetwothreefour"
+
+
+def test_what_litellm_has_besides(told: Callable[[str, str], dict[str, Any]], served: Served) -> None:
+    body = {"model": "ranks", "query": "hi", "documents": ["a b", "hi", "there"]}
+    alone = served.post("/api/rerank", body).json["results"]
+    found = told("litellm", "jina_ai")["ranks"]
+    assert [index for index, _ in found] == [one["index"] for one in alone]
+    assert [score for _, score in found] == pytest.approx([one["relevance_score"] for one in alone], abs=1e-5)

@@ -76,6 +76,18 @@ def vectors(way: str) -> dict[str, Any]:
     return {"vectors": [one["embedding"] for data in made for one in data]}
 
 
+def ranks() -> list[Any]:
+    """Documents by how well they fit, asked for in the words of Jina's API."""
+    found = litellm.rerank(
+        model="jina_ai/ranks",
+        query="hi",
+        documents=["a b", "hi", "there"],
+        api_base=f"{URL}/v1/rerank",
+        api_key="none",
+    )
+    return [[one["index"], one["relevance_score"]] for one in found.results]
+
+
 print(
     json.dumps(
         {
@@ -84,6 +96,7 @@ print(
             "ollama_chat": answers("ollama_chat") | tools("ollama_chat"),
             "openai": answers("openai") | tools("openai") | vectors("openai"),
             "anthropic": answers("anthropic") | tools("anthropic"),
+            "jina_ai": {"ranks": ranks()},
         }
     )
 )
