@@ -86,8 +86,57 @@ class ChatStream:
 
 def read_chat(events: Sequence[Event], count: int = 1, *, usage: bool = False) -> ChatStream:
     """Checks the order of the events and that nothing is missing: the choices, the usage, the end."""
+    chunks, told, error = _read_chunks(events, "chat.completion.chunk", "chatcmpl-", usage)
+    choices = [ChatChoice() for _ in range(count)]
+    for chunk in chunks:
+        (one,) = chunk["choices"]
+        choices[one["index"]].take(one)
+    assert error or all(choice.reason for choice in choices)
+    return ChatStream(choices, told, error)
+
+
+@dataclass(slots=True)
+class TextChoice:
+    """What a stream of /v1/completions has told of one choice."""
+
+    text: str = ""
+    reason: str = ""
+
+    def take(self, chunk: dict[str, Any]) -> None:
+        assert {*chunk} == {"index", "text", "logprobs", "finish_reason"}
+        assert not self.reason, "nothing comes after the end"
+        assert chunk["text"] or chunk["finish_reason"]
+        self.text += chunk["text"]
+        self.reason = chunk["finish_reason"] or ""
+
+
+@dataclass(slots=True)
+class TextStream:
+    """A whole stream of /v1/completions."""
+
+    choices: list[TextChoice]
+    usage: dict[str, Any] | None
+    error: dict[str, Any] | None
+
+
+def read_text(events: Sequence[Event], count: int = 1, *, usage: bool = False) -> TextStream:
+    """As `read_chat`, for a stream of /v1/completions."""
+    chunks, told, error = _read_chunks(events, "text_completion", "cmpl-", usage)
+    choices = [TextChoice() for _ in range(count)]
+    for chunk in chunks:
+        (one,) = chunk["choices"]
+        choices[one["index"]].take(one)
+    assert error or all(choice.reason for choice in choices)
+    return TextStream(choices, told, error)
+
+
+def _read_chunks(
+    events: Sequence[Event], kind: str, prefix: str, usage: bool
+) -> tuple[list[dict[str, Any]], dict[str, Any] | None, dict[str, Any] | None]:
+    """The chunks with choices, the usage, and the error at the end, if there is one."""
     assert all(not event.name for event in events)
     if "error" in events[-1].data and (error := events[-1].json.get("error")):
+        assert {*error} == {"message", "type", "param", "code"}
         *chunks, _ = [event.json for event in events]
     else:
         error = None
@@ -96,19 +145,15 @@ def read_chat(events: Sequence[Event], count: int = 1, *, usage: bool = False) -
     assert (
         len({(c["id"], c["created"], c["model"], c["system_fingerprint"], c["object"]) for c in chunks}) == 1
     )
-    assert chunks[0]["object"] == "chat.completion.chunk" and chunks[0]["id"].startswith("chatcmpl-")
+    assert chunks[0]["object"] == kind and chunks[0]["id"].startswith(prefix)
     told = None
     if usage and not error:
         *chunks, last = chunks
         assert last["choices"] == []
         told = last["usage"]
-    choices = [ChatChoice() for _ in range(count)]
     for chunk in chunks:
         assert ("usage" in chunk) == usage and chunk.get("usage") is None
-        (one,) = chunk["choices"]
-        choices[one["index"]].take(one)
-    assert error or all(choice.reason for choice in choices)
-    return ChatStream(choices, told, error)
+    return chunks, told, error
 
 
 # From which state an event leads to which; what is between items is "between".

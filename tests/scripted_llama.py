@@ -28,11 +28,13 @@ def write_scripted_llama(
     control: Sequence[str] = (),
     metadata: Mapping[str, Any] | None = None,
     context: int = 512,
+    endless: bool = False,
 ) -> Path:
     """Writes a model that answers with the script when a prompt ends with `START`, and gives its path back.
 
     Args:
         script: texts of tokens, no two equal; at the end comes `END`.
+        endless: the last one again and again instead.
         control: those of them, and further ones, that are control tokens.
         metadata: further keys of the file.
     """
@@ -41,8 +43,9 @@ def write_scripted_llama(
     longer = [text for text in script if text not in special and len(text.encode()) > 1]
     special |= dict.fromkeys(longer, USER_DEFINED)
     tokens = [*special, *byte_tokens()]
-    chain = [_id(tokens, text) for text in (START, *script, END)]
-    assert len(set(chain)) == len(chain) <= HIDDEN
+    chain = [_id(tokens, text) for text in (START, *script)]
+    assert len(set(chain)) == len(chain) < HIDDEN
+    chain.append(chain[-1] if endless else tokens.index(END))
     embedding, output = np.zeros((2, len(tokens), HIDDEN), np.float32)
     for axis, (token, following) in enumerate(pairwise(chain)):
         embedding[token, axis] = 1

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.scripted_llama import START, write_scripted_llama
+from tests.tiny_bert import write_tiny_bert
 from tests.tiny_llama import write_tiny_llama
 
 from puna.create.request import CreateRequest
@@ -47,6 +48,8 @@ def fill(store: Path) -> None:
     - `fills`: the same as `said`, where it fills a gap.
     - `told`: `said` with a system message and earlier messages of its own.
     - `vectors`: cannot generate.
+    - `encodes`: an encoder, which makes vectors of words in small letters.
+    - `ranks`: an encoder that says how well two such texts fit each other.
     """
     library = Library(store)
     folder = store.parent / "files"
@@ -72,3 +75,5 @@ def fill(store: Path) -> None:
     add_model(library, "twice", twice, template=with_tools, parser="qwen3", parameters=GREEDY)
     vectors = write_scripted_llama(folder / "vectors.gguf", ("a",), metadata={"llama.pooling_type": 1})
     add_model(library, "vectors", vectors)
+    for name, ranks in (("encodes", False), ("ranks", True)):
+        add_model(library, name, write_tiny_bert(folder / f"{name}.gguf", ranks=ranks))

@@ -9,6 +9,7 @@ from typing import Any
 import anthropic
 import pytest
 from anthropic.types import MessageParam, ToolParam
+from pydantic import BaseModel, ConfigDict
 from tests.served import Served, serving
 
 HI: list[MessageParam] = [{"role": "user", "content": "hi"}]
@@ -17,6 +18,13 @@ WEATHER: ToolParam = {
     "description": "The weather.",
     "input_schema": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
 }
+
+
+class Reply(BaseModel):
+    """What is asked for."""
+
+    model_config = ConfigDict(extra="forbid")
+    ok: bool
 
 
 @pytest.fixture
@@ -122,6 +130,11 @@ def test_thinking(client: anthropic.Anthropic) -> None:
     )
     assert message.content[0].type == "thinking" and message.content[0].thinking.strip() == "Hmm"
     assert text_of(message) == "Blue."
+
+
+def test_an_answer_in_a_schema(client: anthropic.Anthropic) -> None:
+    reply = client.messages.parse(model="said", max_tokens=200, messages=HI, output_format=Reply)
+    assert isinstance(reply.parsed_output, Reply)
 
 
 def test_count_tokens(client: anthropic.Anthropic) -> None:

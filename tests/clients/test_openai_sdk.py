@@ -114,6 +114,17 @@ def test_completions(client: openai.OpenAI) -> None:
         assert "".join(chunk.choices[0].text for chunk in chunks) == "onetwothreefour"
 
 
+def test_how_likely_a_text_is(client: openai.OpenAI) -> None:
+    reply = client.completions.create(
+        model="said", prompt="one<|go|>one", max_tokens=0, logprobs=1, echo=True
+    )
+    found = reply.choices[0].logprobs
+    assert found is not None and found.token_logprobs is not None
+    assert found.tokens == ["one", "<|go|>", "one"]
+    # The last one is what this model says there, the one before is not.
+    assert found.token_logprobs[2] > found.token_logprobs[1]
+
+
 # Embeddings and models
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from tests.tiny_llama import EOS
 
 from puna.engine.evaluator import Batch
-from puna.engine.events import Done, TextChunk, TokenLogprob
+from puna.engine.events import Done, PromptLogprobs, TextChunk, TokenLogprob
 from puna.engine.load import LoadedModel, load_model
 from puna.engine.loop import Engine
 from puna.engine.options import LoadOptions
@@ -40,6 +40,7 @@ class Answer:
     chunks: list[TextChunk] = field(default_factory=list)
     done: Done | None = None
     error: PunaError | None = None
+    prompt: PromptLogprobs | None = None
 
     @property
     def logprobs(self) -> list[TokenLogprob]:
@@ -56,6 +57,9 @@ class Answer:
             assert event.text or event.logprobs
             self.chunks.append(event)
             self.text += event.text
+        elif isinstance(event, PromptLogprobs):
+            assert self.prompt is None and not self.chunks
+            self.prompt = event
         elif isinstance(event, Done):
             self.done = event
         else:

@@ -21,7 +21,7 @@ from tests.runner.conftest import (
 )
 from tests.tiny_llama import BOS, write_tiny_llama
 
-from puna.engine.events import Done, TextChunk
+from puna.engine.events import Done, Event, TextChunk
 from puna.engine.load import load_model
 from puna.engine.request import GenerateRequest
 from puna.errors import (
@@ -144,7 +144,7 @@ async def test_leaving_an_answer_ends_it(started: Started) -> None:
 
 async def test_an_answer_that_is_halted_is_counted_by_the_runner(started: Started) -> None:
     async with started() as runner:
-        steps, read = _steps(runner), list[TextChunk | Done]()
+        steps, read = _steps(runner), list[Event]()
         async for event in runner.generate(ENDLESS, lambda: len(read) == 3):
             read.append(event)
         *texts, done = read

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from puna.engine.events import Done, TextChunk
+from puna.engine.events import Done, Event, TextChunk
 from puna.engine.options import LoadOptions
 from puna.engine.request import GenerateRequest
 from puna.errors import BackendError, InternalError, InvalidOption, OutOfMemory
@@ -112,7 +112,7 @@ def _serve(
     return line.heard
 
 
-def _events(heard: list[FromRunner]) -> list[tuple[int, TextChunk | Done | Failure]]:
+def _events(heard: list[FromRunner]) -> list[tuple[int, Event | Failure]]:
     return [event for message in heard if isinstance(message, Stepped) for event in message.events]
 
 

@@ -165,7 +165,8 @@ def running(settings: ServerSettings, library: Library, app: Any = None) -> Iter
         listener = bind(settings)
         ready = threading.Event()
         port = listener.getsockname()[1]
-        server = make_server((app or build_app)(state), settings, lambda: stop(state), ready.set)
+        refusal = state.error_response
+        server = make_server((app or build_app)(state), settings, lambda: stop(state), ready.set, refusal)
         thread = threading.Thread(target=lambda: asyncio.run(server.serve([listener])))
         thread.start()
         try:

@@ -8,9 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.openai_streams import events_of
+from tests.scripted_llama import write_scripted_llama
 from tests.served import Served, serving
+from tests.served_models import add_model
+
+from puna.store.library import Library
 
 HI = [{"role": "user", "content": "hi"}]
+# The cache keeps half precision.
+ROUNDED = 5e-3
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 TOOLS = [
     {
@@ -251,6 +258,71 @@ def test_logprobs_of_a_text(served: Served) -> None:
         found["tokens"], found["token_logprobs"], found["top_logprobs"], strict=True
     ):
         assert len(top) == 2 and top[token] == logprob == max(top.values()) < 0
+
+
+def scored(choice: dict[str, Any]) -> dict[str, Any]:
+    """The log-probabilities of a prompt and its answer, whose offsets are where the tokens stand."""
+    found: dict[str, Any] = choice["logprobs"]
+    assert len({len(values) for values in found.values()}) == 1
+    for token, offset in zip(found["tokens"], found["text_offset"], strict=True):
+        assert choice["text"][offset:].startswith(token)
+    assert found["token_logprobs"][0] is None and found["top_logprobs"][0] is None
+    return found
+
+
+def test_logprobs_of_the_prompt(served: Served) -> None:
+    """What the model says becomes a prompt: its tokens are as likely there as when they were said."""
+    letters = {"type": "regex", "regex": "[a-z]{40}"}
+    said = text(served, "hi", "tiny", logprobs=0, response_format=letters)["choices"][0]
+    reply = text(served, "hi" + said["text"], "tiny", echo=True, logprobs=2, max_tokens=0)
+    (choice,) = reply["choices"]
+    assert (choice["text"], choice["finish_reason"]) == ("hi" + said["text"], "length")
+    found = scored(choice)
+    assert found["tokens"] == ["h", "i", *said["text"]]
+    assert found["token_logprobs"][2:] == pytest.approx(said["logprobs"]["token_logprobs"], abs=ROUNDED)
+    assert all(len(top) <= 2 for top in found["top_logprobs"][1:])
+    assert (reply["usage"]["prompt_tokens"], reply["usage"]["completion_tokens"]) == (42, 0)
+    ids = served.post("/api/tokenize", {"model": "tiny", "prompt": choice["text"]}).json["tokens"]
+    again = text(served, [ids, ids], "tiny", echo=True, logprobs=2, max_tokens=0)["choices"]
+    assert [one["text"] for one in again] == [choice["text"]] * 2
+    for one in again:
+        assert scored(one)["token_logprobs"][1:] == pytest.approx(found["token_logprobs"][1:], abs=ROUNDED)
+
+
+def test_logprobs_of_a_prompt_and_its_answers(served: Served) -> None:
+    asked: dict[str, Any] = {"echo": True, "logprobs": 1, "n": 2}
+    choices = text(served, "hi<|go|>", **asked)["choices"]
+    for choice in choices:
+        assert choice["text"] == "hi<|go|>onetwothreefour"
+        assert scored(choice)["tokens"] == ["h", "i", "<|go|>", "one", "two", "three", "four"]
+    body = {"model": "said", "prompt": "hi<|go|>", **asked, "stream": True}
+    told = [{"text": "", "logprobs": {name: [] for name in choices[0]["logprobs"]}} for _ in range(2)]
+    for event in events_of(served.post(TEXT, body).body)[:-1]:
+        (one,) = event.json["choices"]
+        so_far: dict[str, Any] = told[one["index"]]
+        so_far["text"] += one["text"]
+        for name, values in one["logprobs"].items():
+            so_far["logprobs"][name] += values
+    for streamed, choice in zip(told, choices, strict=True):
+        assert streamed["text"] == choice["text"]
+        found = scored(streamed)
+        assert (found["tokens"], found["text_offset"]) == tuple(
+            choice["logprobs"][name] for name in ("tokens", "text_offset")
+        )
+
+
+def test_a_token_before_the_prompt_is_no_part_of_its_text(served: Served, tmp_path: Path) -> None:
+    library = Library(tmp_path / "models")
+    metadata = {"tokenizer.ggml.add_bos_token": True}
+    model = write_scripted_llama(tmp_path / "begins.gguf", ("one", "two"), metadata=metadata)
+    add_model(library, "begins", model)
+    with serving(tmp_path, tmp_path / "models") as server:
+        (choice,) = text(server, "hi<|go|>", "begins", echo=True, logprobs=0)["choices"]
+    found = choice["logprobs"]
+    assert choice["text"] == "hi<|go|>onetwo"
+    assert found["tokens"] == ["<s>", "h", "i", "<|go|>", "one", "two"]
+    assert found["text_offset"] == [0, 0, 1, 2, 8, 11]
+    assert found["token_logprobs"][0] is None and max(found["token_logprobs"][1:]) < 0
 
 
 def test_the_best_of_several_texts(served: Served) -> None:

@@ -93,7 +93,9 @@ BAD: list[Case] = [
     *((CHAT, {"top_logprobs": value, "logprobs": True}) for value in (-1, 21, 2**63)),
     (CHAT, {"top_logprobs": 2}),
     *each(TEXT, "logprobs", -1, 21, True),
-    (TEXT, {"logprobs": 1, "echo": True}),
+    (TEXT, {"logprobs": 21, "echo": True}),
+    (TEXT, {"max_tokens": 0}),
+    (TEXT, {"max_tokens": -2, "echo": True}),
     *each(CHAT, "logit_bias", {"x": 1}, {"-1": 1}, {"1": 101}, {"1": "a"}, {"99999": 1}, [1]),
     (CHAT, {"logit_bias": {str(number): 1 for number in range(2000)}}),
     # E08, E09: formats

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.openai_streams import Event, event_of, events_of, read_chat, read_responses
+from tests.openai_streams import Event, event_of, events_of, read_chat, read_responses, read_text
 from tests.served import Served, serving
 
 HI = [{"role": "user", "content": "hi"}]
@@ -72,6 +72,28 @@ def test_calls_of_a_chat(served: Served) -> None:
     assert (call["name"], json.loads(call["arguments"])) == ("weather", {"city": "Oslo"})
 
 
+@pytest.mark.parametrize("parallel", [True, False])
+def test_several_calls_of_a_chat(served: Served, parallel: bool) -> None:
+    body = {"model": "twice", "messages": HI, "tools": TOOLS, "parallel_tool_calls": parallel}
+    told = read_chat(stream(served, CHAT, {**body, "stream_options": {"include_usage": True}}), usage=True)
+    (choice,) = told.choices
+    assert choice.reason == "tool_calls" and told.usage is not None
+    cities = [json.loads(call["arguments"])["city"] for call in choice.calls]
+    assert cities == (["Oslo", "Rome"] if parallel else ["Oslo"])
+    assert len({call["id"] for call in choice.calls}) == len(cities)
+    whole = served.post(CHAT, body).json["choices"][0]
+    assert [call["function"] for call in whole["message"]["tool_calls"]] == [
+        {"name": call["name"], "arguments": call["arguments"]} for call in choice.calls
+    ]
+    assert whole["finish_reason"] == "tool_calls"
+
+
+def test_calls_of_several_choices(served: Served) -> None:
+    body = {"model": "twice", "messages": HI, "tools": TOOLS, "n": 2}
+    for choice in read_chat(stream(served, CHAT, body), 2).choices:
+        assert [json.loads(call["arguments"])["city"] for call in choice.calls] == ["Oslo", "Rome"]
+
+
 def test_logprobs_of_a_chat_are_told_once_each(served: Served) -> None:
     body = {"model": "said", "messages": HI, "logprobs": True, "top_logprobs": 2}
     (choice,) = read_chat(stream(served, CHAT, body)).choices
@@ -94,13 +116,9 @@ def test_several_choices_of_a_chat(served: Served) -> None:
 
 def test_a_text_in_pieces(served: Served) -> None:
     body = {"model": "said", "prompt": "hi<|go|>", "n": 2, "stream_options": {"include_usage": True}}
-    *chunks, last, done = stream(served, TEXT, body)
-    assert done.data == "[DONE]" and last.json["choices"] == []
-    assert last.json["usage"]["completion_tokens"] == 8
-    for index in (0, 1):
-        own = [one for chunk in chunks for one in chunk.json["choices"] if one["index"] == index]
-        assert "".join(one["text"] for one in own) == "onetwothreefour"
-        assert [one["finish_reason"] for one in own] == [None] * (len(own) - 1) + ["stop"]
+    read = read_text(stream(served, TEXT, body), 2, usage=True)
+    assert read.usage is not None and read.usage["completion_tokens"] == 8
+    assert [(one.text, one.reason) for one in read.choices] == [("onetwothreefour", "stop")] * 2
 
 
 def test_a_response_with_thinking(served: Served) -> None:
@@ -118,6 +136,18 @@ def test_a_response_with_a_call(served: Served) -> None:
     call = read.output[1]
     assert (call["name"], json.loads(call["arguments"])) == ("weather", {"city": "Oslo"})
     assert call["call_id"] and call["id"] != call["call_id"]
+
+
+@pytest.mark.parametrize("parallel", [True, False])
+def test_a_response_with_several_calls(served: Served, parallel: bool) -> None:
+    tools = [{"type": "function", **WEATHER}]
+    body = {"model": "twice", "input": "hi", "tools": tools, "parallel_tool_calls": parallel}
+    read = read_responses(stream(served, RESPONSES, body))
+    calls = [item for item in read.output if item["type"] == "function_call"]
+    cities = [json.loads(call["arguments"])["city"] for call in calls]
+    assert cities == (["Oslo", "Rome"] if parallel else ["Oslo"])
+    assert len({call["call_id"] for call in calls} | {call["id"] for call in calls}) == 2 * len(calls)
+    assert read.ended == "completed"
 
 
 def test_a_response_that_is_cut(served: Served) -> None:
@@ -175,7 +205,9 @@ def failure(path: str, first: list[Event], rest: bytes) -> dict[str, Any]:
         assert found is not None and {*found} == {"message", "type", "param", "code"}
         error = found
     else:
-        error = events[-1].json["error"]
+        text = read_text(events).error
+        assert text is not None
+        error = text
     return error
 
 

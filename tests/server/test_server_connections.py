@@ -1,9 +1,11 @@
 """What a client does to a connection: heads and bodies without end, slowness, smuggling, idleness."""
 
+import json
 import re
 import socket
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from tests.server.conftest import Running, Serve, read_all, read_answers
@@ -88,6 +90,53 @@ def test_what_is_no_http_is_refused_and_ends_the_connection(server: Serve, reque
     assert statuses(answer) == [400]
     assert b'{"error":' in answer and b'"models"' not in answer
     still_works(running)
+
+
+BAD_HEADS = {
+    "a long target": (b"?" + b"x" * 20_000 + b" HTTP/1.1\r\nHost: localhost\r\n%s\r\n", 414),
+    "many headers": (b" HTTP/1.1\r\nHost: localhost\r\n%s" + b"A: b\r\n" * 200 + b"\r\n", 431),
+    "a long header": (b" HTTP/1.1\r\nHost: localhost\r\n%sA: " + b"x" * 70_000 + b"\r\n\r\n", 431),
+    "no header": (b" HTTP/1.1\r\nHost: localhost\r\n%sA\x01: b\r\n\r\n", 400),
+    "two lengths": (
+        b" HTTP/1.1\r\nHost: localhost\r\n%sContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+        400,
+    ),
+    "another protocol": (b" HTTP/9.9\r\nHost: localhost\r\n%s\r\n", 400),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_HEADS)
+def test_a_head_that_is_not_taken_is_refused_in_the_dialect_of_its_path(server: Serve, kind: str) -> None:
+    running = server()
+    rest, status = BAD_HEADS[kind]
+
+    def refused(path: bytes, header: bytes = b"") -> Any:
+        answer = running.raw(b"POST " + path + rest % header)
+        assert statuses(answer) == [status]
+        head, _, body = answer.partition(b"\r\n\r\n")
+        assert b"connection: close" in head and b"content-type: application/json" in head
+        assert b"content-length: %d" % len(body) in head
+        return json.loads(body)
+
+    text = refused(b"/api/chat")["error"]
+    assert isinstance(text, str)
+    openai = refused(b"/v1/chat/completions")["error"]
+    assert openai == {"message": text, "type": "invalid_request_error", "param": None, "code": None}
+    anthropic = {"type": "error", "error": {"type": "invalid_request_error", "message": text}}
+    assert refused(b"/v1/messages") == {**anthropic, "request_id": None}
+    if kind in ("many headers", "a long header", "two lengths"):
+        # The headers before the fault tell too, where they have been read.
+        version = b"anthropic-version: 2023-06-01\r\n"
+        assert refused(b"/v1/models", version) == {**anthropic, "request_id": None}
+    still_works(running)
+
+
+def test_what_is_no_request_is_refused_in_the_native_dialect(server: Serve) -> None:
+    running = server()
+    for head in (b"\x16\x03\x01\x02\r\n\r\n", b"POST v1/messages HTTP/1.1\r\n\r\n", b"/v1/messages\r\n\r\n"):
+        answer = running.raw(head)
+        assert statuses(answer) == [400]
+        assert {*json.loads(answer.partition(b"\r\n\r\n")[2])} == {"error"}
 
 
 def test_requests_in_a_row_on_one_connection(server: Serve) -> None:

@@ -33,6 +33,18 @@ class TextChunk(msgspec.Struct, frozen=True, array_like=True, tag="text"):
     logprobs: tuple[TokenLogprob, ...] = ()
 
 
+class PromptLogprobs(msgspec.Struct, frozen=True, array_like=True, tag="prompt"):
+    """The log-probabilities of the prompt's tokens, where they were asked for; comes before the answer.
+
+    Attributes:
+        first: what the prompt's first token stands for; nothing precedes it, so it has no probability.
+        tokens: the others.
+    """
+
+    first: bytes
+    tokens: tuple[TokenLogprob, ...]
+
+
 class Done(msgspec.Struct, frozen=True, array_like=True, tag="done"):
     """The end of the answer.
 
@@ -58,4 +70,4 @@ class Done(msgspec.Struct, frozen=True, array_like=True, tag="done"):
     stop_text: str = ""
 
 
-Event = TextChunk | Done
+Event = TextChunk | PromptLogprobs | Done

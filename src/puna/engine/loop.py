@@ -26,6 +26,7 @@ from puna.engine.events import Done, Event
 from puna.engine.plan import Need, plan
 from puna.engine.prefixes import Prefix, Prefixes, longest
 from puna.engine.request import GenerateRequest
+from puna.engine.scores import PromptScores
 from puna.engine.sequence import Sequence, fitted_prompt, kept, outside, shift_length, without
 from puna.engine.text import TextStream, Transcript
 from puna.engine.thinking import ThinkingLimit, ends_with
@@ -69,6 +70,14 @@ class _Part(NamedTuple):
     def is_last(self) -> bool:
         """Whether nothing is left to evaluate after it, so that the logits are wanted."""
         return self.tokens == self.sequence.pending
+
+    @property
+    def outputs(self) -> range:
+        """Which of its tokens have logits that are wanted: the last of all, or those whose next is told."""
+        scores = self.sequence.scores
+        if scores is not None:
+            return scores.wanted(self.sequence.held, self.tokens)
+        return range(self.tokens - self.is_last, self.tokens)
 
 
 class Engine:
@@ -143,6 +152,9 @@ class Engine:
             chooser=Chooser(sampler, self._constrain(request), self._thinking_limit(request)),
             transcript=Transcript(stream),
             shifted=dropped,
+            scores=PromptScores(request.prompt, request.sampling.top_logprobs)
+            if request.prompt_logprobs
+            else None,
         )
 
     def _thinking_limit(self, request: GenerateRequest) -> ThinkingLimit | None:
@@ -224,9 +236,9 @@ class Engine:
 
     def _planned(self) -> list[_Part]:
         running = self._running
-        if sum([one.pending for one in running]) <= self._num_batch:
-            return [_Part(one, one.pending) for one in running]
-        counts = plan([Need(one.pending, one.prefilling) for one in running], self._num_batch)
+        if sum([one.due for one in running]) <= self._num_batch:
+            return [_Part(one, one.due) for one in running]
+        counts = plan([Need(one.due, one.prefilling) for one in running], self._num_batch)
         parts = [_Part(one, count) for one, count in zip(running, counts, strict=True) if count]
         if len(parts) < len(running):
             # Who went without comes first next time.
@@ -239,6 +251,8 @@ class Engine:
             if part.is_last:
                 part.sequence.chooser.prepare()
         logits = self._evaluator.evaluate(_batch(parts))
+        if any(part.sequence.scores is not None for part in parts):
+            logits = self._score(parts, logits)
         if any(part.is_last and part.sequence.prefilling for part in parts):
             # Of a prompt that is read a window needs less than while it was to come.
             self._full = False
@@ -246,6 +260,24 @@ class Engine:
         complete = [part.sequence for part in parts if part.sequence.advance(part.tokens, now)]
         for sequence, row in zip(complete, logits, strict=True):
             self._commit(sequence, row)
+
+    def _score(self, parts: list[_Part], logits: Floats) -> Floats:
+        """Notes the log-probabilities of prompts that are told of; gives the logits of last tokens back."""
+        pieces = self._tokenizer.pieces
+        last: list[int] = []
+        begin = 0
+        for part in parts:
+            end = begin + len(part.outputs)
+            sequence = part.sequence
+            if sequence.scores is not None:
+                sequence.scores.take(logits[begin:end], pieces)
+                if told := sequence.scores.told(pieces):
+                    self._outbox.append((sequence.id, told))
+                    sequence.scores = None
+            if part.is_last:
+                last.append(end - 1)
+            begin = end
+        return logits[last]
 
     def _commit(self, sequence: Sequence, logits: Floats) -> None:
         tokenizer = self._tokenizer
@@ -273,7 +305,11 @@ class Engine:
 
     def _place(self, sequence: Sequence) -> bool:
         """Finds a number and cells for a sequence, with as much of it as the cache has."""
-        found = longest(self._candidates(), sequence.tokens, sequence.request.scope, self._cache.can_resume)
+        found = None
+        if sequence.scores is None:
+            found = longest(
+                self._candidates(), sequence.tokens, sequence.request.scope, self._cache.can_resume
+            )
         number, held = self._seat(found)
         sequence.place(number, held, time.perf_counter())
         while not self._fits(sequence):
@@ -430,7 +466,7 @@ class Engine:
 
 
 def _batch(parts: list[_Part]) -> Batch:
-    """The parts one after the other; logits of each sequence's last token."""
+    """The parts one after the other."""
     if all(part.sequence.pending == 1 for part in parts):
         sequences = [part.sequence for part in parts]
         return Batch.next(
@@ -447,6 +483,5 @@ def _batch(parts: list[_Part]) -> Batch:
         tokens += part.sequence.tokens[held:end]
         positions += range(held, end)
         numbers += [part.sequence.number] * part.tokens
-        if part.is_last:
-            outputs.append(len(tokens) - 1)
+        outputs += [len(tokens) - part.tokens + index for index in part.outputs]
     return Batch(*(np.asarray(values, np.int32) for values in (tokens, positions, numbers, outputs)))

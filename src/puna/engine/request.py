@@ -22,6 +22,9 @@ class GenerateRequest:
         num_keep: how many tokens from the beginning of the prompt a shift leaves alone; below 0 all of it.
         thinking_budget: most tokens of these thoughts, after which the model has to answer; below 0 there is
             no limit.
+        prompt_logprobs: tell the log-probabilities of the prompt's tokens, each with as many alternatives as
+            `sampling` says. The whole prompt is evaluated for that, a few tokens at a time, whatever the
+            cache has of it, and `shift` takes nothing of it away.
         scope: only prompts and answers of the same scope share what the cache holds of them.
 
     Raises:
@@ -39,6 +42,7 @@ class GenerateRequest:
     num_keep: int = 4
     scope: str = ""
     thinking_budget: int = -1
+    prompt_logprobs: bool = False
 
     def __post_init__(self) -> None:
         if not self.prompt:

@@ -10,6 +10,7 @@ from typing import Literal
 from puna.engine.choose import Chooser
 from puna.engine.events import Done
 from puna.engine.request import GenerateRequest
+from puna.engine.scores import AT_ONCE, PromptScores
 from puna.engine.text import Transcript
 from puna.errors import ContextLengthExceeded
 
@@ -46,6 +47,7 @@ class Sequence:
         generated: tokens chosen, the end token not counted.
         cached: tokens of the prompt that the cache had already.
         shifted: tokens dropped from the context.
+        scores: what is to be told of the prompt; None where nothing is, or all has been.
     """
 
     id: int
@@ -64,12 +66,18 @@ class Sequence:
     generated: int = 0
     cached: int = 0
     shifted: int = 0
+    scores: PromptScores | None = None
     clock: Clock = field(default_factory=Clock)
 
     @property
     def pending(self) -> int:
         """Tokens that are still to be evaluated."""
         return len(self.tokens) - self.held
+
+    @property
+    def due(self) -> int:
+        """How many of them may be evaluated at once."""
+        return self.pending if self.scores is None else min(self.pending, AT_ONCE)
 
     @property
     def room(self) -> int:
@@ -130,12 +138,12 @@ def fitted_prompt(request: GenerateRequest, num_ctx: int) -> tuple[array[int], i
     much that half of the rest is free.
 
     Raises:
-        ContextLengthExceeded: it is too long, and the request does not let tokens go.
+        ContextLengthExceeded: it is too long, and the request does not let tokens go, or asks about each.
     """
     prompt = request.prompt
     if len(prompt) <= num_ctx:
         return array("i", prompt), 0
-    if not request.shift:
+    if not request.shift or request.prompt_logprobs:
         raise ContextLengthExceeded(len(prompt), num_ctx)
     keep = kept(request.num_keep, len(prompt), num_ctx)
     end = num_ctx - keep - (num_ctx - keep) // 2

@@ -4,7 +4,7 @@ import asyncio
 from collections import deque
 from typing import TypeAlias
 
-from puna.engine.events import Done, TextChunk
+from puna.engine.events import Event, TextChunk
 from puna.errors import PunaError
 from puna.runner.protocol import Embedded, Failure
 
@@ -13,7 +13,7 @@ LIMIT = 1 << 20
 
 _EVENT_SIZE = 100
 
-Item: TypeAlias = TextChunk | Done | Failure | Embedded
+Item: TypeAlias = Event | Failure | Embedded
 
 
 class Mailbox:

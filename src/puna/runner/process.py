@@ -12,7 +12,7 @@ from typing import Self
 
 import msgspec
 
-from puna.engine.events import Done, TextChunk
+from puna.engine.events import Done, Event, PromptLogprobs, TextChunk
 from puna.engine.options import LoadOptions
 from puna.engine.request import GenerateRequest
 from puna.errors import Interrupted, PunaError, RunnerDied
@@ -132,7 +132,7 @@ class Runner:
 
     async def generate(
         self, request: GenerateRequest, halted: Callable[[], bool] = lambda: False
-    ) -> AsyncGenerator[TextChunk | Done, None]:
+    ) -> AsyncGenerator[Event, None]:
         """Yields the answer to a prompt piece by piece, and at last `Done`.
 
         Nothing is sent before the first piece is asked for. Closing the iterator, and cancelling the task
@@ -158,6 +158,8 @@ class Runner:
                     yield item
                     if stopped := halted():
                         self._cancel(id)
+                elif isinstance(item, PromptLogprobs):
+                    yield item
                 elif isinstance(item, Done):
                     yield msgspec.structs.replace(item, reason="stop") if stopped else item
                     return
@@ -296,12 +298,12 @@ class Runner:
             self._watch.cancel()
             self._watch = None
 
-    def _deliver(self, id: int, item: TextChunk | Done | Failure | Embedded) -> None:
+    def _deliver(self, id: int, item: Event | Failure | Embedded) -> None:
         mailbox = self._mailboxes.get(id)
         if mailbox is None:
             return
         mailbox.put(item)
-        if not isinstance(item, TextChunk):
+        if not isinstance(item, TextChunk | PromptLogprobs):
             del self._mailboxes[id]
         elif mailbox.full:
             del self._mailboxes[id]
@@ -366,7 +368,7 @@ def _reason(ending: Ending, stopped: bool) -> str:
     return unexpected_end(ending.status, ending.output)
 
 
-def _failed(item: Done | Failure | Embedded | TextChunk) -> PunaError:
+def _failed(item: Event | Failure | Embedded) -> PunaError:
     if isinstance(item, Failure):
         return error_of(item)
     return RunnerDied(f"{UNEXPECTED}: it answered with {type(item).__name__}")

@@ -10,7 +10,7 @@ from typing import Annotated, TypeAlias, TypeGuard
 import msgspec
 
 from puna import errors
-from puna.engine.events import Done, TextChunk
+from puna.engine.events import Event
 from puna.engine.options import LoadOptions
 from puna.engine.request import GenerateRequest
 from puna.errors import PunaError
@@ -168,7 +168,7 @@ class Stepped(_Message, frozen=True):
         seconds: how long the step took.
     """
 
-    events: list[tuple[int, TextChunk | Done | Failure]]
+    events: list[tuple[int, Event | Failure]]
     tokens: int = 0
     sequences: int = 0
     waiting: int = 0

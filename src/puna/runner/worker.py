@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from puna.engine.events import Done, TextChunk
+from puna.engine.events import Done, Event
 from puna.engine.options import DEFAULT_PARALLEL, LoadOptions
 from puna.errors import BackendError, InvalidOption, OutOfMemory, PunaError
 from puna.linux import die_with_parent
@@ -320,7 +320,7 @@ class Served:
             self._line.say(Stepped(self._fail(_failure(error))))
             return
         events = [(id, _said(event)) for id, event in report.events]
-        self._active.difference_update(id for id, event in events if not isinstance(event, TextChunk))
+        self._active.difference_update(id for id, event in events if isinstance(event, Done | Failure))
         if events or report.tokens:
             seconds = time.perf_counter() - begun
             counts = (report.tokens, report.sequences, report.waiting, report.cells)
@@ -329,7 +329,7 @@ class Served:
             # A millisecond, when all who waited have been answered: what is lost here is lost for good.
             self._model.engine.check()
 
-    def _fail(self, failure: Failure) -> list[tuple[int, TextChunk | Done | Failure]]:
+    def _fail(self, failure: Failure) -> list[tuple[int, Event | Failure]]:
         """Ends all requests after a step that failed, and sees whether the engine can go on.
 
         Raises:
@@ -366,7 +366,7 @@ class Served:
             self._line.say(Embedded(embedding.id, embedding.vectors))
 
 
-def _said(event: TextChunk | Done | PunaError) -> TextChunk | Done | Failure:
+def _said(event: Event | PunaError) -> Event | Failure:
     return failure_of(event) if isinstance(event, PunaError) else event
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from puna.engine.events import Done, TextChunk
+from puna.engine.events import Event
 from puna.engine.options import LoadOptions
 from puna.engine.request import GenerateRequest
 from puna.errors import InternalError, OutOfMemory, Overloaded, PunaError, RunnerDied
@@ -73,7 +73,7 @@ class RunningModel(Protocol):
 
     def generate(
         self, request: GenerateRequest, halted: Callable[[], bool] = lambda: False
-    ) -> AsyncGenerator[TextChunk | Done, None]:
+    ) -> AsyncGenerator[Event, None]:
         """Answers a prompt, until `halted` says after a piece that it was the last that is wanted."""
 
     async def embed(self, inputs: list[list[int]]) -> list[Any]:

@@ -6,13 +6,21 @@ a client takes to read, and how many connections lie idle.
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any
+from typing import Any, TypeAlias
 
 import uvicorn
+from starlette.responses import Response
+from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
+
+from puna.server.errors import ErrorAnswer
+
+Refusal: TypeAlias = Callable[[Scope, ErrorAnswer], Response]
+"""The answer to a request that is not taken, by its path and headers as far as they came."""
 
 _DRAIN_SECONDS = 10.0
 
@@ -45,9 +53,10 @@ class ConnectionLimits:
 class LimitedConfig(uvicorn.Config):
     """uvicorn's configuration with limits, and the connections that lie idle, the longest first."""
 
-    def __init__(self, app: Any, limits: ConnectionLimits, **options: Any) -> None:
+    def __init__(self, app: Any, limits: ConnectionLimits, refusal: Refusal, **options: Any) -> None:
         super().__init__(app, http=LimitedProtocol, timeout_keep_alive=int(limits.idle_seconds), **options)
         self.limits = limits
+        self.refusal = refusal
         self.idle: OrderedDict[LimitedProtocol, None] = OrderedDict()
 
 
@@ -62,7 +71,10 @@ class LimitedProtocol(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
+        self.url = b""
+        self.headers = []
         self._limits = config.limits
+        self._refusal = config.refusal
         self._idle = config.idle
         self._head: int | None = None  # bytes of the head that is coming; None while none is
         self._head_timer: asyncio.TimerHandle | None = None
@@ -209,10 +221,14 @@ class LimitedProtocol(HttpToolsProtocol):
         # It must not be taken for the answer to a request that has come whole and is being worked at.
         working = self.cycle is not None and not self.cycle.response_complete
         if not working or (self.cycle.more_body and not self.cycle.response_started):
-            body = b'{"error":"%s"}' % reason.encode("ascii")
-            self.transport.write(
-                b"HTTP/1.1 %d %s\r\ncontent-type: application/json; charset=utf-8\r\n"
-                b"content-length: %d\r\nconnection: close\r\n\r\n%s"
-                % (status, status.phrase.encode("ascii"), len(body), body)
-            )
+            self.transport.write(self._answer_to_head(ErrorAnswer(status, reason, "BadHead")))
         self.transport.close()
+
+    def _answer_to_head(self, answer: ErrorAnswer) -> bytes:
+        """The last answer of the connection, in the dialect of the path, if that has come."""
+        path = self.url.partition(b"?")[0].decode("latin-1")
+        scope = {"type": "http", "path": path, "headers": self.headers, "state": {}}
+        response = self._refusal(scope, answer)
+        lines = [b"HTTP/1.1 %d %s" % (answer.status, HTTPStatus(answer.status).phrase.encode("ascii"))]
+        lines += [b"%s: %s" % header for header in response.raw_headers]
+        return b"\r\n".join([*lines, b"connection: close", b"", bytes(response.body)])

@@ -20,7 +20,7 @@ from starlette.types import ASGIApp
 from puna.errors import InvalidOption, PunaError
 from puna.options import ServerSettings
 from puna.server.middleware.hosts import is_loopback
-from puna.server.protocol import ConnectionLimits, LimitedConfig
+from puna.server.protocol import ConnectionLimits, LimitedConfig, Refusal
 
 logger = logging.getLogger("puna.server")
 
@@ -84,13 +84,18 @@ def serve(server: "Server", listener: socket.socket) -> None:
 
 
 def make_server(
-    app: ASGIApp, settings: ServerSettings, stopping: Callable[[], None], ready: Callable[[], None]
+    app: ASGIApp,
+    settings: ServerSettings,
+    stopping: Callable[[], None],
+    ready: Callable[[], None],
+    refusal: Refusal,
 ) -> "Server":
     """A server that is not running yet.
 
     Args:
         stopping: called when it is told to stop.
         ready: called when it answers.
+        refusal: the answer to a head that never gets to the application.
 
     Raises:
         InvalidOption: the certificate or its key cannot be used.
@@ -103,6 +108,7 @@ def make_server(
             write_seconds=settings.write_timeout,
             connections=settings.max_connections,
         ),
+        refusal,
         loop="asyncio",
         ws="none",
         lifespan="on",

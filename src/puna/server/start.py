@@ -43,7 +43,7 @@ def run(settings: ServerSettings, library: Library, say: Callable[[str], None]) 
     def stopping() -> None:
         state.lifecycle.stopping = True
 
-    serve(make_server(build_app(state), settings, stopping, ready), listener)
+    serve(make_server(build_app(state), settings, stopping, ready, state.error_response), listener)
 
 
 def _prune(library: Library) -> None:

@@ -62,6 +62,7 @@ class AskedAnswer(Asked, frozen=True, kw_only=True):
         shift: drop old tokens when the context is full, rather than end the answer.
         logprobs: report the log-probability of each token.
         top_logprobs: with logprobs, so many alternatives.
+        prompt_logprobs: report those of the prompt's tokens too, before everything else.
         logit_bias: token id to what is added to its logit.
         thinking_budget: most tokens of thinking, where the model thinks between tags; below 0 no limit.
         tell_prompt: `Prompted` comes before everything else.
@@ -74,6 +75,7 @@ class AskedAnswer(Asked, frozen=True, kw_only=True):
     shift: bool = False
     logprobs: bool = False
     top_logprobs: int = 0
+    prompt_logprobs: bool = False
     logit_bias: Mapping[int, float] = msgspec.field(default_factory=dict)
     thinking_budget: int = -1
     tell_prompt: bool = False

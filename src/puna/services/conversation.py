@@ -401,7 +401,7 @@ class Reading:
         for event in events:
             if isinstance(event, TextChunk):
                 yield from self.feed(event.text)
-            else:
+            elif isinstance(event, Done):
                 yield from self.finish()
                 yield Finished(event, self._prepared.dropped_tokens, stop_text=self.stop_text(event))
 

@@ -15,7 +15,7 @@ from typing import ParamSpec, Protocol, TypeAlias, TypeVar
 
 from puna.chat.conversation import Conversation
 from puna.chat.events import Event, Thinking
-from puna.engine.events import Done, TokenLogprob
+from puna.engine.events import Done, PromptLogprobs, TokenLogprob
 from puna.engine.request import GenerateRequest
 from puna.errors import ContextLengthExceeded, InternalError, MissingCapability
 from puna.scheduler.scheduler import Lease, Scheduler
@@ -66,7 +66,7 @@ class Prompted:
     tokens: int
 
 
-AnswerEvent: TypeAlias = Event | Logprobs | Prompted | Finished
+AnswerEvent: TypeAlias = Event | Logprobs | Prompted | PromptLogprobs | Finished
 
 
 @dataclass(frozen=True, slots=True)
@@ -387,6 +387,9 @@ class Inference:
                     if isinstance(piece, Done):
                         counts = piece
                         break
+                    if isinstance(piece, PromptLogprobs):
+                        yield piece
+                        continue
                     clock.piece()
                     if piece.logprobs:
                         yield Logprobs(piece.logprobs)
@@ -487,4 +490,5 @@ def _for_engine(job: _Job, prepared: Prepared, lease: Lease) -> GenerateRequest:
         num_keep=min(options.num_keep, len(prepared.prompt)),
         scope=job.request.key,
         thinking_budget=job.request.thinking_budget,
+        prompt_logprobs=job.request.prompt_logprobs,
     )

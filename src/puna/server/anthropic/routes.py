@@ -13,6 +13,7 @@ from starlette.routing import Route
 from puna.chat.capabilities import Capability
 from puna.chat.conversation import Think
 from puna.chat.events import Event
+from puna.engine.events import PromptLogprobs
 from puna.errors import ContextLengthExceeded
 from puna.options import INFERENCE
 from puna.server.anthropic.answers import Blocks, blocks_of, ending_of, new_id, usage_of
@@ -45,6 +46,7 @@ from puna.server.dialects import spoken_route
 from puna.server.errors import ErrorAnswer, Refused
 from puna.server.http import json_response, read_json, while_connected
 from puna.server.middleware.requests import note, request_id
+from puna.server.names import name_to_run
 from puna.server.routing import route
 from puna.server.sse import sse_event, stream_sse
 from puna.server.state import AppState
@@ -91,7 +93,7 @@ class _Routes:
     async def _asked(self, request: Request, body: PromptBody, **more: Any) -> ChatRequest:
         caller = caller_of(request)
         note(request, model=body.model[:100])
-        name = body.model.removesuffix(":local")
+        name = name_to_run(body.model)
         think = await self._think(name, think_of(body))
         choice = body.tool_choice
         return ChatRequest(
@@ -176,7 +178,7 @@ async def _events(answer: Answer) -> AsyncGenerator[Event | Prompted | Finished,
     async with aclosing(answer.events) as events:
         try:
             async for event in events:
-                if not isinstance(event, Logprobs):
+                if not isinstance(event, Logprobs | PromptLogprobs):
                     yield event
         except ContextLengthExceeded as error:
             # Clients look for these words, and shorten the conversation.

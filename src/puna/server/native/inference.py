@@ -14,6 +14,7 @@ from starlette.routing import Route
 
 from puna.chat.conversation import read_tool_choice
 from puna.chat.events import Content, Thinking, ToolCall
+from puna.engine.events import PromptLogprobs
 from puna.errors import InvalidOption, ModelNotFound
 from puna.options import INFERENCE, MANAGE
 from puna.sampling.parameters import MAX_TOP_LOGPROBS
@@ -22,6 +23,7 @@ from puna.server.caller import caller_of
 from puna.server.errors import Refused
 from puna.server.http import JSON, json_response, read_json, stream_ndjson, while_connected
 from puna.server.middleware.requests import note
+from puna.server.names import name_to_run
 from puna.server.native.inference_wire import (
     AnswerBody,
     Body,
@@ -44,7 +46,6 @@ from puna.server.native.inference_wire import (
     in_memory_on_wire,
     logprob_on_wire,
 )
-from puna.server.native.names import local_name
 from puna.server.routing import route
 from puna.server.state import AppState
 from puna.services.asked import Asked, ChatRequest, CompletionRequest, EmbedRequest, only_format
@@ -168,7 +169,7 @@ class _Routes:
         body = await self._body(request, TokenizeBody)
         _check_model(body.model)
         tokens = await self.state.inference.tokenize(
-            _name(body.model),
+            name_to_run(body.model),
             body.prompt or body.content,
             add_special=body.add_special,
             parse_special=body.parse_special,
@@ -180,7 +181,7 @@ class _Routes:
         body = await self._body(request, DetokenizeBody)
         _check_model(body.model)
         text = await self.state.inference.detokenize(
-            _name(body.model), body.tokens, render_special=body.render_special
+            name_to_run(body.model), body.tokens, render_special=body.render_special
         )
         return json_response({"model": body.model, "content": text, "text": text})
 
@@ -245,7 +246,7 @@ async def _lines(answer: Answer, model: str, reply: Reply) -> AsyncGenerator[byt
             if isinstance(event, Logprobs):
                 logprobs += map(logprob_on_wire, event.tokens)
                 continue
-            if isinstance(event, Prompted):
+            if isinstance(event, Prompted | PromptLogprobs):
                 continue
             part = Part(logprobs=logprobs)
             logprobs = []
@@ -301,7 +302,7 @@ def _asked(request: Request, body: Body) -> dict[str, Any]:
     caller = caller_of(request)
     note(request, model=body.model[:100])
     return {
-        "model": _name(body.model),
+        "model": name_to_run(body.model),
         "options": body.options,
         "keep_alive": None if body.keep_alive is None else parse_keep_alive(body.keep_alive),
         "id": caller.id,
@@ -333,13 +334,6 @@ def _inputs(value: object) -> list[str]:
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise InvalidOption("invalid input type")
     return texts
-
-
-def _name(text: str) -> str:
-    """The name that the service knows; empty for none. Raises: Refused."""
-    if text.strip():
-        local_name(text, cloud="remote inference is unavailable")
-    return text.removesuffix(":local")
 
 
 def _check_top_logprobs(body: AnswerBody) -> None:

@@ -24,7 +24,7 @@ from puna.server.errors import ClientGone, Refused
 from puna.server.http import Item, json_response, last_item, read_json, stream_ndjson
 from puna.server.logs import facts
 from puna.server.middleware.requests import note
-from puna.server.native.names import local_name, model_name, quoted
+from puna.server.names import local_name, model_name, quoted
 from puna.server.routing import route
 from puna.server.state import AppState
 from puna.services.loaded import without_a_name

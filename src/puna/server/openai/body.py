@@ -16,6 +16,7 @@ from puna.server.caller import caller_of
 from puna.server.errors import Refused
 from puna.server.http import BodyLimits, convert_json, decode_json, read_body
 from puna.server.middleware.requests import note
+from puna.server.names import name_to_run
 from puna.services.asked import AskedAnswer
 from puna.services.choices import MAX_CHOICES
 
@@ -140,7 +141,7 @@ def asked_of(request: Request, body: ModelBody) -> dict[str, Any]:
     caller = caller_of(request)
     note(request, model=body.model[:100])
     return {
-        "model": body.model.removesuffix(":local"),
+        "model": name_to_run(body.model),
         "options": body.options,
         "keep_alive": None if body.keep_alive is None else parse_keep_alive(body.keep_alive),
         "id": caller.id,
@@ -148,17 +149,21 @@ def asked_of(request: Request, body: ModelBody) -> dict[str, Any]:
     }
 
 
-def options_of(body: SampledBody, most: int | None, stop: str | list[str] | None = None) -> dict[str, Any]:
+def options_of(
+    body: SampledBody, most: int | None, stop: str | list[str] | None = None, *, least: int = 1
+) -> dict[str, Any]:
     """The options under Ollama's names; what the request leaves out, it leaves to the model.
 
     Args:
         most: tokens of the answer; None and -1 for no limit of its own.
+        least: what `most` may not be below.
 
     Raises:
         Refused: `most` is no such number.
     """
-    if most is not None and most < 1 and most != -1:
-        raise Refused(400, f"the most tokens of an answer must be at least 1, not {most}", param="max_tokens")
+    if most is not None and most < least and most != -1:
+        text = f"the most tokens of an answer must be at least {least}, not {most}"
+        raise Refused(400, text, param="max_tokens")
     named = {name: getattr(body, name, None) for name in _OPTIONS}
     stops = [stop] if isinstance(stop, str) else stop
     given = {**named, "num_predict": most, "stop": stops}

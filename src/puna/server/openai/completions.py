@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from puna.chat.events import Content
-from puna.engine.events import TokenLogprob
+from puna.engine.events import PromptLogprobs, TokenLogprob
 from puna.options import INFERENCE
 from puna.server.errors import Refused
 from puna.server.http import json_response, while_connected
@@ -127,16 +127,16 @@ def _check(body: CompletionBody, prompts: int) -> None:
         raise Refused(400, "best_of cannot be streamed", param="best_of")
     if prompts * body.tried > MAX_ANSWERS:
         raise Refused(400, f"at most {MAX_ANSWERS} answers to all prompts together", param="prompt")
-    if body.echo and body.logprobs is not None:
-        raise Refused(400, "logprobs of the prompt are not supported: leave out echo", param="echo")
     if body.echo and body.suffix:
         raise Refused(400, "echo and suffix cannot be had together", param="echo")
 
 
 def _asked(request: Request, body: CompletionBody, prompt: Prompt) -> CompletionRequest:
     """What the body asks for of one prompt. Raises: Refused, InvalidOption."""
+    # Who wants to know about the prompt only, wants no answer.
+    options = options_of(body, body.max_tokens, body.stop, least=0 if body.echo else 1)
     return CompletionRequest(
-        **{**asked_of(request, body), "options": options_of(body, body.max_tokens, body.stop)},
+        **{**asked_of(request, body), "options": options},
         prompt=prompt,
         suffix=body.suffix,
         raw=not body.suffix,
@@ -146,6 +146,7 @@ def _asked(request: Request, body: CompletionBody, prompt: Prompt) -> Completion
         # The best answer is the likeliest.
         logprobs=body.logprobs is not None or body.tried > body.n,
         top_logprobs=body.logprobs or 0,
+        prompt_logprobs=body.echo and body.logprobs is not None,
         logit_bias=bias_of(body.logit_bias),
     )
 
@@ -172,6 +173,20 @@ class _Reply:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """A token with its log-probability and those of the likeliest; None for what nothing precedes."""
+
+    piece: bytes
+    logprob: float | None = None
+    top: Mapping[str, float] | None = None
+
+
+def _told(token: TokenLogprob) -> _Told:
+    top = {token_text(one.bytes): one.logprob for one in token.top}
+    return _Told(token.bytes, token.logprob, top)
+
+
 class _Choice:
     """One choice, as far as it has come.
 
@@ -185,7 +200,7 @@ class _Choice:
 
     def __init__(self, text: str, logprobs: int | None) -> None:
         self.text = text
-        self.tokens: list[TokenLogprob] = []
+        self.tokens: list[_Told] = []
         self.finished: Finished | None = None
         self.likelihood = 0.0
         self.count = 0
@@ -198,8 +213,13 @@ class _Choice:
         """Take an event in."""
         if isinstance(event, Content):
             self.text += event.text
+        elif isinstance(event, PromptLogprobs):
+            self.tokens += [_Told(event.first), *map(_told, event.tokens)]
+            # A token that was put before the text begins it, and is none of it.
+            known = b"".join(token.piece for token in self.tokens)
+            self._offset -= len(known.decode("utf-8", "replace"))
         elif isinstance(event, Logprobs):
-            self.tokens += event.tokens
+            self.tokens += map(_told, event.tokens)
             self.likelihood += sum(token.logprob for token in event.tokens)
             self.count += len(event.tokens)
         elif isinstance(event, Finished):
@@ -222,15 +242,15 @@ class _Choice:
             "finish_reason": ("length" if finished.reason == "length" else "stop") if finished else None,
         }
 
-    def _logprobs_document(self, tokens: Sequence[TokenLogprob]) -> dict[str, Any]:
+    def _logprobs_document(self, tokens: Sequence[_Told]) -> dict[str, Any]:
         offsets = []
         for token in tokens:
-            offsets.append(self._offset)
-            self._offset += len(self._decode(token.bytes))
+            offsets.append(max(self._offset, 0))
+            self._offset += len(self._decode(token.piece))
         return {
-            "tokens": [token_text(token) for token in tokens],
+            "tokens": [token_text(token.piece) for token in tokens],
             "token_logprobs": [token.logprob for token in tokens],
-            "top_logprobs": [{token_text(one): one.logprob for one in token.top} for token in tokens],
+            "top_logprobs": [token.top for token in tokens],
             "text_offset": offsets,
         }
 
@@ -243,7 +263,7 @@ async def _chunks(
     async with aclosing(merged(answers)) as events:
         async for index, event in events:
             choices[index].add(event)
-            if not isinstance(event, Logprobs):
+            if not isinstance(event, Logprobs | PromptLogprobs):
                 yield sse_event(reply.document([choices[index].document(index)], **counted))
     if counted:
         yield sse_event(reply.document([], usage=_usage(choices, body)))

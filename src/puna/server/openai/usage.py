@@ -46,9 +46,9 @@ def usage(prompts: Sequence[Finished], answers: Sequence[Finished]) -> dict[str,
     }
 
 
-def token_text(token: TokenLogprob) -> str:
+def token_text(piece: bytes) -> str:
     """A token as text; what is no whole character shows as U+FFFD."""
-    return token.bytes.decode("utf-8", "replace")
+    return piece.decode("utf-8", "replace")
 
 
 def logprob_document(token: TokenLogprob) -> dict[str, Any]:
@@ -57,4 +57,4 @@ def logprob_document(token: TokenLogprob) -> dict[str, Any]:
 
 
 def _plain(token: TokenLogprob) -> dict[str, Any]:
-    return {"token": token_text(token), "logprob": token.logprob, "bytes": list(token.bytes)}
+    return {"token": token_text(token.bytes), "logprob": token.logprob, "bytes": list(token.bytes)}

@@ -54,5 +54,12 @@ def local_name(text: str, *, cloud: str) -> ModelName:
     return model_name(base)
 
 
+def name_to_run(text: str) -> str:
+    """The name of a model that is to answer, as services know it; empty for none. Raises: as `local_name`."""
+    if text.strip():
+        local_name(text, cloud="remote inference is unavailable")
+    return text.removesuffix(":local")
+
+
 def _no_cloud(what: str) -> Refused:
     return Refused(403, f"ollama cloud is disabled: {what}")
