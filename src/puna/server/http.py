@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, TypeAlias, TypeVar, Union, get_args, get_origin
+from typing import Any, TypeAlias, TypedDict, TypeVar, Union, get_args, get_origin
 
 import msgspec
 from starlette.requests import ClientDisconnect, Request
@@ -120,9 +120,21 @@ def convert_json(value: object, kind: type[T]) -> T:
     try:
         return msgspec.convert(_folded(value, kind), kind)
     except msgspec.ValidationError as error:
-        found = _PLACE.search(str(error))
-        text = f"invalid request: {str(error).replace('`', '')[:200]}"
-        raise Refused(400, text, param=found[1] if found else "") from error
+        raise _invalid(error) from error
+
+
+def _invalid(error: msgspec.ValidationError) -> Refused:
+    found = _PLACE.search(str(error))
+    text = f"invalid request: {str(error).replace('`', '')[:200]}"
+    return Refused(400, text, param=found[1] if found else "")
+
+
+def read_query(request: Request, kind: type[T]) -> T:
+    """The parameters of a request's query as a `kind`; others are passed over. Raises: Refused, 400."""
+    try:
+        return msgspec.convert(dict(request.query_params), kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise _invalid(error) from error
 
 
 def check_depth(value: object, limit: int = MAX_DEPTH) -> None:
@@ -147,9 +159,15 @@ def json_response(
     return Response(msgspec.json.encode(value), status, headers, content_type)
 
 
+class ErrorDocument(TypedDict):
+    """An error, as the native routes tell it."""
+
+    error: str
+
+
 def error_response(answer: ErrorAnswer) -> Response:
-    """The error as the native routes tell it."""
-    return json_response({"error": answer.text}, answer.status, answer.headers)
+    """The answer to a request to a native route that failed."""
+    return json_response(ErrorDocument(error=answer.text), answer.status, answer.headers)
 
 
 def stream_ndjson(events: AsyncGenerator[Item, None], explain: Explain) -> Response:
@@ -279,7 +297,7 @@ def _line(item: Item) -> bytes:
 
 
 def _error_line(answer: ErrorAnswer) -> bytes:
-    return _line({"error": answer.text})
+    return _line(ErrorDocument(error=answer.text))
 
 
 def _too_deep() -> Refused:

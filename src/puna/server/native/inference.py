@@ -25,27 +25,35 @@ from puna.server.middleware.requests import note
 from puna.server.native.inference_wire import (
     AnswerBody,
     Body,
+    CancelReply,
     ChatBody,
     ChatReply,
     DebugOnWire,
     DetokenizeBody,
     EmbedBody,
     EmbeddingsBody,
+    EmbeddingsReply,
+    EmbedReply,
     GenerateBody,
     GenerateReply,
+    InMemoryReply,
     LogprobOnWire,
     Part,
+    RanksReply,
     RerankBody,
+    TextReply,
     TokenizeBody,
+    TokensReply,
     call_on_wire,
     chat_reply,
-    embedded,
+    embed_reply,
     generate_reply,
     in_memory_on_wire,
     logprob_on_wire,
     measures,
     message_from_wire,
     pictures,
+    rerank_reply,
 )
 from puna.server.native.names import local_name
 from puna.server.routing import route
@@ -67,15 +75,34 @@ def routes(state: AppState) -> list[Route]:
     """The routes."""
     does = _Routes(state)
     return [
-        route("/api/generate", does.generate, "POST", opens=INFERENCE),
-        route("/api/chat", does.chat, "POST", opens=INFERENCE),
-        route("/api/embed", does.embed, "POST", opens=INFERENCE),
-        route("/api/embeddings", does.embeddings, "POST", opens=INFERENCE),
-        route("/api/tokenize", does.tokenize, "POST", opens=INFERENCE),
-        route("/api/detokenize", does.detokenize, "POST", opens=INFERENCE),
-        route("/api/rerank", does.rerank, "POST", opens=INFERENCE),
-        route("/api/ps", does.ps, "GET", opens=INFERENCE),
-        route("/api/requests/{id}", does.cancel, "DELETE", opens=INFERENCE),
+        route(
+            "/api/generate",
+            does.generate,
+            "POST",
+            opens=INFERENCE,
+            body=GenerateBody,
+            answer=GenerateReply,
+            lines=GenerateReply,
+        ),
+        route(
+            "/api/chat", does.chat, "POST", opens=INFERENCE, body=ChatBody, answer=ChatReply, lines=ChatReply
+        ),
+        route("/api/embed", does.embed, "POST", opens=INFERENCE, body=EmbedBody, answer=EmbedReply),
+        route(
+            "/api/embeddings",
+            does.embeddings,
+            "POST",
+            opens=INFERENCE,
+            body=EmbeddingsBody,
+            answer=EmbeddingsReply,
+        ),
+        route("/api/tokenize", does.tokenize, "POST", opens=INFERENCE, body=TokenizeBody, answer=TokensReply),
+        route(
+            "/api/detokenize", does.detokenize, "POST", opens=INFERENCE, body=DetokenizeBody, answer=TextReply
+        ),
+        route("/api/rerank", does.rerank, "POST", opens=INFERENCE, body=RerankBody, answer=RanksReply),
+        route("/api/ps", does.ps, "GET", opens=INFERENCE, answer=InMemoryReply),
+        route("/api/requests/{id}", does.cancel, "DELETE", opens=INFERENCE, answer=CancelReply),
     ]
 
 
@@ -138,16 +165,10 @@ class _Routes:
         if not inputs:
             work = self.state.inference.load(Asked(**common), "", _not_pulled)
             await while_connected(request.receive, work)
-            return json_response(embedded(body.model, []))
+            return json_response(EmbedReply(model=body.model, embeddings=[]))
         asked = EmbedRequest(**common, inputs=inputs, truncate=body.truncate, dimensions=body.dimensions)
         made = await while_connected(request.receive, self.state.inference.embed(asked, _not_pulled))
-        figures = {
-            "total_duration": round(made.total_seconds * 1e9),
-            "load_duration": round(made.load_seconds * 1e9),
-            "prompt_eval_count": made.tokens,
-            "dropped_tokens": made.dropped_tokens,
-        }
-        document = embedded(body.model, made.vectors, figures)
+        document = embed_reply(body.model, made)
         # A thousand vectors take the encoder tens of milliseconds.
         return Response(await asyncio.to_thread(_encode, document), 200, _ignored(made.ignored), JSON)
 
@@ -159,10 +180,10 @@ class _Routes:
         inference = self.state.inference
         if not body.prompt:
             await while_connected(request.receive, inference.load(Asked(**common), "", _not_pulled))
-            return json_response({"embedding": []})
+            return json_response(EmbeddingsReply(embedding=[]))
         asked = EmbedRequest(**common, inputs=[body.prompt], truncate=body.truncate, normalize=False)
         made = await while_connected(request.receive, inference.embed(asked, _not_pulled))
-        return json_response({"embedding": made.vectors[0]}, headers=_ignored(made.ignored))
+        return json_response(EmbeddingsReply(embedding=made.vectors[0]), headers=_ignored(made.ignored))
 
     async def tokenize(self, request: Request) -> Response:
         """POST /api/tokenize."""
@@ -174,7 +195,7 @@ class _Routes:
             add_special=body.add_special,
             parse_special=body.parse_special,
         )
-        return json_response({"model": body.model, "tokens": tokens, "count": len(tokens)})
+        return json_response(TokensReply(model=body.model, tokens=tokens, count=len(tokens)))
 
     async def detokenize(self, request: Request) -> Response:
         """POST /api/detokenize."""
@@ -183,7 +204,7 @@ class _Routes:
         text = await self.state.inference.detokenize(
             _name(body.model), body.tokens, render_special=body.render_special
         )
-        return json_response({"model": body.model, "content": text, "text": text})
+        return json_response(TextReply(model=body.model, content=text, text=text))
 
     async def rerank(self, request: Request) -> Response:
         """POST /api/rerank, in the words of Jina's API."""
@@ -191,14 +212,7 @@ class _Routes:
         _check_model(body.model)
         work = self.state.inference.rank(Asked(**_asked(request, body)), body.query, body.documents)
         made = await while_connected(request.receive, work)
-        scores = [vector[0] for vector in made.vectors]
-        order = sorted(range(len(scores)), key=lambda index: -scores[index])
-        results = [
-            {"index": index, "relevance_score": scores[index], "document": {"text": body.documents[index]}}
-            for index in order[: body.top_n if body.top_n > 0 else None]
-        ]
-        usage = {"total_tokens": made.tokens, "prompt_tokens": made.tokens}
-        return json_response({"model": body.model, "results": results, "usage": usage})
+        return json_response(rerank_reply(body, made))
 
     async def ps(self, request: Request) -> Response:
         """GET /api/ps."""
@@ -213,7 +227,7 @@ class _Routes:
         owner = None if caller.may_manage else caller.key
         if not self.state.inference.requests.cancel(id, owner):
             raise Refused(404, f"request '{id[:100]}' not found")
-        return json_response({"status": "success"})
+        return json_response(CancelReply(status="success"))
 
     async def _body(self, request: Request, kind: type[T]) -> T:
         return await read_json(request, kind, self.state.limits)

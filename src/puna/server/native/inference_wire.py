@@ -3,7 +3,7 @@
 import base64
 import binascii
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -14,7 +14,9 @@ from puna.chat.conversation import Message
 from puna.chat.events import ToolCall
 from puna.engine.events import TokenLogprob
 from puna.errors import InvalidOption
+from puna.server import fields
 from puna.services.conversation import Finished
+from puna.services.embedding import Embeddings
 from puna.services.loaded import ModelInMemory
 
 # As far in the future as Go's clocks reach: how Ollama says for ever.
@@ -28,16 +30,16 @@ class Body(msgspec.Struct, kw_only=True):
     """What every request has."""
 
     model: str = ""
-    options: dict[str, Any] = {}
-    keep_alive: Any = None
+    options: fields.ModelOptions = {}
+    keep_alive: fields.KeepAlive = None
 
 
 class AnswerBody(Body, kw_only=True):
     """What every request for an answer has. Everything is streamed where `stream` is not false."""
 
     stream: bool = True
-    format: Any = None
-    think: Any = None
+    format: fields.TextOrObject = None
+    think: fields.Think = None
     truncate: bool = False
     shift: bool = False
     logprobs: bool = False
@@ -52,7 +54,7 @@ class GenerateBody(AnswerBody, kw_only=True):
     suffix: str = ""
     system: str = ""
     template: str = ""
-    context: list[Any] = []
+    context: fields.Tokens = []
     raw: bool = False
     images: list[str] = []
 
@@ -89,13 +91,13 @@ class ChatBody(AnswerBody, kw_only=True):
 
     messages: list[MessageBody] = []
     tools: list[dict[str, Any]] = []
-    tool_choice: Any = None
+    tool_choice: fields.ToolChoice = None
 
 
 class EmbedBody(Body, kw_only=True):
     """POST /api/embed."""
 
-    input: Any = None
+    input: fields.Texts = None
     truncate: bool = False
     dimensions: int = 0
 
@@ -121,7 +123,7 @@ class DetokenizeBody(msgspec.Struct, kw_only=True):
     """POST /api/detokenize."""
 
     model: str = ""
-    tokens: list[Any] = []
+    tokens: fields.Tokens = []
     render_special: bool = False
 
 
@@ -165,19 +167,6 @@ class DebugOnWire(msgspec.Struct, kw_only=True):
 
     rendered_template: str
     image_count: int
-
-
-class Measures(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """The figures at an answer's end; durations are nanoseconds."""
-
-    total_duration: int = 0
-    load_duration: int = 0
-    prompt_eval_count: int = 0
-    prompt_eval_duration: int = 0
-    eval_count: int = 0
-    eval_duration: int = 0
-    cached_tokens: int = 0
-    dropped_tokens: int = 0
 
 
 class GenerateReply(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -230,6 +219,98 @@ class ChatReply(msgspec.Struct, kw_only=True, omit_defaults=True):
     dropped_tokens: int = 0
     debug: DebugOnWire | UnsetType = msgspec.field(default=UNSET, name="_debug_info")
     logprobs: list[LogprobOnWire] | UnsetType = UNSET
+
+
+class EmbedReply(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """The answer of /api/embed."""
+
+    model: str
+    embeddings: Sequence[Sequence[float]]
+    total_duration: int = 0
+    load_duration: int = 0
+    prompt_eval_count: int = 0
+    dropped_tokens: int = 0
+
+
+class EmbeddingsReply(msgspec.Struct):
+    """The answer of /api/embeddings."""
+
+    embedding: Sequence[float]
+
+
+class TokensReply(msgspec.Struct):
+    """The answer of /api/tokenize."""
+
+    model: str
+    tokens: list[int]
+    count: int
+
+
+class TextReply(msgspec.Struct):
+    """The answer of /api/detokenize."""
+
+    model: str
+    content: str
+    text: str
+
+
+class Rank(msgspec.Struct):
+    """How well a document fits."""
+
+    index: int
+    relevance_score: float
+    document: dict[str, str]
+
+
+class RankUsage(msgspec.Struct):
+    """The tokens of a query with its documents."""
+
+    total_tokens: int
+    prompt_tokens: int
+
+
+class RanksReply(msgspec.Struct):
+    """The answer of /api/rerank."""
+
+    model: str
+    results: list[Rank]
+    usage: RankUsage
+
+
+class CancelReply(msgspec.Struct):
+    """The answer of /api/requests/{id}."""
+
+    status: str
+
+
+class InMemoryDetails(msgspec.Struct):
+    """What /api/ps tells of a model's make."""
+
+    parent_model: str
+    format: str
+    family: str
+    families: list[str] | None
+    parameter_size: str
+    quantization_level: str
+
+
+class InMemory(msgspec.Struct):
+    """A model in memory."""
+
+    name: str
+    model: str
+    size: int
+    digest: str
+    details: InMemoryDetails
+    expires_at: str
+    size_vram: int
+    context_length: int
+
+
+class InMemoryReply(msgspec.Struct):
+    """The answer of /api/ps."""
+
+    models: list[InMemory]
 
 
 class Part(msgspec.Struct, kw_only=True):
@@ -333,30 +414,30 @@ def _picture(index: int, text: str) -> bytes:
     return content
 
 
-def in_memory_on_wire(models: Iterable[ModelInMemory]) -> dict[str, Any]:
+def in_memory_on_wire(models: Iterable[ModelInMemory]) -> InMemoryReply:
     """GET /api/ps."""
-    return {"models": [_in_memory(one) for one in models]}
+    return InMemoryReply([_in_memory(one) for one in models])
 
 
-def _in_memory(one: ModelInMemory) -> dict[str, Any]:
+def _in_memory(one: ModelInMemory) -> InMemory:
     loaded, model = one.loaded, one.model
-    return {
-        "name": loaded.name,
-        "model": loaded.name,
-        "size": loaded.size,
-        "digest": model.digest if model else "",
-        "details": {
-            "parent_model": model.parent if model else "",
-            "format": model.config.model_format if model else "",
-            "family": model.config.model_family if model else "",
-            "families": model.config.model_families if model else None,
-            "parameter_size": model.config.model_type if model else "",
-            "quantization_level": model.config.file_type if model else "",
-        },
-        "expires_at": _in(loaded.expires),
-        "size_vram": loaded.gpu_size,
-        "context_length": loaded.num_ctx,
-    }
+    return InMemory(
+        name=loaded.name,
+        model=loaded.name,
+        size=loaded.size,
+        digest=model.digest if model else "",
+        details=InMemoryDetails(
+            parent_model=model.parent if model else "",
+            format=model.config.model_format if model else "",
+            family=model.config.model_family if model else "",
+            families=model.config.model_families if model else None,
+            parameter_size=model.config.model_type if model else "",
+            quantization_level=model.config.file_type if model else "",
+        ),
+        expires_at=_in(loaded.expires),
+        size_vram=loaded.gpu_size,
+        context_length=loaded.num_ctx,
+    )
 
 
 def _in(seconds: float) -> str:
@@ -374,9 +455,25 @@ def _nanoseconds(seconds: float) -> int:
     return round(seconds * 1e9)
 
 
-def embedded(
-    model: str, vectors: Sequence[Sequence[float]], figures: Mapping[str, int] | None = None
-) -> dict[str, Any]:
-    """POST /api/embed; figures that are 0 are left out."""
-    kept = {name: value for name, value in (figures or {}).items() if value}
-    return {"model": model, "embeddings": vectors, **kept}
+def embed_reply(model: str, made: Embeddings) -> EmbedReply:
+    """POST /api/embed."""
+    return EmbedReply(
+        model=model,
+        embeddings=made.vectors,
+        total_duration=_nanoseconds(made.total_seconds),
+        load_duration=_nanoseconds(made.load_seconds),
+        prompt_eval_count=made.tokens,
+        dropped_tokens=made.dropped_tokens,
+    )
+
+
+def rerank_reply(body: RerankBody, made: Embeddings) -> RanksReply:
+    """POST /api/rerank: the best documents first."""
+    scores = [vector[0] for vector in made.vectors]
+    order = sorted(range(len(scores)), key=lambda index: -scores[index])
+    results = [
+        Rank(index=index, relevance_score=scores[index], document={"text": body.documents[index]})
+        for index in order[: body.top_n if body.top_n > 0 else None]
+    ]
+    usage = RankUsage(total_tokens=made.tokens, prompt_tokens=made.tokens)
+    return RanksReply(model=body.model, results=results, usage=usage)

@@ -12,9 +12,10 @@ from puna.chat.conversation import Think
 from puna.errors import InvalidOption
 from puna.sampling.parameters import MAX_BIAS, MAX_TOP_LOGPROBS
 from puna.scheduler.keep_alive import parse_keep_alive
+from puna.server import fields
 from puna.server.caller import caller_of
 from puna.server.errors import Refused
-from puna.server.http import BodyLimits, convert_json, decode_json, read_body
+from puna.server.http import BodyLimits, convert_json, decode_json, read_body, read_query
 from puna.server.middleware.requests import note
 from puna.services.asked import AskedAnswer
 from puna.services.choices import MAX_CHOICES
@@ -61,8 +62,8 @@ class ModelBody(msgspec.Struct, kw_only=True):
     """What every body has; the last two are extensions."""
 
     model: str = ""
-    options: dict[str, Any] = {}
-    keep_alive: Any = None
+    options: fields.ModelOptions = {}
+    keep_alive: fields.KeepAlive = None
 
 
 class SampledBody(ModelBody, kw_only=True):
@@ -77,6 +78,13 @@ class SampledBody(ModelBody, kw_only=True):
     typical_p: float | None = None
     repeat_penalty: float | None = None
     shift: bool = False
+
+
+class ReasoningBody(msgspec.Struct, kw_only=True):
+    """How hard to think; thoughts are always told."""
+
+    effort: Any = None
+    summary: Any = None
 
 
 class StreamOptions(msgspec.Struct, kw_only=True):
@@ -96,6 +104,12 @@ class ChoicesBody(SampledBody, kw_only=True):
     stop: str | list[str] | None = None
     logit_bias: dict[str, float] = {}
     stream_options: StreamOptions = msgspec.field(default_factory=StreamOptions)
+
+
+class StrictQuery(msgspec.Struct):
+    """The query of every request with a body."""
+
+    strict: bool = False
 
 
 async def read_request(request: Request, kind: type[T], limits: BodyLimits) -> tuple[T, list[str]]:
@@ -120,8 +134,11 @@ def _is_neutral(name: str, value: object) -> bool:
 
 def check_ignored(request: Request, names: Sequence[str]) -> None:
     """Raises Refused for fields without effect, if the client wants none: by `?strict=1` or a header."""
-    asked = request.query_params.get("strict", "") or request.headers.get(STRICT, "")
-    if names and asked.lower() in ("1", "true"):
+    asked = read_query(request, StrictQuery).strict or request.headers.get(STRICT, "").lower() in (
+        "1",
+        "true",
+    )
+    if names and asked:
         raise Refused(
             400, f"{names[0][:100]!r} has no effect here, and strict=1 was asked for", param=names[0]
         )

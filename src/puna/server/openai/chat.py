@@ -16,9 +16,11 @@ from puna.chat.events import Content, Thinking, ToolCall
 from puna.engine.events import TokenLogprob
 from puna.errors import InvalidOption
 from puna.options import INFERENCE
+from puna.server import fields
 from puna.server.http import json_response, while_connected
 from puna.server.openai.body import (
     ChoicesBody,
+    ReasoningBody,
     asked_of,
     bias_of,
     check_choices,
@@ -45,26 +47,20 @@ from puna.services.inference import Answer, AnswerEvent, Logprobs
 DONE = sse_event(b"[DONE]")
 
 
-class ReasoningBody(msgspec.Struct, kw_only=True):
-    """How hard to think."""
-
-    effort: Any = None
-
-
 class ChatBody(ChoicesBody, kw_only=True):
     """The body. From `think` on the fields are extensions."""
 
     messages: list[MessageBody] = msgspec.field(default_factory=list)
     tools: list[dict[str, Any]] = msgspec.field(default_factory=list)
-    tool_choice: Any = None
+    tool_choice: fields.ToolChoice = None
     parallel_tool_calls: bool = True
-    response_format: Any = None
+    response_format: fields.Object = None
     reasoning_effort: Any = None
     reasoning: ReasoningBody = msgspec.field(default_factory=ReasoningBody)
     logprobs: bool = False
     top_logprobs: int = 0
     max_completion_tokens: int | None = None
-    think: Any = None
+    think: fields.Think = None
     truncate: bool = False
     chat_template_kwargs: dict[str, Any] = msgspec.field(default_factory=dict)
 
@@ -76,7 +72,17 @@ class ChatBody(ChoicesBody, kw_only=True):
 
 def routes(state: AppState) -> list[Route]:
     """The route."""
-    return [route("/v1/chat/completions", _Chat(state).complete, "POST", opens=INFERENCE)]
+    return [
+        route(
+            "/v1/chat/completions",
+            _Chat(state).complete,
+            "POST",
+            opens=INFERENCE,
+            body=ChatBody,
+            answer=dict[str, Any],
+            events=dict[str, Any],
+        )
+    ]
 
 
 @dataclass(frozen=True, slots=True)

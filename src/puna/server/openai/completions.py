@@ -14,6 +14,7 @@ from starlette.routing import Route
 from puna.chat.events import Content
 from puna.engine.events import TokenLogprob
 from puna.options import INFERENCE
+from puna.server import fields
 from puna.server.errors import Refused
 from puna.server.http import json_response, while_connected
 from puna.server.openai.body import (
@@ -49,12 +50,12 @@ Prompt: TypeAlias = str | list[int]
 class CompletionBody(ChoicesBody, kw_only=True):
     """The body. `response_format` is an extension."""
 
-    prompt: Any = None
+    prompt: fields.TextsOrTokens = None
     suffix: str = ""
     echo: bool = False
     best_of: int | None = None
     logprobs: int | None = None
-    response_format: Any = None
+    response_format: fields.Object = None
 
     @property
     def tried(self) -> int:
@@ -64,7 +65,17 @@ class CompletionBody(ChoicesBody, kw_only=True):
 
 def routes(state: AppState) -> list[Route]:
     """The route."""
-    return [route("/v1/completions", _Completions(state).complete, "POST", opens=INFERENCE)]
+    return [
+        route(
+            "/v1/completions",
+            _Completions(state).complete,
+            "POST",
+            opens=INFERENCE,
+            body=CompletionBody,
+            answer=dict[str, Any],
+            events=dict[str, Any],
+        )
+    ]
 
 
 @dataclass(frozen=True, slots=True)
