@@ -43,7 +43,7 @@ logger = logging.getLogger("puna.server")
 
 _DIALECTS = {
     "": openapi.Dialect("native", ErrorDocument),
-    openai.PREFIX: openapi.Dialect("openai", openai.ErrorDocument, openai.StrictQuery),
+    openai.PREFIX: openapi.Dialect("openai", openai.ErrorDocument, openai.StrictQuery, openai.END),
     anthropic.PREFIX: openapi.Dialect("anthropic", anthropic.ErrorDocument),
 }
 

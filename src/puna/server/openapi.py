@@ -24,7 +24,7 @@ from puna.server.http import JSON, NDJSON
 from puna.server.middleware.keys import OPEN
 from puna.server.routing import DescribedRoute, Signature, route
 from puna.server.sse import EVENT_STREAM
-from puna.services.options import described_options
+from puna.services.options import RANGE_OF, described_options, described_range
 
 Schema: TypeAlias = dict[str, Any]
 
@@ -32,6 +32,7 @@ PATH = "/openapi.json"
 _VERSION = "3.1.1"
 _JSON, _EVENTS = (media.partition(";")[0] for media in (JSON, EVENT_STREAM))
 _PARAMETER = re.compile(r"\{(\w+)(?::\w+)?\}", re.ASCII)
+_NULL = {"type": "null"}
 # What can befall any request, one with a body, one that asks a model, one that names something, one that
 # changes which models there are.
 _ALWAYS = (400, 401, 403, 429, 500, 503)
@@ -53,11 +54,13 @@ class Dialect:
         name: comes before the names of its types.
         error: the type of its errors.
         query: a Struct of the parameters that all its routes with a body have; None for none.
+        end: the data of an event that ends a stream and is no JSON; empty for none.
     """
 
     name: str
     error: Any
     query: Any = None
+    end: str = ""
 
 
 def description_route(dialects: Mapping[str, Dialect], *, keys: bool) -> DescribedRoute:
@@ -210,16 +213,29 @@ class _Writer:
         if signature.answer is str:
             return {"content": {"text/plain": {"schema": {"type": "string"}}}}
         content = {
-            media: {"schema": self._schema(kind, ends=media != _JSON)}
-            for media, kind in kinds.items()
-            if kind is not None
+            media: {"schema": self._schema(media, kind)} for media, kind in kinds.items() if kind is not None
         }
         return {"content": content} if content else {}
 
-    def _schema(self, kind: Any, *, ends: bool) -> Schema:
-        """The schema of a document, or of a stream's, which may end with an error."""
+    def _schema(self, media: str, kind: Any) -> Schema:
+        """The schema of a document, or of each of a stream's, which may end with an error."""
         found = self._answers[kind]
-        return {"anyOf": [found, self._answers[self._dialect.error]]} if ends else found
+        if media == _JSON:
+            return found
+        either = {"anyOf": [found, self._answers[self._dialect.error]]}
+        if media == NDJSON:
+            return either
+        told = {"type": "string", "contentMediaType": _JSON, "contentSchema": either}
+        return _event({"anyOf": [told, {"const": self._dialect.end}]} if self._dialect.end else told)
+
+
+def _event(data: Schema) -> Schema:
+    """The schema of a server-sent event, as OpenAPI has it from 3.2 on."""
+    return {
+        "type": "object",
+        "properties": {"event": {"type": "string"}, "data": data},
+        "required": ["data"],
+    }
 
 
 def _statuses(one: DescribedRoute) -> list[int]:
@@ -243,18 +259,26 @@ def _schemas(kinds: Sequence[Any], group: str) -> tuple[dict[Any, Schema], dict[
 
 
 def _as_read(schema: Schema) -> Schema:
-    """The schema of a body's type: null counts as left out, so it is allowed where a field may be."""
+    """The schema of a body's type: null counts as left out, and options have their ranges."""
     required = schema.get("required", ())
-    fields = schema.get("properties", {}).items()
+    fields = {name: _in_range(name, one) for name, one in schema.get("properties", {}).items()}
     return {
         **schema,
-        "properties": {name: one if name in required else _or_null(one) for name, one in fields},
+        "properties": {name: one if name in required else _or_null(one) for name, one in fields.items()},
     }
+
+
+def _in_range(name: str, schema: Schema) -> Schema:
+    if name not in RANGE_OF:
+        return schema
+    limits = described_range(RANGE_OF[name])
+    kinds = [{**limits, **one} if one != _NULL else one for one in schema.get("anyOf", ())]
+    return {**schema, "anyOf": kinds} if kinds else {**limits, **schema}
 
 
 def _or_null(schema: Schema) -> Schema:
     own = {name: value for name, value in schema.items() if name != "default"}
     default = {name: value for name, value in schema.items() if name == "default"}
-    if not own or {"type": "null"} in own.get("anyOf", ()):
+    if not own or _NULL in own.get("anyOf", ()):
         return schema
-    return {"anyOf": [*own.get("anyOf", [own]), {"type": "null"}], **default}
+    return {"anyOf": [*own.get("anyOf", [own]), _NULL], **default}

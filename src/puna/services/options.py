@@ -176,12 +176,14 @@ _SCHEMAS: Mapping[Callable[[str, object], Any], Mapping[str, Any]] = {
 
 def described_options() -> dict[str, Any]:
     """The JSON schema of the options of a request."""
-    numbers = {
-        name: {"type": "number", "minimum": accepted.low, "maximum": accepted.high}
-        for name, accepted in RANGE_OF.items()
-    }
+    numbers = {name: described_range(accepted) for name, accepted in RANGE_OF.items()}
     others = {name: _SCHEMAS[read] for name, read in _READERS.items()}
     properties = {
         name: {"anyOf": [schema, {"type": "null"}]} for name, schema in sorted((numbers | others).items())
     }
     return {"type": "object", "properties": properties}
+
+
+def described_range(accepted: Range) -> dict[str, Any]:
+    """The JSON schema of an option that is a number."""
+    return {"type": "number", "minimum": accepted.low, "maximum": accepted.high}

@@ -17,6 +17,7 @@ from puna.server.caller import caller_of
 from puna.server.errors import Refused
 from puna.server.http import BodyLimits, convert_json, decode_json, read_body, read_query
 from puna.server.middleware.requests import note
+from puna.server.sse import sse_event
 from puna.services.asked import AskedAnswer
 from puna.services.choices import MAX_CHOICES
 
@@ -25,6 +26,9 @@ AnyAnswer = TypeVar("AnyAnswer", bound=AskedAnswer)
 
 IGNORED = "Puna-Ignored-Params"
 STRICT = "puna-strict"
+END = "[DONE]"
+"""The data of the last event of a stream of chunks."""
+DONE = sse_event(END.encode())
 
 _HEADER_NAME = re.compile(r"[A-Za-z0-9_.\[\]-]{1,100}", re.ASCII)
 _MOST_NAMES = 20

@@ -19,6 +19,7 @@ from puna.options import INFERENCE
 from puna.server import fields
 from puna.server.http import json_response, while_connected
 from puna.server.openai.body import (
+    DONE,
     ChoicesBody,
     ReasoningBody,
     asked_of,
@@ -43,8 +44,6 @@ from puna.services.asked import ChatRequest
 from puna.services.choices import merged
 from puna.services.conversation import Finished
 from puna.services.inference import Answer, AnswerEvent, Logprobs
-
-DONE = sse_event(b"[DONE]")
 
 
 class ChatBody(ChoicesBody, kw_only=True):

@@ -18,6 +18,7 @@ from puna.server import fields
 from puna.server.errors import Refused
 from puna.server.http import json_response, while_connected
 from puna.server.openai.body import (
+    DONE,
     ChoicesBody,
     asked_of,
     bias_of,
@@ -40,7 +41,6 @@ from puna.services.choices import merged
 from puna.services.conversation import Finished
 from puna.services.inference import Answer, AnswerEvent, Logprobs
 
-DONE = sse_event(b"[DONE]")
 MAX_ANSWERS = 64
 """The most answers to all prompts of a request together."""
 
