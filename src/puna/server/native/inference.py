@@ -1,8 +1,7 @@
 """The routes that models answer: Ollama's, and those for tokens, ranks and running requests."""
 
 import asyncio
-import re
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
@@ -20,7 +19,7 @@ from puna.sampling.parameters import MAX_TOP_LOGPROBS
 from puna.scheduler.keep_alive import parse_keep_alive
 from puna.server.caller import caller_of
 from puna.server.errors import Refused
-from puna.server.http import JSON, json_response, read_json, stream_ndjson, while_connected
+from puna.server.http import JSON, ignored_header, json_response, read_json, stream_ndjson, while_connected
 from puna.server.middleware.requests import note
 from puna.server.native.inference_wire import (
     AnswerBody,
@@ -66,8 +65,6 @@ T = TypeVar("T", bound=msgspec.Struct)
 Reply: TypeAlias = Callable[..., GenerateReply | ChatReply]
 
 _encode = msgspec.json.Encoder().encode
-_HEADER_NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}", re.ASCII)
-_MOST_NAMES = 20
 
 
 def routes(state: AppState) -> list[Route]:
@@ -169,7 +166,7 @@ class _Routes:
         made = await while_connected(request.receive, self.state.inference.embed(asked, _not_pulled))
         document = embed_reply(body.model, made)
         # A thousand vectors take the encoder tens of milliseconds.
-        return Response(await asyncio.to_thread(_encode, document), 200, _ignored(made.ignored), JSON)
+        return Response(await asyncio.to_thread(_encode, document), 200, ignored_header(made.ignored), JSON)
 
     async def embeddings(self, request: Request) -> Response:
         """POST /api/embeddings."""
@@ -182,7 +179,7 @@ class _Routes:
             return json_response(EmbeddingsReply(embedding=[]))
         asked = EmbedRequest(**common, inputs=[body.prompt], truncate=body.truncate, normalize=False)
         made = await while_connected(request.receive, inference.embed(asked, _not_pulled))
-        return json_response(EmbeddingsReply(embedding=made.vectors[0]), headers=_ignored(made.ignored))
+        return json_response(EmbeddingsReply(embedding=made.vectors[0]), headers=ignored_header(made.ignored))
 
     async def tokenize(self, request: Request) -> Response:
         """POST /api/tokenize."""
@@ -245,10 +242,10 @@ class _Routes:
     async def _answer(self, request: Request, body: AnswerBody, answer: Answer, reply: Reply) -> Response:
         if body.stream:
             response = stream_ndjson(_lines(answer, body.model, reply), self.state.explain)
-            response.headers.update(_ignored(answer.ignored))
+            response.headers.update(ignored_header(answer.ignored))
             return response
         whole = await while_connected(request.receive, _whole(answer, body.model, reply))
-        return json_response(whole, headers=_ignored(answer.ignored))
+        return json_response(whole, headers=ignored_header(answer.ignored))
 
 
 async def _lines(answer: Answer, model: str, reply: Reply) -> AsyncGenerator[bytes, None]:
@@ -368,9 +365,3 @@ def _check_model(name: str) -> None:
 
 def _not_pulled(name: str) -> str:
     return f'model "{name}" not found, try pulling it first'
-
-
-def _ignored(names: Sequence[str]) -> dict[str, str]:
-    """The header that tells which options meant nothing."""
-    shown = [name for name in names if _HEADER_NAME.fullmatch(name)][:_MOST_NAMES]
-    return {"Puna-Ignored-Params": ", ".join(shown)} if shown else {}

@@ -24,14 +24,11 @@ from puna.services.choices import MAX_CHOICES
 T = TypeVar("T", bound=msgspec.Struct)
 AnyAnswer = TypeVar("AnyAnswer", bound=AskedAnswer)
 
-IGNORED = "Puna-Ignored-Params"
 STRICT = "puna-strict"
 END = "[DONE]"
 """The data of the last event of a stream of chunks."""
 DONE = sse_event(END.encode())
 
-_HEADER_NAME = re.compile(r"[A-Za-z0-9_.\[\]-]{1,100}", re.ASCII)
-_MOST_NAMES = 20
 _MOST_BIASES = 1024
 _LARGEST_BIAS = 100
 _TOKEN = re.compile(r"[0-9]{1,10}", re.ASCII)
@@ -146,12 +143,6 @@ def check_ignored(request: Request, names: Sequence[str]) -> None:
         raise Refused(
             400, f"{names[0][:100]!r} has no effect here, and strict=1 was asked for", param=names[0]
         )
-
-
-def ignored_header(names: Sequence[str]) -> dict[str, str]:
-    """The header that tells which fields had no effect."""
-    shown = [name for name in names if _HEADER_NAME.fullmatch(name)][:_MOST_NAMES]
-    return {IGNORED: ", ".join(shown)} if shown else {}
 
 
 def asked_of(request: Request, body: ModelBody) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from puna.engine.events import TokenLogprob
 from puna.options import INFERENCE
 from puna.server import fields
 from puna.server.errors import Refused
-from puna.server.http import json_response, while_connected
+from puna.server.http import ignored_header, json_response, while_connected
 from puna.server.openai.body import (
     DONE,
     ChoicesBody,
@@ -25,14 +25,13 @@ from puna.server.openai.body import (
     check_choices,
     check_ignored,
     check_top_logprobs,
-    ignored_header,
     options_of,
     read_request,
     seeded,
 )
 from puna.server.openai.errors import error_event, error_response
 from puna.server.openai.formats import read_format
-from puna.server.openai.usage import fingerprint, new_id, now, token_text, usage
+from puna.server.openai.usage import UsageDocument, fingerprint, new_id, now, token_text, usage
 from puna.server.routing import route
 from puna.server.sse import sse_event, stream_sse
 from puna.server.state import AppState
@@ -276,6 +275,6 @@ async def _whole(
     return reply.document(documents, usage=_usage(choices, body))
 
 
-def _usage(choices: Sequence[_Choice], body: CompletionBody) -> dict[str, Any]:
+def _usage(choices: Sequence[_Choice], body: CompletionBody) -> UsageDocument:
     ended = [choice.finished for choice in choices if choice.finished]
     return usage(ended[:: body.tried], ended)

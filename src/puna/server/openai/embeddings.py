@@ -17,8 +17,8 @@ from starlette.routing import Route
 from puna.options import INFERENCE
 from puna.server import fields
 from puna.server.errors import Refused
-from puna.server.http import JSON, while_connected
-from puna.server.openai.body import ModelBody, asked_of, check_ignored, ignored_header, read_request
+from puna.server.http import JSON, ignored_header, while_connected
+from puna.server.openai.body import ModelBody, asked_of, check_ignored, read_request
 from puna.server.routing import route
 from puna.server.state import AppState
 from puna.services.asked import EmbedRequest

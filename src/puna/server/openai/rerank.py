@@ -12,8 +12,8 @@ from starlette.routing import Route
 from puna.options import INFERENCE
 from puna.server import fields
 from puna.server.errors import Refused
-from puna.server.http import json_response, while_connected
-from puna.server.openai.body import ModelBody, asked_of, check_ignored, ignored_header, read_request
+from puna.server.http import ignored_header, json_response, while_connected
+from puna.server.openai.body import ModelBody, asked_of, check_ignored, read_request
 from puna.server.openai.usage import new_id
 from puna.server.routing import route
 from puna.server.state import AppState

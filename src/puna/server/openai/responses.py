@@ -16,14 +16,13 @@ from puna.options import INFERENCE, OFF
 from puna.server import fields
 from puna.server.caller import caller_of
 from puna.server.errors import Refused
-from puna.server.http import json_response, read_query, while_connected
+from puna.server.http import ignored_header, json_response, read_query, while_connected
 from puna.server.openai.body import (
     ReasoningBody,
     SampledBody,
     asked_of,
     check_ignored,
     check_top_logprobs,
-    ignored_header,
     options_of,
     read_request,
     think_of,
