@@ -216,7 +216,8 @@ def fuzz(server: Served, folder: Path, document: Any, *arguments: str) -> None:
         text=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "Tested: 38" in done.stdout, done.stdout
+    operations = sum(len(methods) for methods in document["paths"].values())
+    assert f"Tested: {operations}" in done.stdout, done.stdout
 
 
 def rest(server: Served) -> tuple[int, int]:
