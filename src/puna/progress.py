@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NotRequired, TypeAlias, TypedDict
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,10 +22,25 @@ class Progress:
     digest: str = ""
 
 
-def document(step: Progress) -> dict[str, str | int]:
-    """The step as a line of Ollama's progress streams has it: what is zero or empty is left out."""
-    fields: dict[str, str | int] = {"digest": step.digest, "total": step.total, "completed": step.completed}
-    return {"status": step.status, **{name: value for name, value in fields.items() if value}}
+class ProgressDocument(TypedDict):
+    """A step as a line of Ollama's progress streams has it."""
+
+    status: str
+    digest: NotRequired[str]
+    total: NotRequired[int]
+    completed: NotRequired[int]
+
+
+def document(step: Progress) -> ProgressDocument:
+    """The step as a line; what is zero or empty is left out."""
+    found = ProgressDocument(status=step.status)
+    if step.digest:
+        found["digest"] = step.digest
+    if step.total:
+        found["total"] = step.total
+    if step.completed:
+        found["completed"] = step.completed
+    return found
 
 
 Report: TypeAlias = Callable[[Progress], None]

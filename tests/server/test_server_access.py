@@ -24,7 +24,7 @@ KEYS = (api_key(SECRET, "all"), api_key(ASKING, "asking", frozenset({INFERENCE})
 
 # Every route, with what its key must open.
 ROUTES = [
-    *(("GET", path, "") for path in ("/", "/api/version", "/api/status", "/metrics")),
+    *(("GET", path, "") for path in ("/", "/openapi.json", "/api/version", "/api/status", "/metrics")),
     ("GET", "/api/tags", INFERENCE),
     ("POST", "/api/show", INFERENCE),
     *(("POST", path, MANAGE) for path in ("/api/create", "/api/copy", "/api/pull", "/api/push")),

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from tests.server.conftest import Running, Serve, read_all, read_answers
 
+from puna.server.protocol import LimitedProtocol
+
 HEAD = b"GET /api/version HTTP/1.1\r\nHost: localhost\r\n"
 POST = b"POST /api/show HTTP/1.1\r\nHost: localhost\r\n"
 
@@ -143,6 +145,18 @@ def test_requests_in_a_row_on_one_connection(server: Serve) -> None:
     running = server()
     answer = running.raw(HEAD + b"\r\n" + HEAD + b"\r\n" + HEAD + b"Connection: close\r\n\r\n", 3)
     assert statuses(answer) == [200, 200, 200]
+
+
+def test_small_pieces_do_not_wait_for_the_client_to_confirm_others(server: Serve) -> None:
+    """Nagle's algorithm would hold each line of a stream back for tens of milliseconds."""
+    running = server()
+    with running.socket() as connection:
+        connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert read_answers(connection, 1).startswith(b"HTTP/1.1 200")
+        (protocol,) = running.server.server_state.connections
+        assert isinstance(protocol, LimitedProtocol)
+        ours = protocol.transport.get_extra_info("socket")
+        assert ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_too_many_requests_in_a_row_on_one_connection(server: Serve) -> None:

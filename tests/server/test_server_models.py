@@ -75,7 +75,6 @@ def test_unknown_paths_and_methods(running: Running) -> None:
         "/debug/vars",
         "/docs",
         "/redoc",
-        "/openapi.json",
         "/metrics",
         "/slots",
         "/props",

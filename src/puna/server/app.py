@@ -21,9 +21,10 @@ from puna.runner.process import Runner
 from puna.runner.protocol import Stepped
 from puna.scheduler.scheduler import RunningModel, Scheduler
 from puna.scheduler.state import ModelSource, SchedulerOptions
-from puna.server import anthropic, health, openai
+from puna.server import anthropic, health, openai, openapi
 from puna.server.anthropic import routes as anthropic_routes
 from puna.server.errors import ErrorAnswer
+from puna.server.http import ErrorDocument
 from puna.server.logs import facts
 from puna.server.metrics import Load, Metrics, ModelMemory
 from puna.server.middleware.hosts import Hosts, host_rules, machine_names
@@ -39,6 +40,12 @@ from puna.services.responses import Responses
 from puna.store.library import Library
 
 logger = logging.getLogger("puna.server")
+
+_DIALECTS = {
+    "": openapi.Dialect("native", ErrorDocument),
+    openai.PREFIX: openapi.Dialect("openai", openai.ErrorDocument, openai.StrictQuery, openai.END),
+    anthropic.PREFIX: openapi.Dialect("anthropic", anthropic.ErrorDocument),
+}
 
 
 def build_state(settings: ServerSettings, library: Library) -> AppState:
@@ -75,6 +82,7 @@ def build_app(state: AppState) -> Starlette:
     settings = state.settings
     app = Starlette(
         routes=[
+            openapi.description_route(_DIALECTS, keys=bool(settings.api_keys)),
             *models.routes(state),
             *health.routes(state),
             *inference.routes(state),

@@ -1,11 +1,10 @@
 """Which dialect a request speaks, where two have the same path."""
 
-from starlette.middleware import Middleware
-from starlette.routing import Match, Route
+from starlette.routing import Match
 from starlette.types import Scope
 
 from puna.server.middleware.headers import values
-from puna.server.routing import Endpoint, Scoped
+from puna.server.routing import DescribedRoute
 
 ANTHROPIC = "/v1/messages"
 _SHARED = "/v1/"
@@ -22,14 +21,11 @@ def dialect_path(scope: Scope) -> str:
     return ANTHROPIC if path.startswith(_SHARED) and speaks_anthropic(scope) else path
 
 
-def spoken_route(path: str, endpoint: Endpoint, *methods: str, opens: str) -> Route:
-    """As `puna.server.routing.route`, but for Anthropic's clients only; others go to the next route."""
-    return _SpokenRoute(path, endpoint, methods=list(methods), middleware=[Middleware(Scoped, opens)])
+class SpokenRoute(DescribedRoute):
+    """A route for Anthropic's clients only; others go to the next one."""
 
-
-class _SpokenRoute(Route):
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        """See `spoken_route`."""
+        """Whether it is for a request."""
         if scope["type"] == "http" and not speaks_anthropic(scope):
             return Match.NONE, {}
         return super().matches(scope)

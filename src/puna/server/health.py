@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from typing import TypedDict
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -13,27 +14,40 @@ from puna.server.routing import route
 from puna.server.state import AppState
 
 
+class Health(TypedDict):
+    """The answer of `/healthz` and `/readyz`."""
+
+    status: str
+
+
 def routes(state: AppState) -> list[Route]:
     """`/healthz`, `/readyz`, and `/metrics` where it is wanted."""
 
     async def alive(request: Request) -> Response:
-        return json_response({"status": "ok"})
+        """Whether the process is alive."""
+        return json_response(Health(status="ok"))
 
     async def ready(request: Request) -> Response:
+        """Whether requests can be answered."""
         if state.lifecycle.stopping:
             raise Refused(503, "the server is shutting down")
         if not await asyncio.to_thread(_readable, state):
             raise Refused(503, "the model store cannot be read")
-        return json_response({"status": "ok"})
+        return json_response(Health(status="ok"))
 
     async def metrics(request: Request) -> Response:
+        """Figures for Prometheus."""
         found = state.metrics.exposition()
         if found is None:
             raise Refused(404, "metrics are off")
         return Response(found[0], headers={"content-type": found[1]})
 
-    scrape = [route("/metrics", metrics, "GET", opens="")] if state.settings.metrics else []
-    return [route("/healthz", alive, "GET", opens=""), route("/readyz", ready, "GET", opens=""), *scrape]
+    scrape = [route("/metrics", metrics, "GET", opens="", answer=str)] if state.settings.metrics else []
+    return [
+        route("/healthz", alive, "GET", opens="", answer=Health),
+        route("/readyz", ready, "GET", opens="", answer=Health),
+        *scrape,
+    ]
 
 
 def _readable(state: AppState) -> bool:

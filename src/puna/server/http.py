@@ -7,10 +7,10 @@ over, null leaves a field as it is, and the content type says nothing.
 import asyncio
 import logging
 import re
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypedDict, TypeVar
 
 import msgspec
 from starlette.requests import ClientDisconnect, Request
@@ -23,6 +23,9 @@ from puna.server.errors import INTERNAL, STOPPING, ClientGone, ErrorAnswer, Refu
 
 logger = logging.getLogger("puna.server")
 
+IGNORED = "Puna-Ignored-Params"
+"""The header that tells what of a request had no effect."""
+
 JSON = "application/json; charset=utf-8"
 NDJSON = "application/x-ndjson"
 MAX_DEPTH = 256
@@ -30,7 +33,11 @@ MAX_DEPTH = 256
 MAX_VALUES = 2_000_000
 """Most commas and opening brackets of a body, so that a small body does not become a large heap."""
 
+_HEADER_NAME = re.compile(r"[A-Za-z0-9_.\[\]-]{1,100}", re.ASCII)
+_MOST_NAMES = 20
 _LAST_WORDS_SECONDS = 1.0
+_IN_A_ROW = 16
+"""How many items of a stream may be sent, where that many are ready, before others get their turn."""
 # Where msgspec says that a wrong value is: the field of the whole document that it is in.
 _PLACE = re.compile(r"at `\$\.(\w{1,100})", re.ASCII)
 
@@ -119,9 +126,21 @@ def convert_json(value: object, kind: type[T]) -> T:
     try:
         return gojson.convert(value, kind)
     except msgspec.ValidationError as error:
-        found = _PLACE.search(str(error))
-        text = f"invalid request: {str(error).replace('`', '')[:200]}"
-        raise Refused(400, text, param=found[1] if found else "") from error
+        raise _invalid(error) from error
+
+
+def _invalid(error: msgspec.ValidationError) -> Refused:
+    found = _PLACE.search(str(error))
+    text = f"invalid request: {str(error).replace('`', '')[:200]}"
+    return Refused(400, text, param=found[1] if found else "")
+
+
+def read_query(request: Request, kind: type[T]) -> T:
+    """The parameters of a request's query as a `kind`; others are passed over. Raises: Refused, 400."""
+    try:
+        return msgspec.convert(dict(request.query_params), kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise _invalid(error) from error
 
 
 def check_depth(value: object, limit: int = MAX_DEPTH) -> None:
@@ -146,9 +165,21 @@ def json_response(
     return Response(msgspec.json.encode(value), status, headers, content_type)
 
 
+def ignored_header(names: Sequence[str]) -> dict[str, str]:
+    """The header that tells which options and fields had no effect; none where all had one."""
+    shown = [name for name in names if _HEADER_NAME.fullmatch(name)][:_MOST_NAMES]
+    return {IGNORED: ", ".join(shown)} if shown else {}
+
+
+class ErrorDocument(TypedDict):
+    """An error, as the native routes tell it."""
+
+    error: str
+
+
 def error_response(answer: ErrorAnswer) -> Response:
-    """The error as the native routes tell it."""
-    return json_response({"error": answer.text}, answer.status, answer.headers)
+    """The answer to a request to a native route that failed."""
+    return json_response(ErrorDocument(error=answer.text), answer.status, answer.headers)
 
 
 def stream_ndjson(events: AsyncGenerator[Item, None], explain: Explain) -> Response:
@@ -248,12 +279,14 @@ class StreamedAnswer(Response):
 
     async def _items(self, item: Item | None, send: Send) -> bytes:
         """Send the items; what is to be said at the end."""
-        framing = self._framing
+        framing, sent = self._framing, 0
         try:
             while item is not None:
                 await _send_body(send, framing.item(item))
-                # Where many are ready, others get their turn between two, and a client's leaving is heard.
-                await asyncio.sleep(0)
+                sent += 1
+                if sent % _IN_A_ROW == 0:
+                    # Where many are ready, others get their turn, and a client's leaving is heard.
+                    await asyncio.sleep(0)
                 item = await anext(self._events, None)
         except PunaError as error:
             return framing.failure(self._explain(error))
@@ -278,7 +311,7 @@ def _line(item: Item) -> bytes:
 
 
 def _error_line(answer: ErrorAnswer) -> bytes:
-    return _line({"error": answer.text})
+    return _line(ErrorDocument(error=answer.text))
 
 
 def _too_deep() -> Refused:

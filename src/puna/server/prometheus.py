@@ -1,6 +1,7 @@
 """Figures for Prometheus. Imported only where they are wanted."""
 
 from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -8,6 +9,8 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
 from puna.server.metrics import Load, Metrics
+
+AnyMetric = TypeVar("AnyMetric", Counter, Gauge, Histogram)
 
 _MOST_MODELS = 100
 _OTHER = "other"
@@ -24,6 +27,7 @@ class PrometheusMetrics(Metrics):
         registry = CollectorRegistry()
         self._registry = registry
         self._models: set[str] = set()
+        self._kept: dict[tuple[Any, str], Any] = {}
         self._requests = Counter(
             "puna_requests", "Requests answered.", ["route", "method", "status"], registry=registry
         )
@@ -88,33 +92,31 @@ class PrometheusMetrics(Metrics):
 
     def first_token(self, model: str, seconds: float) -> None:
         """See `Metrics`."""
-        self._first.labels(self._label(model)).observe(seconds)
+        self._of(self._first, model).observe(seconds)
 
     def token_gap(self, model: str, seconds: float) -> None:
         """See `Metrics`."""
-        self._gaps.labels(self._label(model)).observe(seconds)
+        self._of(self._gaps, model).observe(seconds)
 
     def step(
         self, model: str, *, sequences: int, waiting: int, tokens: int, cells: int, seconds: float
     ) -> None:
         """See `Metrics`."""
-        label = self._label(model)
-        self._waiting.labels(label).set(waiting)
-        self._cells.labels(label).set(cells)
+        self._of(self._waiting, model).set(waiting)
+        self._of(self._cells, model).set(cells)
         if tokens:
-            self._steps.labels(label).observe(seconds)
-            self._batch.labels(label).observe(sequences)
-            self._step_tokens.labels(label).inc(tokens)
+            self._of(self._steps, model).observe(seconds)
+            self._of(self._batch, model).observe(sequences)
+            self._of(self._step_tokens, model).inc(tokens)
 
     def loaded(self, model: str, seconds: float) -> None:
         """See `Metrics`."""
-        self._loads.labels(self._label(model)).observe(seconds)
+        self._of(self._loads, model).observe(seconds)
 
     def unloaded(self, model: str) -> None:
         """See `Metrics`."""
-        label = self._label(model)
-        self._waiting.labels(label).set(0)
-        self._cells.labels(label).set(0)
+        self._of(self._waiting, model).set(0)
+        self._of(self._cells, model).set(0)
 
     def watch(self, load: Callable[[], Load]) -> None:
         """See `Metrics`."""
@@ -123,6 +125,14 @@ class PrometheusMetrics(Metrics):
     def exposition(self) -> tuple[bytes, str]:
         """See `Metrics`."""
         return generate_latest(self._registry), CONTENT_TYPE_LATEST
+
+    def _of(self, metric: AnyMetric, model: str) -> AnyMetric:
+        """The metric of one model. It is kept, as finding it takes longer than counting."""
+        label = self._label(model)
+        kept: AnyMetric | None = self._kept.get((metric, label))
+        if kept is None:
+            kept = self._kept[metric, label] = metric.labels(label)
+        return kept
 
     def _label(self, model: str) -> str:
         """The model's name, while there are not too many different ones."""

@@ -51,8 +51,9 @@ def bind(settings: ServerSettings) -> socket.socket:
         found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:
         raise InvalidOption(f"cannot listen on {where}: there is no such address") from error
-    family, _, _, _, address = _preferred(found, every=not host)
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    family, kind, protocol, _, address = _preferred(found, every=not host)
+    # With its protocol: asyncio has small pieces sent at once (TCP_NODELAY) only where it sees TCP.
+    listener = socket.socket(family, kind, protocol)
     try:
         if os.name == "posix":  # elsewhere it would let two servers share a port
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -174,3 +174,25 @@ _READERS: Mapping[str, Callable[[str, object], Any]] = {
     "transcode": _truth,
     "tensor_split": _shares,
 }
+# How JSON Schema describes what these read.
+_SCHEMAS: Mapping[Callable[[str, object], Any], Mapping[str, Any]] = {
+    _texts: {"type": "array", "items": {"type": "string"}},
+    _text: {"type": "string"},
+    _truth: {"type": "boolean"},
+    _shares: {"type": "array", "items": {"type": "number", "minimum": 0}},
+}
+
+
+def described_options() -> dict[str, Any]:
+    """The JSON schema of the options of a request."""
+    numbers = {name: described_range(accepted) for name, accepted in RANGE_OF.items()}
+    others = {name: _SCHEMAS[read] for name, read in _READERS.items()}
+    properties = {
+        name: {"anyOf": [schema, {"type": "null"}]} for name, schema in sorted((numbers | others).items())
+    }
+    return {"type": "object", "properties": properties}
+
+
+def described_range(accepted: Range) -> dict[str, Any]:
+    """The JSON schema of an option that is a number."""
+    return {"type": "number", "minimum": accepted.low, "maximum": accepted.high}

@@ -107,6 +107,9 @@ class Stream:
 
     def take_events(self) -> list[Event]:
         """The events since the last time, neighbouring texts joined."""
+        if len(self._events) < 2:
+            events, self._events = self._events, []
+            return events
         joined: list[Event] = []
         for kind, group in groupby(self._events, type):
             if kind is ToolCall:

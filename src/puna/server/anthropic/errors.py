@@ -1,7 +1,7 @@
 """Errors in Anthropic's envelope: from a status to a type."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TypedDict
 
 from starlette.responses import Response
 
@@ -22,7 +22,22 @@ _TYPES: Mapping[int, str] = {
 }
 
 
-def error_document(answer: ErrorAnswer) -> dict[str, Any]:
+class ErrorObject(TypedDict):
+    """What is told of an error."""
+
+    type: str
+    message: str
+
+
+class ErrorDocument(TypedDict):
+    """An error."""
+
+    type: str
+    error: ErrorObject
+    request_id: str | None
+
+
+def error_document(answer: ErrorAnswer) -> ErrorDocument:
     """The error as Anthropic's API tells it."""
     kind = _TYPES.get(answer.status, "api_error" if answer.status >= 500 else "invalid_request_error")
     return {

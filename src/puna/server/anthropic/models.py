@@ -3,15 +3,16 @@
 import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, TypedDict
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
 from puna.chat.capabilities import Capability
 from puna.errors import InvalidOption, ModelNotFound
 from puna.server.anthropic.errors import request_id_header
-from puna.server.http import json_response
+from puna.server.http import json_response, read_query
 from puna.server.middleware.requests import request_id
 from puna.store.library import Library, ListedModel
 from puna.store.name import parse_name
@@ -19,8 +20,34 @@ from puna.store.name import parse_name
 if TYPE_CHECKING:
     from puna.services.models import Catalogue, Facts
 
-_USUAL = 20
-_MOST = 1000
+
+class PageQuery(msgspec.Struct):
+    """The query of GET /v1/models."""
+
+    limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 20
+    after_id: str = ""
+    before_id: str = ""
+
+
+class ModelDocument(TypedDict):
+    """A model."""
+
+    type: str
+    id: str
+    display_name: str
+    created_at: str
+    lifecycle: str
+    max_input_tokens: int | None
+    max_tokens: int | None
+
+
+class PageDocument(TypedDict):
+    """A page of models."""
+
+    data: Sequence[ModelDocument]
+    has_more: bool
+    first_id: str | None
+    last_id: str | None
 
 
 class Models:
@@ -32,11 +59,10 @@ class Models:
 
     async def page(self, request: Request) -> Response:
         """GET /v1/models."""
-        query = request.query_params
-        limit = _limit(query.get("limit", str(_USUAL)))
+        query = read_query(request, PageQuery)
         models = await asyncio.to_thread(self._models)
-        page, more = page_of(models, limit, query.get("after_id", ""), query.get("before_id", ""))
-        document = {
+        page, more = page_of(models, query.limit, query.after_id, query.before_id)
+        document: PageDocument = {
             "data": page,
             "has_more": more,
             "first_id": page[0]["id"] if page else None,
@@ -54,7 +80,7 @@ class Models:
             raise ModelNotFound(f"model '{id[:100]}' not found")
         return json_response(found[0], headers=request_id_header(request_id(request)))
 
-    def _models(self) -> list[dict[str, Any]]:
+    def _models(self) -> list[ModelDocument]:
         from puna.services.models import Catalogue
 
         if self._catalogue is None:
@@ -66,8 +92,8 @@ class Models:
 
 
 def page_of(
-    models: Sequence[dict[str, Any]], limit: int, after: str, before: str
-) -> tuple[Sequence[dict[str, Any]], bool]:
+    models: Sequence[ModelDocument], limit: int, after: str, before: str
+) -> tuple[Sequence[ModelDocument], bool]:
     """A page of models, and whether there are more in that direction.
 
     Args:
@@ -87,7 +113,7 @@ def page_of(
     return models[begin : begin + limit], len(models) > begin + limit
 
 
-def _model(model: ListedModel, known: "Facts") -> dict[str, Any]:
+def _model(model: ListedModel, known: "Facts") -> ModelDocument:
     created = datetime.fromtimestamp(model.modified, UTC).isoformat(timespec="seconds")
     return {
         "type": "model",
@@ -98,12 +124,6 @@ def _model(model: ListedModel, known: "Facts") -> dict[str, Any]:
         "max_input_tokens": known.context_length or None,
         "max_tokens": known.context_length or None,
     }
-
-
-def _limit(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) <= 4 and 1 <= int(text) <= _MOST):
-        raise InvalidOption(f"limit must be 1 to {_MOST}, not {text[:60]!r}")
-    return int(text)
 
 
 def _name(id: str) -> str:

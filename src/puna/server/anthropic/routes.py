@@ -29,8 +29,10 @@ from puna.server.anthropic.asking import (
 )
 from puna.server.anthropic.errors import error_event, error_response, request_id_header
 from puna.server.anthropic.messages import read_messages
-from puna.server.anthropic.models import Models
+from puna.server.anthropic.models import ModelDocument, Models, PageDocument, PageQuery
 from puna.server.anthropic.wire import (
+    AnyEvent,
+    CountReply,
     MessageDelta,
     MessageReply,
     MessagesBody,
@@ -42,7 +44,7 @@ from puna.server.anthropic.wire import (
     Usage,
 )
 from puna.server.caller import caller_of
-from puna.server.dialects import spoken_route
+from puna.server.dialects import SpokenRoute
 from puna.server.errors import ErrorAnswer, Refused
 from puna.server.http import json_response, read_json, while_connected
 from puna.server.middleware.requests import note, request_id
@@ -59,10 +61,40 @@ def routes(state: AppState) -> list[Route]:
     """The routes."""
     does, models = _Routes(state), Models(state.library)
     return [
-        route("/v1/messages", does.messages, "POST", opens=INFERENCE),
-        route("/v1/messages/count_tokens", does.count_tokens, "POST", opens=INFERENCE),
-        spoken_route("/v1/models", models.page, "GET", opens=INFERENCE),
-        spoken_route("/v1/models/{id:path}", models.one, "GET", opens=INFERENCE),
+        route(
+            "/v1/messages",
+            does.messages,
+            "POST",
+            opens=INFERENCE,
+            body=MessagesBody,
+            answer=MessageReply,
+            events=AnyEvent,
+        ),
+        route(
+            "/v1/messages/count_tokens",
+            does.count_tokens,
+            "POST",
+            opens=INFERENCE,
+            body=PromptBody,
+            answer=CountReply,
+        ),
+        route(
+            "/v1/models",
+            models.page,
+            "GET",
+            opens=INFERENCE,
+            kind=SpokenRoute,
+            query=PageQuery,
+            answer=PageDocument,
+        ),
+        route(
+            "/v1/models/{id:path}",
+            models.one,
+            "GET",
+            opens=INFERENCE,
+            kind=SpokenRoute,
+            answer=ModelDocument,
+        ),
     ]
 
 
@@ -88,7 +120,7 @@ class _Routes:
         check_prompt(body)
         work = self.state.inference.count(await self._asked(request, body))
         tokens = await while_connected(request.receive, work)
-        return json_response({"input_tokens": tokens}, headers=request_id_header(request_id(request)))
+        return json_response(CountReply(input_tokens=tokens), headers=request_id_header(request_id(request)))
 
     async def _asked(self, request: Request, body: PromptBody, **more: Any) -> ChatRequest:
         caller = caller_of(request)

@@ -1,6 +1,6 @@
 """What the routes of `puna.server.anthropic` read and write: Anthropic's documents."""
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 
@@ -144,6 +144,12 @@ class Ending(msgspec.Struct, kw_only=True):
     stop_sequence: str | None = None
 
 
+class CountReply(msgspec.Struct, kw_only=True):
+    """How many tokens a prompt has."""
+
+    input_tokens: int
+
+
 # The events of a stream; each is named as its type.
 
 
@@ -214,3 +220,7 @@ class MessageDelta(StreamEvent, kw_only=True, tag="message_delta"):
 
 class MessageStop(StreamEvent, tag="message_stop"):
     """The stream ends."""
+
+
+AnyEvent: TypeAlias = MessageStart | Ping | BlockStart | BlockDelta | BlockStop | MessageDelta | MessageStop
+"""One of the events of a stream that goes well."""

@@ -16,7 +16,9 @@ from puna.server.errors import ErrorAnswer
 from puna.server.middleware.headers import values
 from puna.server.state import AppState
 
-_OPEN = {"/healthz", "/readyz"}
+OPEN = frozenset({"/healthz", "/readyz"})
+"""The paths that need no key."""
+
 _LONGEST_SECRET = 1024
 
 
@@ -55,7 +57,7 @@ class Keys:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request, or refuse it."""
-        if scope["type"] != "http" or not self._keys or scope["path"] in _OPEN:
+        if scope["type"] != "http" or not self._keys or scope["path"] in OPEN:
             await self._app(scope, receive, send)
             return
         key = find_key(self._keys, presented(scope))

@@ -1,8 +1,7 @@
 """The routes that models answer: Ollama's, and those for tokens, ranks and running requests."""
 
 import asyncio
-import re
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
@@ -21,36 +20,44 @@ from puna.sampling.parameters import MAX_TOP_LOGPROBS
 from puna.scheduler.keep_alive import parse_keep_alive
 from puna.server.caller import caller_of
 from puna.server.errors import Refused
-from puna.server.http import JSON, json_response, read_json, stream_ndjson, while_connected
+from puna.server.http import JSON, ignored_header, json_response, read_json, stream_ndjson, while_connected
 from puna.server.middleware.requests import note
 from puna.server.names import name_to_run
 from puna.server.native.inference_wire import (
     AnswerBody,
     Body,
+    CancelReply,
     ChatBody,
     ChatReply,
     DebugOnWire,
     DetokenizeBody,
     EmbedBody,
     EmbeddingsBody,
+    EmbeddingsReply,
+    EmbedReply,
     GenerateBody,
     GenerateReply,
+    InMemoryReply,
     LogprobOnWire,
     Part,
+    RanksReply,
     RerankBody,
+    TextReply,
     TokenizeBody,
+    TokensReply,
     call_on_wire,
     chat_reply,
-    embedded,
+    embed_reply,
     generate_reply,
     in_memory_on_wire,
     logprob_on_wire,
+    rerank_reply,
 )
 from puna.server.routing import route
 from puna.server.state import AppState
 from puna.services.asked import Asked, ChatRequest, CompletionRequest, EmbedRequest, only_format
 from puna.services.conversation import Finished
-from puna.services.figures import figures, nanoseconds
+from puna.services.figures import figures
 from puna.services.inference import Answer, Logprobs, Prompted, Rendered
 from puna.services.loaded import models_in_memory
 from puna.services.messages import message_of, pictures
@@ -59,23 +66,40 @@ T = TypeVar("T", bound=msgspec.Struct)
 Reply: TypeAlias = Callable[..., GenerateReply | ChatReply]
 
 _encode = msgspec.json.Encoder().encode
-_HEADER_NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}", re.ASCII)
-_MOST_NAMES = 20
 
 
 def routes(state: AppState) -> list[Route]:
     """The routes."""
     does = _Routes(state)
     return [
-        route("/api/generate", does.generate, "POST", opens=INFERENCE),
-        route("/api/chat", does.chat, "POST", opens=INFERENCE),
-        route("/api/embed", does.embed, "POST", opens=INFERENCE),
-        route("/api/embeddings", does.embeddings, "POST", opens=INFERENCE),
-        route("/api/tokenize", does.tokenize, "POST", opens=INFERENCE),
-        route("/api/detokenize", does.detokenize, "POST", opens=INFERENCE),
-        route("/api/rerank", does.rerank, "POST", opens=INFERENCE),
-        route("/api/ps", does.ps, "GET", opens=INFERENCE),
-        route("/api/requests/{id}", does.cancel, "DELETE", opens=INFERENCE),
+        route(
+            "/api/generate",
+            does.generate,
+            "POST",
+            opens=INFERENCE,
+            body=GenerateBody,
+            answer=GenerateReply,
+            lines=GenerateReply,
+        ),
+        route(
+            "/api/chat", does.chat, "POST", opens=INFERENCE, body=ChatBody, answer=ChatReply, lines=ChatReply
+        ),
+        route("/api/embed", does.embed, "POST", opens=INFERENCE, body=EmbedBody, answer=EmbedReply),
+        route(
+            "/api/embeddings",
+            does.embeddings,
+            "POST",
+            opens=INFERENCE,
+            body=EmbeddingsBody,
+            answer=EmbeddingsReply,
+        ),
+        route("/api/tokenize", does.tokenize, "POST", opens=INFERENCE, body=TokenizeBody, answer=TokensReply),
+        route(
+            "/api/detokenize", does.detokenize, "POST", opens=INFERENCE, body=DetokenizeBody, answer=TextReply
+        ),
+        route("/api/rerank", does.rerank, "POST", opens=INFERENCE, body=RerankBody, answer=RanksReply),
+        route("/api/ps", does.ps, "GET", opens=INFERENCE, answer=InMemoryReply),
+        route("/api/requests/{id}", does.cancel, "DELETE", opens=INFERENCE, answer=CancelReply),
     ]
 
 
@@ -138,18 +162,12 @@ class _Routes:
         if not inputs:
             work = self.state.inference.load(Asked(**common), "", _not_pulled)
             await while_connected(request.receive, work)
-            return json_response(embedded(body.model, []))
+            return json_response(EmbedReply(model=body.model, embeddings=[]))
         asked = EmbedRequest(**common, inputs=inputs, truncate=body.truncate, dimensions=body.dimensions)
         made = await while_connected(request.receive, self.state.inference.embed(asked, _not_pulled))
-        told = {
-            "total_duration": nanoseconds(made.total_seconds),
-            "load_duration": nanoseconds(made.load_seconds),
-            "prompt_eval_count": made.tokens,
-            "dropped_tokens": made.dropped_tokens,
-        }
-        document = embedded(body.model, made.vectors, told)
+        document = embed_reply(body.model, made)
         # A thousand vectors take the encoder tens of milliseconds.
-        return Response(await asyncio.to_thread(_encode, document), 200, _ignored(made.ignored), JSON)
+        return Response(await asyncio.to_thread(_encode, document), 200, ignored_header(made.ignored), JSON)
 
     async def embeddings(self, request: Request) -> Response:
         """POST /api/embeddings."""
@@ -159,10 +177,10 @@ class _Routes:
         inference = self.state.inference
         if not body.prompt:
             await while_connected(request.receive, inference.load(Asked(**common), "", _not_pulled))
-            return json_response({"embedding": []})
+            return json_response(EmbeddingsReply(embedding=[]))
         asked = EmbedRequest(**common, inputs=[body.prompt], truncate=body.truncate, normalize=False)
         made = await while_connected(request.receive, inference.embed(asked, _not_pulled))
-        return json_response({"embedding": made.vectors[0]}, headers=_ignored(made.ignored))
+        return json_response(EmbeddingsReply(embedding=made.vectors[0]), headers=ignored_header(made.ignored))
 
     async def tokenize(self, request: Request) -> Response:
         """POST /api/tokenize."""
@@ -174,7 +192,7 @@ class _Routes:
             add_special=body.add_special,
             parse_special=body.parse_special,
         )
-        return json_response({"model": body.model, "tokens": tokens, "count": len(tokens)})
+        return json_response(TokensReply(model=body.model, tokens=tokens, count=len(tokens)))
 
     async def detokenize(self, request: Request) -> Response:
         """POST /api/detokenize."""
@@ -183,7 +201,7 @@ class _Routes:
         text = await self.state.inference.detokenize(
             name_to_run(body.model), body.tokens, render_special=body.render_special
         )
-        return json_response({"model": body.model, "content": text, "text": text})
+        return json_response(TextReply(model=body.model, content=text, text=text))
 
     async def rerank(self, request: Request) -> Response:
         """POST /api/rerank, in the words of Jina's API."""
@@ -191,14 +209,7 @@ class _Routes:
         _check_model(body.model)
         work = self.state.inference.rank(Asked(**_asked(request, body)), body.query, body.documents)
         made = await while_connected(request.receive, work)
-        scores = [vector[0] for vector in made.vectors]
-        order = sorted(range(len(scores)), key=lambda index: -scores[index])
-        results = [
-            {"index": index, "relevance_score": scores[index], "document": {"text": body.documents[index]}}
-            for index in order[: body.top_n if body.top_n > 0 else None]
-        ]
-        usage = {"total_tokens": made.tokens, "prompt_tokens": made.tokens}
-        return json_response({"model": body.model, "results": results, "usage": usage})
+        return json_response(rerank_reply(body, made))
 
     async def ps(self, request: Request) -> Response:
         """GET /api/ps."""
@@ -213,7 +224,7 @@ class _Routes:
         owner = None if caller.may_manage else caller.key
         if not self.state.inference.requests.cancel(id, owner):
             raise Refused(404, f"request '{id[:100]}' not found")
-        return json_response({"status": "success"})
+        return json_response(CancelReply(status="success"))
 
     async def _body(self, request: Request, kind: type[T]) -> T:
         return await read_json(request, kind, self.state.limits)
@@ -232,10 +243,10 @@ class _Routes:
     async def _answer(self, request: Request, body: AnswerBody, answer: Answer, reply: Reply) -> Response:
         if body.stream:
             response = stream_ndjson(_lines(answer, body.model, reply), self.state.explain)
-            response.headers.update(_ignored(answer.ignored))
+            response.headers.update(ignored_header(answer.ignored))
             return response
         whole = await while_connected(request.receive, _whole(answer, body.model, reply))
-        return json_response(whole, headers=_ignored(answer.ignored))
+        return json_response(whole, headers=ignored_header(answer.ignored))
 
 
 async def _lines(answer: Answer, model: str, reply: Reply) -> AsyncGenerator[bytes, None]:
@@ -348,9 +359,3 @@ def _check_model(name: str) -> None:
 
 def _not_pulled(name: str) -> str:
     return f'model "{name}" not found, try pulling it first'
-
-
-def _ignored(names: Sequence[str]) -> dict[str, str]:
-    """The header that tells which options meant nothing."""
-    shown = [name for name in names if _HEADER_NAME.fullmatch(name)][:_MOST_NAMES]
-    return {"Puna-Ignored-Params": ", ".join(shown)} if shown else {}

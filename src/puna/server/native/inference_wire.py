@@ -1,7 +1,7 @@
 """What the routes of `puna.server.native.inference` read and write: Ollama's documents."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -10,7 +10,9 @@ from msgspec import UNSET, UnsetType
 
 from puna.chat.events import ToolCall
 from puna.engine.events import TokenLogprob
-from puna.services.figures import now_text
+from puna.server import fields
+from puna.services.embedding import Embeddings
+from puna.services.figures import nanoseconds, now_text
 from puna.services.loaded import ModelInMemory
 from puna.services.messages import MessageBody
 
@@ -25,8 +27,8 @@ class Body(msgspec.Struct, kw_only=True):
     """What every request has."""
 
     model: str = ""
-    options: dict[str, Any] = {}
-    keep_alive: Any = None
+    options: fields.ModelOptions = {}
+    keep_alive: fields.KeepAlive = None
 
 
 class AnswerBody(Body, kw_only=True):
@@ -37,9 +39,9 @@ class AnswerBody(Body, kw_only=True):
 
     stream: bool = True
     force: bool = False
-    format: Any = None
+    format: fields.TextOrObject = None
     grammar: dict[str, Any] = {}
-    think: Any = None
+    think: fields.Think = None
     truncate: bool = False
     shift: bool = False
     logprobs: bool = False
@@ -54,7 +56,7 @@ class GenerateBody(AnswerBody, kw_only=True):
     suffix: str = ""
     system: str = ""
     template: str = ""
-    context: list[Any] = []
+    context: fields.Tokens = []
     raw: bool = False
     images: list[str] = []
 
@@ -64,13 +66,13 @@ class ChatBody(AnswerBody, kw_only=True):
 
     messages: list[MessageBody] = []
     tools: list[dict[str, Any]] = []
-    tool_choice: Any = None
+    tool_choice: fields.ToolChoice = None
 
 
 class EmbedBody(Body, kw_only=True):
     """POST /api/embed."""
 
-    input: Any = None
+    input: fields.Texts = None
     truncate: bool = False
     dimensions: int = 0
 
@@ -96,7 +98,7 @@ class DetokenizeBody(msgspec.Struct, kw_only=True):
     """POST /api/detokenize."""
 
     model: str = ""
-    tokens: list[Any] = []
+    tokens: fields.Tokens = []
     render_special: bool = False
 
 
@@ -194,6 +196,98 @@ class ChatReply(msgspec.Struct, kw_only=True, omit_defaults=True):
     logprobs: list[LogprobOnWire] | UnsetType = UNSET
 
 
+class EmbedReply(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """The answer of /api/embed."""
+
+    model: str
+    embeddings: Sequence[Sequence[float]]
+    total_duration: int = 0
+    load_duration: int = 0
+    prompt_eval_count: int = 0
+    dropped_tokens: int = 0
+
+
+class EmbeddingsReply(msgspec.Struct):
+    """The answer of /api/embeddings."""
+
+    embedding: Sequence[float]
+
+
+class TokensReply(msgspec.Struct):
+    """The answer of /api/tokenize."""
+
+    model: str
+    tokens: list[int]
+    count: int
+
+
+class TextReply(msgspec.Struct):
+    """The answer of /api/detokenize."""
+
+    model: str
+    content: str
+    text: str
+
+
+class Rank(msgspec.Struct):
+    """How well a document fits."""
+
+    index: int
+    relevance_score: float
+    document: dict[str, str]
+
+
+class RankUsage(msgspec.Struct):
+    """The tokens of a query with its documents."""
+
+    total_tokens: int
+    prompt_tokens: int
+
+
+class RanksReply(msgspec.Struct):
+    """The answer of /api/rerank."""
+
+    model: str
+    results: list[Rank]
+    usage: RankUsage
+
+
+class CancelReply(msgspec.Struct):
+    """The answer of /api/requests/{id}."""
+
+    status: str
+
+
+class InMemoryDetails(msgspec.Struct):
+    """What /api/ps tells of a model's make."""
+
+    parent_model: str
+    format: str
+    family: str
+    families: list[str] | None
+    parameter_size: str
+    quantization_level: str
+
+
+class InMemory(msgspec.Struct):
+    """A model in memory."""
+
+    name: str
+    model: str
+    size: int
+    digest: str
+    details: InMemoryDetails
+    expires_at: str
+    size_vram: int
+    context_length: int
+
+
+class InMemoryReply(msgspec.Struct):
+    """The answer of /api/ps."""
+
+    models: list[InMemory]
+
+
 class Part(msgspec.Struct, kw_only=True):
     """A part of an answer, whichever route gives it."""
 
@@ -249,30 +343,30 @@ def logprob_on_wire(token: TokenLogprob) -> LogprobOnWire:
     )
 
 
-def in_memory_on_wire(models: Iterable[ModelInMemory]) -> dict[str, Any]:
+def in_memory_on_wire(models: Iterable[ModelInMemory]) -> InMemoryReply:
     """GET /api/ps."""
-    return {"models": [_in_memory(one) for one in models]}
+    return InMemoryReply([_in_memory(one) for one in models])
 
 
-def _in_memory(one: ModelInMemory) -> dict[str, Any]:
+def _in_memory(one: ModelInMemory) -> InMemory:
     loaded, model = one.loaded, one.model
-    return {
-        "name": loaded.name,
-        "model": loaded.name,
-        "size": loaded.size,
-        "digest": model.digest if model else "",
-        "details": {
-            "parent_model": model.parent if model else "",
-            "format": model.config.model_format if model else "",
-            "family": model.config.model_family if model else "",
-            "families": model.config.model_families if model else None,
-            "parameter_size": model.config.model_type if model else "",
-            "quantization_level": model.config.file_type if model else "",
-        },
-        "expires_at": _in(loaded.expires),
-        "size_vram": loaded.gpu_size,
-        "context_length": loaded.num_ctx,
-    }
+    return InMemory(
+        name=loaded.name,
+        model=loaded.name,
+        size=loaded.size,
+        digest=model.digest if model else "",
+        details=InMemoryDetails(
+            parent_model=model.parent if model else "",
+            format=model.config.model_format if model else "",
+            family=model.config.model_family if model else "",
+            families=model.config.model_families if model else None,
+            parameter_size=model.config.model_type if model else "",
+            quantization_level=model.config.file_type if model else "",
+        ),
+        expires_at=_in(loaded.expires),
+        size_vram=loaded.gpu_size,
+        context_length=loaded.num_ctx,
+    )
 
 
 def _in(seconds: float) -> str:
@@ -281,9 +375,25 @@ def _in(seconds: float) -> str:
     return (datetime.now(UTC) + timedelta(seconds=lasting)).astimezone().isoformat()
 
 
-def embedded(
-    model: str, vectors: Sequence[Sequence[float]], figures: Mapping[str, int] | None = None
-) -> dict[str, Any]:
-    """POST /api/embed; figures that are 0 are left out."""
-    kept = {name: value for name, value in (figures or {}).items() if value}
-    return {"model": model, "embeddings": vectors, **kept}
+def embed_reply(model: str, made: Embeddings) -> EmbedReply:
+    """POST /api/embed."""
+    return EmbedReply(
+        model=model,
+        embeddings=made.vectors,
+        total_duration=nanoseconds(made.total_seconds),
+        load_duration=nanoseconds(made.load_seconds),
+        prompt_eval_count=made.tokens,
+        dropped_tokens=made.dropped_tokens,
+    )
+
+
+def rerank_reply(body: RerankBody, made: Embeddings) -> RanksReply:
+    """POST /api/rerank: the best documents first."""
+    scores = [vector[0] for vector in made.vectors]
+    order = sorted(range(len(scores)), key=lambda index: -scores[index])
+    results = [
+        Rank(index=index, relevance_score=scores[index], document={"text": body.documents[index]})
+        for index in order[: body.top_n if body.top_n > 0 else None]
+    ]
+    usage = RankUsage(total_tokens=made.tokens, prompt_tokens=made.tokens)
+    return RanksReply(model=body.model, results=results, usage=usage)

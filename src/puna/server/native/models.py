@@ -10,7 +10,7 @@ from contextlib import aclosing
 from dataclasses import replace
 from datetime import datetime
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 import msgspec
 from starlette.requests import ClientDisconnect, Request
@@ -19,7 +19,7 @@ from starlette.routing import Route
 
 from puna.errors import DigestMismatch, ModelNotFound, StoreError
 from puna.options import INFERENCE, MANAGE
-from puna.progress import document
+from puna.progress import ProgressDocument, document
 from puna.server.errors import ClientGone, Refused
 from puna.server.http import Item, json_response, last_item, read_json, stream_ndjson
 from puna.server.logs import facts
@@ -108,21 +108,96 @@ class Create(Named):
     modelfile: str = ""
 
 
+class Version(TypedDict):
+    """The answer of `/api/version`."""
+
+    version: str
+
+
+class Cloud(TypedDict):
+    """What `/api/status` says of the cloud."""
+
+    disabled: bool
+    source: str
+
+
+class Status(TypedDict):
+    """The answer of `/api/status`."""
+
+    cloud: Cloud
+
+
+class Details(TypedDict):
+    """What a list tells of a model's make."""
+
+    parent_model: str
+    format: str
+    family: str
+    families: list[str] | None
+    parameter_size: str
+    quantization_level: str
+    context_length: NotRequired[int]
+    embedding_length: NotRequired[int]
+
+
+class Tag(TypedDict):
+    """A model as the list has it."""
+
+    name: str
+    model: str
+    modified_at: str
+    size: int
+    digest: str
+    details: Details
+    capabilities: list[str]
+
+
+class Tags(TypedDict):
+    """The answer of `/api/tags`."""
+
+    models: list[Tag]
+
+
 def routes(state: AppState) -> list[Route]:
     """The routes of this module."""
     found = _Models(state)
     return [
-        route("/", found.root, "GET", opens=""),
-        route("/api/version", found.version, "GET", opens=""),
-        route("/api/status", found.status, "GET", opens=""),
-        route("/api/tags", found.tags, "GET", opens=INFERENCE),
-        route("/api/show", found.show, "POST", opens=INFERENCE),
-        route("/api/create", found.create, "POST", opens=MANAGE),
-        route("/api/copy", found.copy, "POST", opens=MANAGE),
-        route("/api/delete", found.delete, "DELETE", opens=MANAGE),
-        route("/api/pull", found.pull, "POST", opens=MANAGE),
-        route("/api/push", found.push, "POST", opens=MANAGE),
-        route("/api/blobs/{digest:path}", found.blob, "HEAD", "POST", opens=MANAGE),
+        route("/", found.root, "GET", opens="", answer=str),
+        route("/api/version", found.version, "GET", opens="", answer=Version),
+        route("/api/status", found.status, "GET", opens="", answer=Status),
+        route("/api/tags", found.tags, "GET", opens=INFERENCE, answer=Tags),
+        route("/api/show", found.show, "POST", opens=INFERENCE, body=Show, answer=dict[str, Any]),
+        route(
+            "/api/create",
+            found.create,
+            "POST",
+            opens=MANAGE,
+            body=Create,
+            answer=ProgressDocument,
+            lines=ProgressDocument,
+        ),
+        route("/api/copy", found.copy, "POST", opens=MANAGE, body=Copy),
+        route("/api/delete", found.delete, "DELETE", opens=MANAGE, body=Named),
+        route(
+            "/api/pull",
+            found.pull,
+            "POST",
+            opens=MANAGE,
+            body=Transfer,
+            answer=ProgressDocument,
+            lines=ProgressDocument,
+        ),
+        route(
+            "/api/push",
+            found.push,
+            "POST",
+            opens=MANAGE,
+            body=Transfer,
+            answer=ProgressDocument,
+            lines=ProgressDocument,
+        ),
+        route("/api/blobs/{digest:path}", found.has_blob, "HEAD", opens=MANAGE),
+        route("/api/blobs/{digest:path}", found.take_blob, "POST", opens=MANAGE, body=bytes, made=True),
     ]
 
 
@@ -139,15 +214,15 @@ class _Models:
 
     async def version(self, request: Request) -> Response:
         """The version of Ollama that this server equals."""
-        return json_response({"version": self._state.version})
+        return json_response(Version(version=self._state.version))
 
     async def status(self, request: Request) -> Response:
         """That there is no cloud behind this server."""
-        return json_response({"cloud": {"disabled": True, "source": "config"}})
+        return json_response(Status(cloud={"disabled": True, "source": "config"}))
 
     async def tags(self, request: Request) -> Response:
         """The models of the store."""
-        return json_response({"models": await asyncio.to_thread(self._listed)})
+        return json_response(Tags(models=await asyncio.to_thread(self._listed)))
 
     async def show(self, request: Request) -> Response:
         """Everything about one model."""
@@ -232,18 +307,17 @@ class _Models:
             await self._state.scheduler.unload(digest)
         return Response()
 
-    async def blob(self, request: Request) -> Response:
-        """Whether there is a blob, and taking one in."""
-        try:
-            digest = Digest.parse(request.path_params["digest"])
-        except StoreError as error:
-            raise Refused(400, "invalid digest format") from error
-        there = await asyncio.to_thread(self._state.library.blobs.verified, digest)
-        if request.method == "HEAD":
-            if not there:
-                raise Refused(404, f'blob "{digest}" not found')
-            return Response()
-        if there:
+    async def has_blob(self, request: Request) -> Response:
+        """Whether there is a blob."""
+        digest = _digest(request)
+        if not await asyncio.to_thread(self._state.library.blobs.verified, digest):
+            raise Refused(404, f'blob "{digest}" not found')
+        return Response()
+
+    async def take_blob(self, request: Request) -> Response:
+        """Take a blob in."""
+        digest = _digest(request)
+        if await asyncio.to_thread(self._state.library.blobs.verified, digest):
             return Response()
         await self._take_in(request, digest)
         return Response(status_code=HTTPStatus.CREATED)
@@ -274,7 +348,7 @@ class _Models:
         library = self._state.library
         return lambda report, cancellation: create(wanted, library, report, cancellation=cancellation)
 
-    def _listed(self) -> list[dict[str, Any]]:
+    def _listed(self) -> list[Tag]:
         from puna.services.models import Catalogue
 
         if self._catalogue is None:
@@ -293,6 +367,14 @@ class _Models:
             model, system=body.system or model.system, parameters={**model.parameters, **options}
         )
         return describe_as_document(replace(description, model=changed), verbose=body.verbose)
+
+
+def _digest(request: Request) -> Digest:
+    """The digest in the path. Raises: Refused."""
+    try:
+        return Digest.parse(request.path_params["digest"])
+    except StoreError as error:
+        raise Refused(400, "invalid digest format") from error
 
 
 def _create_request(body: Create) -> "CreateRequest":
@@ -350,27 +432,34 @@ async def _chunks(request: Request, seconds: float) -> AsyncGenerator[bytes, Non
         yield chunk
 
 
-def _tag(model: "ListedModel", known: "Facts") -> dict[str, Any]:
+def _tag(model: "ListedModel", known: "Facts") -> Tag:
     """A model as the list has it."""
-    config = known.config
-    lengths = {"context_length": known.context_length, "embedding_length": known.embedding_length}
     return {
         "name": str(model.name),
         "model": str(model.name),
         "modified_at": datetime.fromtimestamp(model.modified).astimezone().isoformat(),
         "size": model.size,
         "digest": model.digest,
-        "details": {
-            "parent_model": known.parent,
-            "format": config.model_format,
-            "family": config.model_family,
-            "families": config.model_families,
-            "parameter_size": config.model_type,
-            "quantization_level": config.file_type,
-            **{name: length for name, length in lengths.items() if length},
-        },
+        "details": _details(known),
         "capabilities": [str(capability) for capability in known.capabilities],
     }
+
+
+def _details(known: "Facts") -> Details:
+    config = known.config
+    details: Details = {
+        "parent_model": known.parent,
+        "format": config.model_format,
+        "family": config.model_family,
+        "families": config.model_families,
+        "parameter_size": config.model_type,
+        "quantization_level": config.file_type,
+    }
+    if known.context_length:
+        details["context_length"] = known.context_length
+    if known.embedding_length:
+        details["embedding_length"] = known.embedding_length
+    return details
 
 
 def _tell_damaged(name: str, reason: str) -> None:

@@ -3,10 +3,11 @@
 from starlette.routing import Route
 
 from puna.server.openai import chat, completions, embeddings, models, rerank, responses
-from puna.server.openai.errors import error_response
+from puna.server.openai.body import END, StrictQuery
+from puna.server.openai.errors import ErrorDocument, error_response
 from puna.server.state import AppState
 
-__all__ = ["PREFIX", "error_response", "routes"]
+__all__ = ["END", "PREFIX", "ErrorDocument", "StrictQuery", "error_response", "routes"]
 
 PREFIX = "/v1/"
 """Of the paths that are told errors in this dialect."""

@@ -12,22 +12,24 @@ from puna.chat.conversation import Think
 from puna.errors import InvalidOption
 from puna.sampling.parameters import MAX_BIAS, MAX_TOP_LOGPROBS
 from puna.scheduler.keep_alive import parse_keep_alive
+from puna.server import fields
 from puna.server.caller import caller_of
 from puna.server.errors import Refused
-from puna.server.http import BodyLimits, convert_json, decode_json, read_body
+from puna.server.http import BodyLimits, convert_json, decode_json, read_body, read_query
 from puna.server.middleware.requests import note
 from puna.server.names import name_to_run
+from puna.server.sse import sse_event
 from puna.services.asked import AskedAnswer
 from puna.services.choices import MAX_CHOICES
 
 T = TypeVar("T", bound=msgspec.Struct)
 AnyAnswer = TypeVar("AnyAnswer", bound=AskedAnswer)
 
-IGNORED = "Puna-Ignored-Params"
 STRICT = "puna-strict"
+END = "[DONE]"
+"""The data of the last event of a stream of chunks."""
+DONE = sse_event(END.encode())
 
-_HEADER_NAME = re.compile(r"[A-Za-z0-9_.\[\]-]{1,100}", re.ASCII)
-_MOST_NAMES = 20
 _MOST_BIASES = 1024
 _LARGEST_BIAS = 100
 _TOKEN = re.compile(r"[0-9]{1,10}", re.ASCII)
@@ -62,8 +64,8 @@ class ModelBody(msgspec.Struct, kw_only=True):
     """What every body has; the last two are extensions."""
 
     model: str = ""
-    options: dict[str, Any] = {}
-    keep_alive: Any = None
+    options: fields.ModelOptions = {}
+    keep_alive: fields.KeepAlive = None
 
 
 class SampledBody(ModelBody, kw_only=True):
@@ -78,6 +80,13 @@ class SampledBody(ModelBody, kw_only=True):
     typical_p: float | None = None
     repeat_penalty: float | None = None
     shift: bool = False
+
+
+class ReasoningBody(msgspec.Struct, kw_only=True):
+    """How hard to think; thoughts are always told."""
+
+    effort: Any = None
+    summary: Any = None
 
 
 class StreamOptions(msgspec.Struct, kw_only=True):
@@ -97,6 +106,12 @@ class ChoicesBody(SampledBody, kw_only=True):
     stop: str | list[str] | None = None
     logit_bias: dict[str, float] = {}
     stream_options: StreamOptions = msgspec.field(default_factory=StreamOptions)
+
+
+class StrictQuery(msgspec.Struct):
+    """The query of every request with a body."""
+
+    strict: bool = False
 
 
 async def read_request(request: Request, kind: type[T], limits: BodyLimits) -> tuple[T, list[str]]:
@@ -121,17 +136,14 @@ def _is_neutral(name: str, value: object) -> bool:
 
 def check_ignored(request: Request, names: Sequence[str]) -> None:
     """Raises Refused for fields without effect, if the client wants none: by `?strict=1` or a header."""
-    asked = request.query_params.get("strict", "") or request.headers.get(STRICT, "")
-    if names and asked.lower() in ("1", "true"):
+    asked = read_query(request, StrictQuery).strict or request.headers.get(STRICT, "").lower() in (
+        "1",
+        "true",
+    )
+    if names and asked:
         raise Refused(
             400, f"{names[0][:100]!r} has no effect here, and strict=1 was asked for", param=names[0]
         )
-
-
-def ignored_header(names: Sequence[str]) -> dict[str, str]:
-    """The header that tells which fields had no effect."""
-    shown = [name for name in names if _HEADER_NAME.fullmatch(name)][:_MOST_NAMES]
-    return {IGNORED: ", ".join(shown)} if shown else {}
 
 
 def asked_of(request: Request, body: ModelBody) -> dict[str, Any]:

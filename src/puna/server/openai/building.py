@@ -1,7 +1,7 @@
 """A response of /v1/responses as it comes about: events in their order, and at last the document."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypedDict
 
 from puna.chat.events import Content, Thinking, ToolCall
 from puna.engine.events import TokenLogprob
@@ -18,6 +18,45 @@ ResponseEvent: TypeAlias = tuple[str, dict[str, Any]]
 """The type of an event, and what else it says."""
 
 
+class ResponseEventDocument(TypedDict):
+    """What every event of a stream says; the rest is its type's."""
+
+    type: str
+    sequence_number: int
+
+
+class ResponseDocument(TypedDict):
+    """A response, whole or as far as it is known."""
+
+    id: str
+    object: str
+    created_at: int
+    status: str
+    background: bool
+    error: dict[str, Any] | None
+    incomplete_details: dict[str, Any] | None
+    instructions: str | None
+    max_output_tokens: int | None
+    max_tool_calls: int | None
+    model: str
+    output: list[Item]
+    parallel_tool_calls: bool
+    previous_response_id: str | None
+    reasoning: dict[str, Any]
+    service_tier: str
+    store: bool
+    temperature: float | None
+    text: dict[str, Any]
+    tool_choice: Any
+    tools: list[dict[str, Any]]
+    top_logprobs: int
+    top_p: float | None
+    truncation: str
+    usage: dict[str, Any] | None
+    user: str | None
+    metadata: dict[str, str]
+
+
 class Building:
     """See the module.
 
@@ -29,9 +68,9 @@ class Building:
         tells_thinking: thoughts are given along, to be sent back by a client that keeps the conversation.
     """
 
-    def __init__(self, document: dict[str, Any], *, tells_thinking: bool = False) -> None:
+    def __init__(self, document: ResponseDocument, *, tells_thinking: bool = False) -> None:
         self.document = document
-        self._output: list[Item] = document["output"]
+        self._output = document["output"]
         self._tells_thinking = tells_thinking
         self._texts: list[str] = []
         self._tokens: list[TokenLogprob] = []
@@ -75,21 +114,17 @@ class Building:
     def failed(self, answer: ErrorAnswer) -> bytes:
         """The end of a stream that failed."""
         error = error_object(answer)
-        self.document |= {
-            "status": "failed",
-            "error": {"code": error["code"] or error["type"], "message": error["message"]},
-        }
+        self.document["status"] = "failed"
+        self.document["error"] = {"code": error["code"] or error["type"], "message": error["message"]}
         return self.encoded(self.ended())
 
     def _finish(self, finished: Finished) -> Iterator[ResponseEvent]:
         cut = finished.reason == "length"
         status = "incomplete" if cut else "completed"
         yield from self._end(status)
-        self.document |= {
-            "status": status,
-            "incomplete_details": {"reason": "max_output_tokens"} if cut else None,
-            "usage": _usage(finished),
-        }
+        self.document["status"] = status
+        self.document["incomplete_details"] = {"reason": "max_output_tokens"} if cut else None
+        self.document["usage"] = _usage(finished)
 
     def _call(self, call: ToolCall) -> Iterator[ResponseEvent]:
         told = call_document(call)

@@ -1,10 +1,10 @@
 """POST /v1/chat/completions."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import msgspec
 from starlette.requests import Request
@@ -16,15 +16,17 @@ from puna.chat.events import Content, Thinking, ToolCall
 from puna.engine.events import TokenLogprob
 from puna.errors import InvalidOption
 from puna.options import INFERENCE
-from puna.server.http import json_response, while_connected
+from puna.server import fields
+from puna.server.http import ignored_header, json_response, while_connected
 from puna.server.openai.body import (
+    DONE,
     ChoicesBody,
+    ReasoningBody,
     asked_of,
     bias_of,
     check_choices,
     check_ignored,
     check_top_logprobs,
-    ignored_header,
     options_of,
     read_request,
     seeded,
@@ -33,7 +35,15 @@ from puna.server.openai.body import (
 from puna.server.openai.errors import error_event, error_response
 from puna.server.openai.formats import read_format
 from puna.server.openai.messages import MessageBody, messages_of, tools_of
-from puna.server.openai.usage import fingerprint, logprob_document, new_id, now, usage
+from puna.server.openai.usage import (
+    LogprobDocument,
+    UsageDocument,
+    fingerprint,
+    logprob_document,
+    new_id,
+    now,
+    usage,
+)
 from puna.server.routing import route
 from puna.server.sse import sse_event, stream_sse
 from puna.server.state import AppState
@@ -42,29 +52,21 @@ from puna.services.choices import merged
 from puna.services.conversation import Finished
 from puna.services.inference import Answer, AnswerEvent, Logprobs
 
-DONE = sse_event(b"[DONE]")
-
-
-class ReasoningBody(msgspec.Struct, kw_only=True):
-    """How hard to think."""
-
-    effort: Any = None
-
 
 class ChatBody(ChoicesBody, kw_only=True):
     """The body. From `think` on the fields are extensions."""
 
     messages: list[MessageBody] = msgspec.field(default_factory=list)
     tools: list[dict[str, Any]] = msgspec.field(default_factory=list)
-    tool_choice: Any = None
+    tool_choice: fields.ToolChoice = None
     parallel_tool_calls: bool = True
-    response_format: Any = None
+    response_format: fields.Object = None
     reasoning_effort: Any = None
     reasoning: ReasoningBody = msgspec.field(default_factory=ReasoningBody)
     logprobs: bool = False
     top_logprobs: int = 0
     max_completion_tokens: int | None = None
-    think: Any = None
+    think: fields.Think = None
     truncate: bool = False
     chat_template_kwargs: dict[str, Any] = msgspec.field(default_factory=dict)
 
@@ -74,9 +76,102 @@ class ChatBody(ChoicesBody, kw_only=True):
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
 
+class CalledFunction(TypedDict):
+    """A function that the model calls, its arguments as text."""
+
+    name: NotRequired[str]
+    arguments: str
+
+
+class CallDocument(TypedDict):
+    """A call; a stream tells it in two parts, by its index."""
+
+    index: NotRequired[int]
+    id: NotRequired[str]
+    type: NotRequired[str]
+    function: CalledFunction
+
+
+class LogprobsDocument(TypedDict):
+    """The log-probabilities of a choice or a part of it."""
+
+    content: list[LogprobDocument]
+    refusal: None
+
+
+class DeltaDocument(TypedDict):
+    """What is new of a message."""
+
+    role: NotRequired[str]
+    content: NotRequired[str]
+    reasoning: NotRequired[str]
+    tool_calls: NotRequired[list[CallDocument]]
+
+
+class ChunkChoice(TypedDict):
+    """What is new of a choice."""
+
+    index: int
+    delta: DeltaDocument
+    logprobs: LogprobsDocument | None
+    finish_reason: str | None
+
+
+class MessageDocument(TypedDict):
+    """A message."""
+
+    role: str
+    content: str | None
+    refusal: None
+    reasoning: NotRequired[str]
+    tool_calls: NotRequired[list[CallDocument]]
+
+
+class ChoiceDocument(TypedDict):
+    """A choice."""
+
+    index: int
+    message: MessageDocument
+    logprobs: LogprobsDocument | None
+    finish_reason: str
+
+
+class ReplyDocument(TypedDict):
+    """What every document of an answer says; `usage` is null in all chunks but the last."""
+
+    id: str
+    object: str
+    created: int
+    model: str
+    system_fingerprint: str
+    usage: NotRequired[UsageDocument | None]
+
+
+class ChunkDocument(ReplyDocument):
+    """A chunk of a stream."""
+
+    choices: list[ChunkChoice]
+
+
+class ChatDocument(ReplyDocument):
+    """An answer in one piece."""
+
+    choices: list[ChoiceDocument]
+
+
 def routes(state: AppState) -> list[Route]:
     """The route."""
-    return [route("/v1/chat/completions", _Chat(state).complete, "POST", opens=INFERENCE)]
+    return [
+        route(
+            "/v1/chat/completions",
+            _Chat(state).complete,
+            "POST",
+            opens=INFERENCE,
+            body=ChatBody,
+            answer=ChatDocument,
+            events=ChunkDocument,
+        )
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,19 +234,17 @@ class _Reply:
     id: str = field(default_factory=lambda: new_id("chatcmpl-"))
     created: int = field(default_factory=now)
 
-    def document(self, kind: str, choices: Sequence[Mapping[str, Any]], **more: Any) -> dict[str, Any]:
-        """One of the documents."""
+    def document(self, kind: str) -> ReplyDocument:
+        """What each of the documents says."""
         return {
             "id": self.id,
             "object": kind,
             "created": self.created,
             "model": self.model,
             "system_fingerprint": self.fingerprint,
-            "choices": choices,
-            **more,
         }
 
-    def logprobs_document(self, tokens: Sequence[TokenLogprob]) -> dict[str, Any] | None:
+    def logprobs_document(self, tokens: Sequence[TokenLogprob]) -> LogprobsDocument | None:
         """The log-probabilities of a choice or a part of it."""
         if not self.logprobs:
             return None
@@ -172,7 +265,7 @@ class _Choice:
     calls: int = 0
     finished: Finished | None = None
 
-    def deltas(self, event: AnswerEvent) -> Iterator[dict[str, Any]]:
+    def deltas(self, event: AnswerEvent) -> Iterator[DeltaDocument]:
         """What an event adds to the message, as a stream tells it."""
         if isinstance(event, Logprobs):
             self.tokens += event.tokens
@@ -183,10 +276,9 @@ class _Choice:
         elif isinstance(event, ToolCall):
             whole = call_document(event)
             function = whole["function"]
-            begun = {**whole, "function": {**function, "arguments": ""}}
-            yield {"tool_calls": [{"index": self.calls, **begun}]}
-            rest = {"index": self.calls, "function": {"arguments": function["arguments"]}}
-            yield {"tool_calls": [rest]}
+            begun: CallDocument = {"index": self.calls, **whole, "function": {**function, "arguments": ""}}
+            yield {"tool_calls": [begun]}
+            yield {"tool_calls": [{"index": self.calls, "function": {"arguments": function["arguments"]}}]}
             self.calls += 1
         elif isinstance(event, Finished):
             self.finished = event
@@ -210,7 +302,7 @@ def finish_reason(finished: Finished, calls: int) -> str:
     return "tool_calls" if calls else "stop"
 
 
-def call_document(call: ToolCall) -> dict[str, Any]:
+def call_document(call: ToolCall) -> CallDocument:
     """A call, its arguments as text."""
     arguments = msgspec.json.encode(call.arguments).decode()
     return {
@@ -225,17 +317,20 @@ async def _chunks(
 ) -> AsyncGenerator[bytes, None]:
     """The answers as they come."""
     choices = [_Choice() for _ in answers]
-    counted = {"usage": None} if include_usage else {}
+    common = reply.document("chat.completion.chunk")
+    if include_usage:
+        common["usage"] = None
 
-    def chunk(index: int, delta: Mapping[str, Any]) -> bytes:
+    def chunk(index: int, delta: DeltaDocument) -> bytes:
         choice = choices[index]
-        document = {
+        told: ChunkChoice = {
             "index": index,
             "delta": delta,
             "logprobs": reply.logprobs_document(choice.told()),
             "finish_reason": choice.reason,
         }
-        return sse_event(reply.document("chat.completion.chunk", [document], **counted))
+        document: ChunkDocument = {**common, "choices": [told]}
+        return sse_event(document)
 
     begun: set[int] = set()
     async with aclosing(merged(answers)) as events:
@@ -248,7 +343,8 @@ async def _chunks(
                 yield chunk(index, delta)
     if include_usage:
         ended = [choice.finished for choice in choices if choice.finished]
-        yield sse_event(reply.document("chat.completion.chunk", [], usage=usage(ended[:1], ended)))
+        last: ChunkDocument = {**common, "choices": [], "usage": usage(ended[:1], ended)}
+        yield sse_event(last)
     yield DONE
 
 
@@ -258,7 +354,7 @@ class _Message:
 
     content: list[str] = field(default_factory=list)
     thinking: list[str] = field(default_factory=list)
-    calls: list[dict[str, Any]] = field(default_factory=list)
+    calls: list[CallDocument] = field(default_factory=list)
     tokens: list[TokenLogprob] = field(default_factory=list)
     finished: Finished | None = None
 
@@ -275,27 +371,29 @@ class _Message:
         elif isinstance(event, Finished):
             self.finished = event
 
-    def document(self) -> dict[str, Any]:
+    def document(self) -> MessageDocument:
         """The message."""
         content = "".join(self.content)
-        thinking = "".join(self.thinking)
-        return {
+        message: MessageDocument = {
             "role": "assistant",
             "content": content if content or not self.calls else None,
             "refusal": None,
-            **({"reasoning": thinking} if thinking else {}),
-            **({"tool_calls": self.calls} if self.calls else {}),
         }
+        if self.thinking:
+            message["reasoning"] = "".join(self.thinking)
+        if self.calls:
+            message["tool_calls"] = self.calls
+        return message
 
 
-async def _whole(reply: _Reply, answers: Sequence[Answer]) -> dict[str, Any]:
+async def _whole(reply: _Reply, answers: Sequence[Answer]) -> ChatDocument:
     """The answers in one piece."""
     messages = [_Message() for _ in answers]
     async with aclosing(merged(answers)) as events:
         async for index, event in events:
             messages[index].add(event)
     ended = [message.finished for message in messages if message.finished]
-    choices = [
+    choices: list[ChoiceDocument] = [
         {
             "index": index,
             "message": message.document(),
@@ -304,4 +402,4 @@ async def _whole(reply: _Reply, answers: Sequence[Answer]) -> dict[str, Any]:
         }
         for index, (message, finished) in enumerate(zip(messages, ended, strict=True))
     ]
-    return reply.document("chat.completion", choices, usage=usage(ended[:1], ended))
+    return {**reply.document("chat.completion"), "choices": choices, "usage": usage(ended[:1], ended)}

@@ -14,23 +14,24 @@ from starlette.routing import Route
 from puna.chat.events import Content
 from puna.engine.events import PromptLogprobs, TokenLogprob
 from puna.options import INFERENCE
+from puna.server import fields
 from puna.server.errors import Refused
-from puna.server.http import json_response, while_connected
+from puna.server.http import ignored_header, json_response, while_connected
 from puna.server.openai.body import (
+    DONE,
     ChoicesBody,
     asked_of,
     bias_of,
     check_choices,
     check_ignored,
     check_top_logprobs,
-    ignored_header,
     options_of,
     read_request,
     seeded,
 )
 from puna.server.openai.errors import error_event, error_response
 from puna.server.openai.formats import read_format
-from puna.server.openai.usage import fingerprint, new_id, now, token_text, usage
+from puna.server.openai.usage import UsageDocument, fingerprint, new_id, now, token_text, usage
 from puna.server.routing import route
 from puna.server.sse import sse_event, stream_sse
 from puna.server.state import AppState
@@ -39,7 +40,6 @@ from puna.services.choices import merged
 from puna.services.conversation import Finished
 from puna.services.inference import Answer, AnswerEvent, Logprobs
 
-DONE = sse_event(b"[DONE]")
 MAX_ANSWERS = 64
 """The most answers to all prompts of a request together."""
 
@@ -49,12 +49,12 @@ Prompt: TypeAlias = str | list[int]
 class CompletionBody(ChoicesBody, kw_only=True):
     """The body. `response_format` is an extension."""
 
-    prompt: Any = None
+    prompt: fields.TextsOrTokens = None
     suffix: str = ""
     echo: bool = False
     best_of: int | None = None
     logprobs: int | None = None
-    response_format: Any = None
+    response_format: fields.Object = None
 
     @property
     def tried(self) -> int:
@@ -64,7 +64,17 @@ class CompletionBody(ChoicesBody, kw_only=True):
 
 def routes(state: AppState) -> list[Route]:
     """The route."""
-    return [route("/v1/completions", _Completions(state).complete, "POST", opens=INFERENCE)]
+    return [
+        route(
+            "/v1/completions",
+            _Completions(state).complete,
+            "POST",
+            opens=INFERENCE,
+            body=CompletionBody,
+            answer=dict[str, Any],
+            events=dict[str, Any],
+        )
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,6 +295,6 @@ async def _whole(
     return reply.document(documents, usage=_usage(choices, body))
 
 
-def _usage(choices: Sequence[_Choice], body: CompletionBody) -> dict[str, Any]:
+def _usage(choices: Sequence[_Choice], body: CompletionBody) -> UsageDocument:
     ended = [choice.finished for choice in choices if choice.finished]
     return usage(ended[:: body.tried], ended)

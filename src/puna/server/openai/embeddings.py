@@ -7,7 +7,7 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from reprlib import repr as brief
-from typing import Any
+from typing import NotRequired, TypedDict
 
 import msgspec
 from starlette.requests import Request
@@ -15,9 +15,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from puna.options import INFERENCE
+from puna.server import fields
 from puna.server.errors import Refused
-from puna.server.http import JSON, while_connected
-from puna.server.openai.body import ModelBody, asked_of, check_ignored, ignored_header, read_request
+from puna.server.http import JSON, ignored_header, while_connected
+from puna.server.openai.body import ModelBody, asked_of, check_ignored, read_request
 from puna.server.routing import route
 from puna.server.state import AppState
 from puna.services.asked import EmbedRequest
@@ -27,15 +28,49 @@ from puna.services.embedding import Embeddings
 class EmbeddingsBody(ModelBody, kw_only=True):
     """The body; `truncate` is an extension."""
 
-    input: Any = None
+    input: fields.TextsOrTokens = None
     dimensions: int | None = None
     encoding_format: str = "float"
     truncate: bool = False
 
 
+class EmbeddingDocument(TypedDict):
+    """The vector of a text: numbers, or F32 in base64."""
+
+    object: str
+    embedding: str | list[float]
+    index: int
+
+
+class EmbeddingsUsage(TypedDict):
+    """The tokens of all texts."""
+
+    prompt_tokens: int
+    total_tokens: int
+    dropped_tokens: NotRequired[int]
+
+
+class EmbeddingsDocument(TypedDict):
+    """The vectors of texts."""
+
+    object: str
+    data: list[EmbeddingDocument]
+    model: str
+    usage: EmbeddingsUsage
+
+
 def routes(state: AppState) -> list[Route]:
     """The route."""
-    return [route("/v1/embeddings", _Embeddings(state).embed, "POST", opens=INFERENCE)]
+    return [
+        route(
+            "/v1/embeddings",
+            _Embeddings(state).embed,
+            "POST",
+            opens=INFERENCE,
+            body=EmbeddingsBody,
+            answer=EmbeddingsDocument,
+        )
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,14 +126,15 @@ def _is_encoded(encoding: str) -> bool:
 
 
 def _written(model: str, made: Embeddings, encoded: bool) -> bytes:
-    data = [
+    data: list[EmbeddingDocument] = [
         {"object": "embedding", "embedding": in_base64(vector) if encoded else vector, "index": index}
         for index, vector in enumerate(made.vectors)
     ]
-    usage = {"prompt_tokens": made.tokens, "total_tokens": made.tokens}
+    usage: EmbeddingsUsage = {"prompt_tokens": made.tokens, "total_tokens": made.tokens}
     if made.dropped_tokens:
         usage["dropped_tokens"] = made.dropped_tokens
-    return msgspec.json.encode({"object": "list", "data": data, "model": model, "usage": usage})
+    document: EmbeddingsDocument = {"object": "list", "data": data, "model": model, "usage": usage}
+    return msgspec.json.encode(document)
 
 
 def in_base64(vector: Sequence[float]) -> str:

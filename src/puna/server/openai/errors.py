@@ -1,7 +1,7 @@
 """Errors in OpenAI's envelope: from a status and a kind of error to a type and a code."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TypedDict
 
 from starlette.responses import Response
 
@@ -25,7 +25,22 @@ _CODES: Mapping[str, str] = {
 _PARAMS: Mapping[str, str] = {"ModelNotFound": "model", "ContextLengthExceeded": "messages"}
 
 
-def error_object(answer: ErrorAnswer) -> dict[str, Any]:
+class ErrorObject(TypedDict):
+    """What is told of an error."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorDocument(TypedDict):
+    """An error."""
+
+    error: ErrorObject
+
+
+def error_object(answer: ErrorAnswer) -> ErrorObject:
     """The error as OpenAI's API describes one."""
     kind = "server_error" if answer.status >= 500 else "invalid_request_error"
     return {
@@ -38,9 +53,9 @@ def error_object(answer: ErrorAnswer) -> dict[str, Any]:
 
 def error_response(answer: ErrorAnswer) -> Response:
     """The answer to a request that failed."""
-    return json_response({"error": error_object(answer)}, answer.status, answer.headers)
+    return json_response(ErrorDocument(error=error_object(answer)), answer.status, answer.headers)
 
 
 def error_event(answer: ErrorAnswer) -> bytes:
     """The end of a stream that failed."""
-    return sse_event({"error": error_object(answer)})
+    return sse_event(ErrorDocument(error=error_object(answer)))

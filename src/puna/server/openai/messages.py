@@ -7,6 +7,7 @@ import msgspec
 
 from puna.chat.conversation import Message
 from puna.chat.events import ToolCall
+from puna.server import fields
 from puna.server.errors import Refused
 from puna.server.http import check_depth
 from puna.server.openai.pictures import picture
@@ -33,7 +34,7 @@ class MessageBody(msgspec.Struct, kw_only=True):
     """A message of a conversation."""
 
     role: str = ""
-    content: Any = None
+    content: fields.Parts = None
     name: str = ""
     reasoning: str = ""
     reasoning_content: str = ""

@@ -10,9 +10,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from puna.options import INFERENCE
+from puna.server import fields
 from puna.server.errors import Refused
-from puna.server.http import json_response, while_connected
-from puna.server.openai.body import ModelBody, asked_of, check_ignored, ignored_header, read_request
+from puna.server.http import ignored_header, json_response, while_connected
+from puna.server.openai.body import ModelBody, asked_of, check_ignored, read_request
 from puna.server.openai.usage import new_id
 from puna.server.routing import route
 from puna.server.state import AppState
@@ -23,14 +24,23 @@ class RerankBody(ModelBody, kw_only=True):
     """The body."""
 
     query: str = ""
-    documents: list[Any] = msgspec.field(default_factory=list)
+    documents: fields.Documents = msgspec.field(default_factory=list)
     top_n: int | None = None
     return_documents: bool = False
 
 
 def routes(state: AppState) -> list[Route]:
     """The route."""
-    return [route("/v1/rerank", _Rerank(state).rerank, "POST", opens=INFERENCE)]
+    return [
+        route(
+            "/v1/rerank",
+            _Rerank(state).rerank,
+            "POST",
+            opens=INFERENCE,
+            body=RerankBody,
+            answer=dict[str, Any],
+        )
+    ]
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal, TypedDict
 
 import msgspec
 from starlette.requests import Request
@@ -13,20 +13,21 @@ from starlette.routing import Route
 
 from puna.chat.conversation import Message, ToolChoice, read_tool_choice
 from puna.options import INFERENCE, OFF
+from puna.server import fields
 from puna.server.caller import caller_of
 from puna.server.errors import Refused
-from puna.server.http import json_response, while_connected
+from puna.server.http import ignored_header, json_response, read_query, while_connected
 from puna.server.openai.body import (
+    ReasoningBody,
     SampledBody,
     asked_of,
     check_ignored,
     check_top_logprobs,
-    ignored_header,
     options_of,
     read_request,
     think_of,
 )
-from puna.server.openai.building import Building
+from puna.server.openai.building import Building, ResponseDocument, ResponseEventDocument
 from puna.server.openai.errors import error_response
 from puna.server.openai.formats import read_format
 from puna.server.openai.items import input_items, messages_of_items
@@ -43,31 +44,23 @@ _ENCRYPTED = "reasoning.encrypted_content"
 _LOGPROBS = "message.output_text.logprobs"
 _TRUNCATIONS = ("auto", "disabled")
 _MOST_PAIRS, _LONGEST_KEY, _LONGEST_VALUE = 16, 64, 512
-_MOST_ITEMS = 100
 
 
 class TextBody(msgspec.Struct, kw_only=True):
     """How the answer's text is to be."""
 
-    format: Any = None
-
-
-class ReasoningBody(msgspec.Struct, kw_only=True):
-    """How hard to think; thoughts are always told."""
-
-    effort: Any = None
-    summary: Any = None
+    format: fields.Object = None
 
 
 class ResponseBody(SampledBody, kw_only=True):
     """The body. From `think` on the fields are extensions; the last two are refused."""
 
-    input: Any = None
+    input: fields.Parts = None
     instructions: str | None = None
     previous_response_id: str | None = None
     store: bool = True
     tools: list[dict[str, Any]] = msgspec.field(default_factory=list)
-    tool_choice: Any = None
+    tool_choice: fields.ToolChoice = None
     parallel_tool_calls: bool = True
     text: TextBody = msgspec.field(default_factory=TextBody)
     reasoning: ReasoningBody = msgspec.field(default_factory=ReasoningBody)
@@ -76,21 +69,89 @@ class ResponseBody(SampledBody, kw_only=True):
     metadata: dict[str, str] = msgspec.field(default_factory=dict)
     include: list[str] = msgspec.field(default_factory=list)
     top_logprobs: int = 0
-    think: Any = None
+    think: fields.Think = None
     chat_template_kwargs: dict[str, Any] = msgspec.field(default_factory=dict)
     conversation: Any = None
     prompt: Any = None
+
+
+class RetrieveQuery(msgspec.Struct):
+    """The query of GET /v1/responses/{id}."""
+
+    stream: bool = False
+
+
+class ItemsQuery(msgspec.Struct):
+    """The query of GET /v1/responses/{id}/input_items."""
+
+    limit: Annotated[int, msgspec.Meta(ge=1, le=100)] = 20
+    order: Literal["asc", "desc"] = "desc"
+    after: str = ""
+
+
+class CountDocument(TypedDict):
+    """How many tokens a prompt has."""
+
+    object: str
+    input_tokens: int
+
+
+class DeletedDocument(TypedDict):
+    """What is told of a response that is gone."""
+
+    id: str
+    object: str
+    deleted: bool
+
+
+class ItemsDocument(TypedDict):
+    """A page of items."""
+
+    object: str
+    data: list[Item]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
 
 
 def routes(state: AppState) -> list[Route]:
     """The routes."""
     does = _Responses(state)
     return [
-        route("/v1/responses", does.create, "POST", opens=INFERENCE),
-        route("/v1/responses/input_tokens", does.count, "POST", opens=INFERENCE),
-        route("/v1/responses/{id}", does.retrieve, "GET", opens=INFERENCE),
-        route("/v1/responses/{id}", does.delete, "DELETE", opens=INFERENCE),
-        route("/v1/responses/{id}/input_items", does.items, "GET", opens=INFERENCE),
+        route(
+            "/v1/responses",
+            does.create,
+            "POST",
+            opens=INFERENCE,
+            body=ResponseBody,
+            answer=ResponseDocument,
+            events=ResponseEventDocument,
+        ),
+        route(
+            "/v1/responses/input_tokens",
+            does.count,
+            "POST",
+            opens=INFERENCE,
+            body=ResponseBody,
+            answer=CountDocument,
+        ),
+        route(
+            "/v1/responses/{id}",
+            does.retrieve,
+            "GET",
+            opens=INFERENCE,
+            query=RetrieveQuery,
+            answer=ResponseDocument,
+        ),
+        route("/v1/responses/{id}", does.delete, "DELETE", opens=INFERENCE, answer=DeletedDocument),
+        route(
+            "/v1/responses/{id}/input_items",
+            does.items,
+            "GET",
+            opens=INFERENCE,
+            query=ItemsQuery,
+            answer=ItemsDocument,
+        ),
     ]
 
 
@@ -125,12 +186,12 @@ class _Responses:
         given = await asyncio.to_thread(self._given, request, body)
         asked = await asyncio.to_thread(self._asked, request, body, given)
         tokens = await while_connected(request.receive, self.state.inference.count(asked))
-        document = {"object": "response.input_tokens", "input_tokens": tokens}
+        document: CountDocument = {"object": "response.input_tokens", "input_tokens": tokens}
         return json_response(document, headers=ignored_header(ignored))
 
     async def retrieve(self, request: Request) -> Response:
         """GET /v1/responses/{id}."""
-        if request.query_params.get("stream", "").lower() == "true":
+        if read_query(request, RetrieveQuery).stream:
             raise Refused(400, "a response that is kept cannot be streamed again", param="stream")
         return json_response((await self._kept(request)).document)
 
@@ -138,28 +199,26 @@ class _Responses:
         """DELETE /v1/responses/{id}."""
         id, owner = request.path_params["id"], caller_of(request).owner
         await asyncio.to_thread(self.state.responses.delete, id, owner)
-        return json_response({"id": id, "object": "response", "deleted": True})
+        return json_response(DeletedDocument(id=id, object="response", deleted=True))
 
     async def items(self, request: Request) -> Response:
         """GET /v1/responses/{id}/input_items."""
-        limit = _limit(request.query_params.get("limit", "20"))
+        query = read_query(request, ItemsQuery)
         found = list((await self._kept(request)).input)
-        if request.query_params.get("order", "desc") != "asc":
+        if query.order != "asc":
             found.reverse()
-        after = request.query_params.get("after")
-        if after:
-            places = [index for index, item in enumerate(found) if item["id"] == after]
+        if query.after:
+            places = [index for index, item in enumerate(found) if item["id"] == query.after]
             found = found[places[0] + 1 :] if places else []
-        page = found[:limit]
-        return json_response(
-            {
-                "object": "list",
-                "data": page,
-                "first_id": page[0]["id"] if page else None,
-                "last_id": page[-1]["id"] if page else None,
-                "has_more": len(found) > limit,
-            }
-        )
+        page = found[: query.limit]
+        document: ItemsDocument = {
+            "object": "list",
+            "data": page,
+            "first_id": page[0]["id"] if page else None,
+            "last_id": page[-1]["id"] if page else None,
+            "has_more": len(found) > query.limit,
+        }
+        return json_response(document)
 
     async def _read(self, request: Request) -> tuple[ResponseBody, list[str]]:
         body, ignored = await read_request(request, ResponseBody, self.state.limits)
@@ -226,7 +285,7 @@ class _Responses:
 
     async def _whole(
         self, building: Building, answer: Answer, given: Sequence[Item], owner: str | None
-    ) -> dict[str, Any]:
+    ) -> ResponseDocument:
         """The response in one piece."""
         async with aclosing(answer.events) as events:
             async for event in events:
@@ -241,7 +300,7 @@ class _Responses:
             return
         document = building.document
         previous = document["previous_response_id"] or ""
-        kept = KeptResponse(document["id"], document, given, previous)
+        kept = KeptResponse(document["id"], {**document}, given, previous)
         await asyncio.to_thread(self.state.responses.keep, kept, owner)
 
 
@@ -283,14 +342,7 @@ def _tool_choice(value: object) -> ToolChoice:
     return read_tool_choice(value)
 
 
-def _limit(text: str) -> int:
-    """Raises: Refused."""
-    if not (text.isascii() and text.isdigit() and len(text) < 4 and 1 <= int(text) <= _MOST_ITEMS):
-        raise Refused(400, f"limit must be a whole number from 1 to {_MOST_ITEMS}", param="limit")
-    return int(text)
-
-
-def _document(body: ResponseBody, keeps: bool) -> dict[str, Any]:
+def _document(body: ResponseBody, keeps: bool) -> ResponseDocument:
     """A response that has only begun."""
     return {
         "id": new_id("resp_"),

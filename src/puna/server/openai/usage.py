@@ -3,12 +3,49 @@
 import secrets
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import NotRequired, TypedDict
 
 from puna.engine.events import TokenLogprob
 from puna.services.conversation import Finished
 
 _FINGERPRINT = 10
+
+
+class CachedDetails(TypedDict):
+    """Of the prompt's tokens."""
+
+    cached_tokens: int
+
+
+class ReasoningDetails(TypedDict):
+    """Of the answer's tokens."""
+
+    reasoning_tokens: int
+
+
+class UsageDocument(TypedDict):
+    """The tokens of an answer."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: CachedDetails
+    completion_tokens_details: ReasoningDetails
+    dropped_tokens: NotRequired[int]
+
+
+class PlainLogprob(TypedDict):
+    """A token and its log-probability."""
+
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+class LogprobDocument(PlainLogprob):
+    """A token with its alternatives."""
+
+    top_logprobs: list[PlainLogprob]
 
 
 def new_id(prefix: str) -> str:
@@ -26,7 +63,7 @@ def fingerprint(digest: str) -> str:
     return f"fp_{digest[:_FINGERPRINT] or 'puna'}"
 
 
-def usage(prompts: Sequence[Finished], answers: Sequence[Finished]) -> dict[str, Any]:
+def usage(prompts: Sequence[Finished], answers: Sequence[Finished]) -> UsageDocument:
     """The tokens of several answers together.
 
     Args:
@@ -36,14 +73,16 @@ def usage(prompts: Sequence[Finished], answers: Sequence[Finished]) -> dict[str,
     prompt = sum(one.counts.prompt_tokens for one in prompts)
     generated = sum(one.counts.generated_tokens for one in answers)
     dropped = sum(one.dropped_tokens for one in prompts) + sum(one.counts.shifted_tokens for one in answers)
-    return {
+    found: UsageDocument = {
         "prompt_tokens": prompt,
         "completion_tokens": generated,
         "total_tokens": prompt + generated,
         "prompt_tokens_details": {"cached_tokens": sum(one.counts.cached_tokens for one in prompts)},
         "completion_tokens_details": {"reasoning_tokens": sum(one.thinking_tokens for one in answers)},
-        **({"dropped_tokens": dropped} if dropped else {}),
     }
+    if dropped:
+        found["dropped_tokens"] = dropped
+    return found
 
 
 def token_text(piece: bytes) -> str:
@@ -51,10 +90,10 @@ def token_text(piece: bytes) -> str:
     return piece.decode("utf-8", "replace")
 
 
-def logprob_document(token: TokenLogprob) -> dict[str, Any]:
+def logprob_document(token: TokenLogprob) -> LogprobDocument:
     """A token's log-probability and those of its alternatives, as the chat and responses APIs have it."""
     return {**_plain(token), "top_logprobs": [_plain(other) for other in token.top]}
 
 
-def _plain(token: TokenLogprob) -> dict[str, Any]:
+def _plain(token: TokenLogprob) -> PlainLogprob:
     return {"token": token_text(token.bytes), "logprob": token.logprob, "bytes": list(token.bytes)}
