@@ -36,7 +36,8 @@ ALLOWED: dict[str, set[str]] = {
     "ggml": {"errors", "settings"},
     "ml": {"errors", "gguf", "ggml"},
     "kvcache": {"errors", "ml"},
-    "models": {"errors", "gguf", "ml", "kvcache"},
+    "images": {"errors"},
+    "models": {"errors", "gguf", "images", "ml", "kvcache"},
     "engine": {"errors", "gguf", "ml", "kvcache", "models", "sampling", "tokenizer"},
     "chat": {"errors", "gguf", "sampling", "template", "tokenizer"},
     "store": {"errors", "gguf", "gojson", "humanize", "progress", "regular"},
@@ -68,7 +69,7 @@ ALLOWED: dict[str, set[str]] = {
 
 # Of these folders a module may import only those named of its own folder.
 SIBLINGS = {
-    "models": {"base", "hyper", "stack"},
+    "models": {"base", "hyper", "stack", "vision"},
     "cli/commands": set[str](),
     "chat/parsers/formats": set[str](),
 }

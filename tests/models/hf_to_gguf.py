@@ -136,9 +136,9 @@ def _llama_tensors(model: Any) -> State:
     tensors = {}
     for name, value in _renamed(model, _LLAMA):
         kind = name.split(".")[-2]
-        tensors[name] = _permuted(value, heads[kind]) if kind in heads else value
+        tensors[name] = permuted(value, heads[kind]) if kind in heads else value
     if config.rope_parameters["rope_type"] == "llama3":
-        tensors["rope_freqs.weight"] = _llama3_factors(config)
+        tensors["rope_freqs.weight"] = llama3_factors(config)
     return tensors
 
 
@@ -239,7 +239,7 @@ def _separated(state: dict[str, Any]) -> Iterator[tuple[str, Any]]:
             yield f"{name}.weight" if name.endswith("experts.down_proj") else name, value
 
 
-def _permuted(value: Array, heads: int) -> Array:
+def permuted(value: Array, heads: int) -> Array:
     """Rows of each head from two halves to pairs of one of each, as Llama's rotary embedding wants them."""
     shape = value.shape
     return value.reshape(heads, 2, shape[0] // heads // 2, *shape[1:]).swapaxes(1, 2).reshape(shape)
@@ -276,9 +276,9 @@ def _rope(parameters: dict[str, Any]) -> dict[str, Any]:
     return keys
 
 
-def _llama3_factors(config: Any) -> Array:
+def llama3_factors(config: Any) -> Array:
     """What each frequency is divided by: nothing where fast, the whole factor where slow, a mix between."""
-    parameters, size = config.rope_parameters, config.head_dim
+    parameters, size = config.rope_parameters, _head_size(config)
     context, factor = parameters["original_max_position_embeddings"], parameters["factor"]
     low, high = parameters["low_freq_factor"], parameters["high_freq_factor"]
     wavelengths = 2 * math.pi * parameters["rope_theta"] ** (np.arange(0, size, 2) / size)

@@ -8,6 +8,19 @@ from puna.sampling.parameters import SamplingParameters
 
 
 @dataclass(frozen=True, slots=True)
+class Image:
+    """A picture in a prompt.
+
+    Attributes:
+        at: before which token of the prompt it stands; the prompt's length is its end.
+        content: of a file: PNG, JPEG, WebP or GIF.
+    """
+
+    at: int
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class GenerateRequest:
     """A prompt, and how to go on with it.
 
@@ -23,6 +36,7 @@ class GenerateRequest:
         thinking_budget: most tokens of these thoughts, after which the model has to answer; below 0 there is
             no limit.
         scope: only prompts and answers of the same scope share what the cache holds of them.
+        images: the prompt's pictures, in the order in which they stand.
 
     Raises:
         InvalidOption: there is no prompt.
@@ -39,6 +53,7 @@ class GenerateRequest:
     num_keep: int = 4
     scope: str = ""
     thinking_budget: int = -1
+    images: tuple[Image, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.prompt:

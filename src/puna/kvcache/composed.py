@@ -4,7 +4,8 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 from puna.errors import InvalidOption
-from puna.kvcache.cache import Cache, CacheFull, History, Integers, Member
+from puna.kvcache.cache import Cache, CacheFull, Crossed, History, Integers, Member
+from puna.kvcache.encoder import EncoderCache
 from puna.ml import Backend, Context, DType
 from puna.ml.nn import LayerHistory
 
@@ -18,6 +19,9 @@ class ComposedHistory(History):
 
     def layer(self, index: int) -> LayerHistory:
         return self.histories[self.serves[index]].layer(index)
+
+    def crossed(self, index: int) -> Crossed | None:
+        return self.histories[self.serves[index]].crossed(index)
 
     def fill(self) -> None:
         for history in self.histories:
@@ -40,6 +44,10 @@ class Composed(Cache):
     def init(self, backend: Backend, dtype: DType, max_sequences: int, capacity: int, max_batch: int) -> None:
         for member in self._members:
             member.init(backend, dtype, max_sequences, capacity, max_batch)
+
+    @property
+    def encoder(self) -> EncoderCache | None:
+        return next((member.encoder for member in self._members if member.encoder), None)
 
     def start(self, positions: Integers, sequences: Integers) -> Hashable:
         shapes: list[Hashable] = []

@@ -1,12 +1,14 @@
 """What every model is to the engine."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
 from puna.gguf import Metadata
+from puna.images.pixels import Pixels
 from puna.kvcache import Cache, History, WithinBatch
-from puna.ml import Tensor
+from puna.ml import Context, DType, Tensor
 from puna.ml.nn import Module
 
 
@@ -63,8 +65,64 @@ class Model(Module, ABC):
         """A cache that suits the model's attention, without room yet."""
 
 
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """The tokens that stand in a prompt for a picture.
+
+    Attributes:
+        before: ids in front of it.
+        token: the id at each of its own positions.
+        count: how many of these there are.
+        after: ids behind it.
+    """
+
+    token: int
+    count: int = 1
+    before: tuple[int, ...] = ()
+    after: tuple[int, ...] = ()
+
+    @property
+    def length(self) -> int:
+        """How many tokens it takes in all."""
+        return len(self.before) + self.count + len(self.after)
+
+
+class Vision(Module, ABC):
+    """What makes features of pictures, for a decoder.
+
+    Attributes:
+        placement: how a picture stands in a prompt.
+        largest: pixels of the picture that takes the most memory; their values do not matter.
+    """
+
+    placement: Placement
+    largest: Pixels
+
+    @abstractmethod
+    def prepare(self, content: bytes) -> Pixels:
+        """A picture as the model looks at it, from the content of its file.
+
+        Raises:
+            InvalidOption: it is no picture, broken or too large.
+        """
+
+    @abstractmethod
+    def encode(self, context: Context, pixels: Pixels, mask_dtype: DType) -> Tensor:
+        """The features of a picture, F32 (rows, width of the decoder's states).
+
+        Args:
+            mask_dtype: of masks, as the backend's attention takes them.
+        """
+
+
 class Decoder(Model):
-    """A model that tells which token comes next, each token seeing those before it."""
+    """A model that tells which token comes next, each token seeing those before it.
+
+    Attributes:
+        vision: what it sees pictures with, None if it sees none.
+    """
+
+    vision: Vision | None = None
 
     @abstractmethod
     def forward(self, step: Step) -> Tensor:
@@ -77,6 +135,18 @@ class Decoder(Model):
         Args:
             key: F32 (cells, kv_heads, d_k).
             offsets: I32 (cells,), how far each moves.
+        """
+
+
+class CrossDecoder(Decoder):
+    """A decoder with layers that look across at pictures, whose keys and values its cache holds."""
+
+    @abstractmethod
+    def crossed(self, features: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """What each of these layers is to see of a picture: its number, key and value (rows, kv_heads, d).
+
+        Args:
+            features: as `Vision.encode` gives them.
         """
 
 

@@ -1,0 +1,185 @@
+"""Pictures on their way into a sequence: where they stand, their features, and the cache of both."""
+
+from __future__ import annotations
+
+from array import array
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+
+from puna.engine.request import Image
+from puna.errors import InternalError, InvalidOption, MissingCapability
+from puna.kvcache import Cache
+from puna.ml import Backend
+from puna.ml.array import Floats
+from puna.models.base import CrossDecoder, Placement, Vision
+
+MAX_KEPT = 512 << 20
+"""Bytes of features that are kept. A picture of Llama 3.2 Vision takes a hundred million."""
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A picture in a sequence.
+
+    Attributes:
+        begin: its first position.
+        count: how many positions are its own.
+        digest: of its content.
+        content: of its file.
+    """
+
+    begin: int
+    count: int
+    digest: bytes
+    content: bytes
+
+    @property
+    def end(self) -> int:
+        """The position behind it."""
+        return self.begin + self.count
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """What an image encoder made of a picture.
+
+    Attributes:
+        rows: F32 (rows, width).
+        tiles: how many of the model's tiles it takes.
+    """
+
+    rows: Floats
+    tiles: int
+
+
+def expanded(
+    prompt: Sequence[int], images: Sequence[Image], placement: Placement
+) -> tuple[array[int], tuple[Placed, ...]]:
+    """A prompt with the tokens of its pictures, and where they stand.
+
+    Raises:
+        InvalidOption: a picture is to stand where there is no token before or after.
+    """
+    tokens, placed, done = array("i"), [], 0
+    for image in images:
+        if not done <= image.at <= len(prompt):
+            raise InvalidOption(f"a picture cannot stand at token {image.at} of {len(prompt)}, behind {done}")
+        tokens.extend(prompt[done : image.at])
+        tokens.extend(placement.before)
+        begin, digest = len(tokens), sha256(image.content).digest()
+        placed.append(Placed(begin, placement.count, digest, image.content))
+        tokens.extend([placement.token] * placement.count)
+        tokens.extend(placement.after)
+        done = image.at
+    tokens.extend(prompt[done:])
+    return tokens, tuple(placed)
+
+
+def groups(pictures: Sequence[Placed]) -> list[list[Placed]]:
+    """Pictures that follow each other without a token between are one group."""
+    found: list[list[Placed]] = []
+    for picture in pictures:
+        if found and found[-1][-1].end == picture.begin:
+            found[-1].append(picture)
+        else:
+            found.append([picture])
+    return found
+
+
+def common_pictures(left: Sequence[Placed], right: Sequence[Placed], length: int) -> int:
+    """Up to which of `length` equal tokens two sequences have the same pictures, each of them whole."""
+    for index in range(max(len(left), len(right))):
+        one, other = (side[index] if index < len(side) else None for side in (left, right))
+        begins = [picture.begin for picture in (one, other) if picture]
+        if min(begins) >= length:
+            return length
+        same = (
+            one and other and (one.begin, one.count, one.digest) == (other.begin, other.count, other.digest)
+        )
+        if not same or (one and one.end > length):
+            return min(begins)
+    return length
+
+
+class Gallery:
+    """What a model sees pictures with, and the features of those it saw last.
+
+    Args:
+        most: bytes of features that are kept; the last picture's are kept in any case.
+    """
+
+    def __init__(
+        self, backend: Backend, model: CrossDecoder, vision: Vision, cache: Cache, most: int = MAX_KEPT
+    ) -> None:
+        self._backend, self._model, self._vision = backend, model, vision
+        if cache.encoder is None:
+            raise InternalError("a model that looks across has a cache without pictures")
+        self._encoder = cache.encoder
+        self._most = most
+        self._kept: OrderedDict[bytes, Features] = OrderedDict()
+
+    @property
+    def placement(self) -> Placement:
+        """How a picture stands in a prompt."""
+        return self._vision.placement
+
+    def show(self, sequence: int, picture: Placed) -> None:
+        """Makes a picture part of what a sequence sees from now on; once is enough.
+
+        Raises:
+            InvalidOption: it is no picture, broken or too large.
+            CacheFull: there is no room for it.
+            PunaError: whatever else stops the computation; the sequence does not have the picture then.
+        """
+        if any(one.position == picture.begin for one in self._encoder.pictures(sequence)):
+            return
+        features = self.features(picture)
+        blocks = self._encoder.place(sequence, picture.begin, picture.digest, features.tiles)
+        if blocks:
+            try:
+                self.write(features.rows, blocks)
+            except BaseException:
+                self._encoder.remove(sequence, picture.begin)
+                raise
+
+    def features(self, picture: Placed) -> Features:
+        """What the encoder makes of a picture. Raises: as `show`."""
+        if picture.digest not in self._kept:
+            self._kept[picture.digest] = self._encoded(picture.content)
+        self._kept.move_to_end(picture.digest)
+        while len(self._kept) > 1 and sum(one.rows.nbytes for one in self._kept.values()) > self._most:
+            self._kept.popitem(last=False)
+        return self._kept[picture.digest]
+
+    def _encoded(self, content: bytes) -> Features:
+        pixels = self._vision.prepare(content)
+        with self._backend.new_context() as context:
+            result = self._vision.encode(context, pixels, self._backend.cache_config().mask_dtype)
+            context.forward(result).compute(result)
+            return Features(result.floats(), len(pixels.tiles))
+
+    def write(self, features: Floats, blocks: Sequence[int]) -> None:
+        """Writes keys and values of a picture into blocks of the cache.
+
+        Args:
+            features: F32 (rows, width).
+        """
+        with self._backend.new_context() as context:
+            rows = context.input().from_floats(features, *features.shape)
+            for layer, key, value in self._model.crossed(rows):
+                self._encoder.write(context, layer, key, value, blocks)
+            context.compute()
+
+    def reserve(self) -> None:
+        """Makes room for the largest picture's graphs. Raises: InsufficientMemory: there is none."""
+        with self._backend.new_context() as context:
+            mask_dtype = self._backend.cache_config().mask_dtype
+            context.forward(self._vision.encode(context, self._vision.largest, mask_dtype)).reserve()
+
+
+def check_images(images: Sequence[Image], gallery: Gallery | None) -> None:
+    """Check that the model sees. Raises: MissingCapability."""
+    if images and gallery is None:
+        raise MissingCapability(["vision"], subject="the model")
