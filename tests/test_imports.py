@@ -44,7 +44,8 @@ ALLOWED: dict[str, set[str]] = {
     "registry": {"errors", "convert", "gguf", "progress", "settings", "store", "cancellation", "options"},
     "create": {"errors", "gguf", "gojson", "modelfile", "progress", "regular", "sampling", "store"},
     "services": {
-        *("errors", "engine", "gguf", "modelfile", "progress", "sampling", "template", "tokenizer"),
+        *("errors", "engine", "gguf", "images", "modelfile", "progress", "sampling", "template"),
+        "tokenizer",
         *("chat", "store", "registry", "create", "cancellation", "scheduler"),
     },
     "client": {"errors", "settings", "variables"},
@@ -225,6 +226,7 @@ def test_the_environment_is_read_in_settings_only() -> None:
         "puna.convert.convert",
         "puna.engine.options",
         "puna.gguf",
+        "puna.images.header",
         "puna.registry.auth",
         "puna.runner.protocol",
         "puna.runner.process",
@@ -252,4 +254,6 @@ def test_the_environment_is_read_in_settings_only() -> None:
 def test_what_only_handles_models_imports_no_compute_library(module: str) -> None:
     code = f"import sys, {module}; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert not {"numpy", "ctypes", "puna.ggml", "puna.ml", "tokenizers", "sentencepiece"} & {*loaded.split()}
+    assert not {"numpy", "ctypes", "puna.ggml", "puna.ml", "tokenizers", "sentencepiece", "PIL"} & {
+        *loaded.split()
+    }

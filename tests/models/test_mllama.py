@@ -48,7 +48,9 @@ class Looker:
         model = evaluator.model
         assert isinstance(model, CrossDecoder) and model.vision is not None
         self.model, self.vision = model, model.vision
-        self.gallery = Gallery(evaluator.backend, model, model.vision, evaluator.cache)
+        gallery = Gallery.of(evaluator.backend, model, evaluator.cache)
+        assert gallery is not None
+        self.gallery = gallery
 
     def features(self, pixels: Pixels) -> Logits:
         backend = self.evaluator.backend

@@ -24,7 +24,8 @@ from puna.engine.options import (
     DEFAULT_PARALLEL,
     LoadOptions,
 )
-from puna.engine.request import GenerateRequest
+from puna.engine.pictures import Gallery
+from puna.engine.request import GenerateRequest, Image
 from puna.engine.signals import interrupted_by_signals
 from puna.engine.thinking import ends_with
 from puna.errors import InvalidOption, PunaError
@@ -78,6 +79,7 @@ class LoadedModel:
         self.num_batch = batch_size(self._model, self.num_ctx, options)
         self._embedder: Embedder | None = None
         self.memory: BackendMemory = self.backend.backend_memory()
+        self._gallery = Gallery.of(self.backend, self._model, evaluator.cache)
         self._engine: Engine | None = None
 
     @cached_property
@@ -101,6 +103,7 @@ class LoadedModel:
                 num_ctx=self.num_ctx,
                 num_batch=self.num_batch,
                 limit=self.options.num_parallel or DEFAULT_PARALLEL,
+                gallery=self._gallery,
             )
         return self._engine
 
@@ -116,6 +119,7 @@ class LoadedModel:
         shown: Collection[int] = (),
         shift: bool = False,
         num_keep: int = 4,
+        images: Sequence[Image] = (),
         halted: Callable[[], bool] = lambda: False,
     ) -> Generator[Event, None, None]:
         """Yields the answer to the prompt's tokens piece by piece, and at last `Done`.
@@ -129,7 +133,7 @@ class LoadedModel:
 
         Raises:
             InvalidOption: the prompt is empty, or the grammar is refused.
-            MissingCapability: the model only reads.
+            MissingCapability: the model only reads, or sees no pictures.
             PunaError: as `Engine`, while the answer is read.
         """
         if grammar is not None:
@@ -144,6 +148,7 @@ class LoadedModel:
             shown=frozenset(shown),
             shift=shift,
             num_keep=num_keep,
+            images=tuple(images),
         )
         return self._answer(request, halted)
 
@@ -410,6 +415,8 @@ def new_evaluator(backend: Backend, model: Model, options: LoadOptions) -> Evalu
         num_batch = batch_size(model, context_length(backend.config(), options), options)
         parallel = options.num_parallel or DEFAULT_PARALLEL
         evaluator.reserve(num_batch, num_batch if isinstance(model, Encoder) else parallel)
+        if gallery := Gallery.of(backend, model, evaluator.cache):
+            gallery.reserve()
     except BaseException:
         evaluator.close()
         raise

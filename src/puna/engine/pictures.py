@@ -5,15 +5,15 @@ from __future__ import annotations
 from array import array
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 
 from puna.engine.request import Image
-from puna.errors import InternalError, InvalidOption, MissingCapability
-from puna.kvcache import Cache
+from puna.errors import InvalidOption
+from puna.kvcache import Cache, EncoderCache
 from puna.ml import Backend
 from puna.ml.array import Floats
-from puna.models.base import CrossDecoder, Placement, Vision
+from puna.models.base import CrossDecoder, Model, Placement, Vision
 
 MAX_KEPT = 512 << 20
 """Bytes of features that are kept. A picture of Llama 3.2 Vision takes a hundred million."""
@@ -77,6 +77,11 @@ def expanded(
     return tokens, tuple(placed)
 
 
+def without_content(pictures: Sequence[Placed], length: int) -> tuple[Placed, ...]:
+    """Those that begin among the first `length` tokens, as they are told apart."""
+    return tuple(replace(one, content=b"") for one in pictures if one.begin < length)
+
+
 def groups(pictures: Sequence[Placed]) -> list[list[Placed]]:
     """Pictures that follow each other without a token between are one group."""
     found: list[list[Placed]] = []
@@ -107,18 +112,28 @@ class Gallery:
     """What a model sees pictures with, and the features of those it saw last.
 
     Args:
+        encoder: the part of the model's cache that holds pictures.
         most: bytes of features that are kept; the last picture's are kept in any case.
     """
 
     def __init__(
-        self, backend: Backend, model: CrossDecoder, vision: Vision, cache: Cache, most: int = MAX_KEPT
+        self,
+        backend: Backend,
+        model: CrossDecoder,
+        vision: Vision,
+        encoder: EncoderCache,
+        most: int,
     ) -> None:
-        self._backend, self._model, self._vision = backend, model, vision
-        if cache.encoder is None:
-            raise InternalError("a model that looks across has a cache without pictures")
-        self._encoder = cache.encoder
+        self._backend, self._model, self._vision, self._encoder = backend, model, vision, encoder
         self._most = most
         self._kept: OrderedDict[bytes, Features] = OrderedDict()
+
+    @classmethod
+    def of(cls, backend: Backend, model: Model, cache: Cache, most: int = MAX_KEPT) -> Gallery | None:
+        """What the model sees with; None if it sees nothing."""
+        if not isinstance(model, CrossDecoder) or model.vision is None or cache.encoder is None:
+            return None
+        return cls(backend, model, model.vision, cache.encoder, most)
 
     @property
     def placement(self) -> Placement:
@@ -177,9 +192,3 @@ class Gallery:
         with self._backend.new_context() as context:
             mask_dtype = self._backend.cache_config().mask_dtype
             context.forward(self._vision.encode(context, self._vision.largest, mask_dtype)).reserve()
-
-
-def check_images(images: Sequence[Image], gallery: Gallery | None) -> None:
-    """Check that the model sees. Raises: MissingCapability."""
-    if images and gallery is None:
-        raise MissingCapability(["vision"], subject="the model")

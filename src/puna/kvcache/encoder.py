@@ -171,6 +171,7 @@ class EncoderCache(Member):
             The blocks into which its keys and values are to be written; none, if they are there.
 
         Raises:
+            InvalidOption: there would never be room for it together with those before it.
             CacheFull: there is no room; nothing has changed but that earlier pictures are gone.
         """
         own = self._pictures.get(sequence, [])
@@ -178,7 +179,16 @@ class EncoderCache(Member):
             self._floors[sequence] = position
             own = []
         self._pictures[sequence] = own
-        known = next((one for one in self._all() if one.key == key and len(one.blocks) == tiles), None)
+        # A picture that stands there twice counts twice.
+        others = (one for one in self._all() if one.blocks not in [mine.blocks for mine in own])
+        known = next((one for one in others if one.key == key and len(one.blocks) == tiles), None)
+        together = {block for one in own for block in one.blocks}
+        if not known and len(together) + tiles > self._blocks:
+            self._tidy(sequence)
+            raise InvalidOption(
+                f"pictures of {len(together) + tiles} tiles stand together; there is room for "
+                f"{self._blocks}: put text between them, or send fewer"
+            )
         free = [] if known else sorted(set(range(self._blocks)) - self._used())
         if not known and len(free) < tiles:
             self._tidy(sequence)
