@@ -44,6 +44,39 @@ def test_two_sequences_copy_and_removal_step_by_step(make_backend: MakeBackend) 
     assert np.flatnonzero(mask[0] == 0).tolist() == [0, 2, 5]
 
 
+def test_a_sequence_that_goes_on_apart_has_its_cells_together(make_backend: MakeBackend) -> None:
+    backend = make_backend(PLAIN)
+    cache = ready(Causal(_same), backend, sequences=4)
+    cache.start([0, 1, 2], [0, 0, 0])
+    cache.start([0, 1], [1, 1])
+    cache.copy_prefix(0, 2, 2, apart=True)
+    assert cache.cells.members[:8].tolist() == [1, 1, 1, 0b10, 0b10, 0b100, 0b100, 0]
+    assert cache.is_whole(2, 2) and cache.is_whole(0, 3)
+    shape = cache.start([2], [2])
+    assert shape == (0, 8)
+    (mask,) = masks(cache, backend, shape, 1)
+    assert np.flatnonzero(mask[0] == 0).tolist() == [5, 6, 7]
+    # Now that nobody shares them, tokens of the first can move.
+    cache.remove(0, 0, 1)
+    assert cache.is_whole(0, 2)
+
+
+def test_beginnings_are_shared_where_copies_would_take_too_much(make_backend: MakeBackend) -> None:
+    cache = ready(Causal(_same), make_backend(PLAIN))
+    cache.start([0, 1, 2], [0, 0, 0])
+    cache.copy_prefix(0, 1, 3, apart=True)
+    assert cache.taken == 3 and cache.cells.members[:3].tolist() == [0b11] * 3
+
+
+def test_a_new_sequence_begins_where_most_room_is(make_backend: MakeBackend) -> None:
+    cache = ready(Causal(_same), make_backend(PLAIN), sequences=3, capacity=200, batch=200)
+    cache.start(range(200), [0] * 200)
+    cache.start(range(100), [1] * 100)
+    cache.remove(0, 0)
+    assert cache.start([0, 1], [2, 2]) == (256, 48)
+    assert np.flatnonzero(cache.cells.of(2)).tolist() == [300, 301]
+
+
 def test_shared_tokens_do_not_move(make_backend: MakeBackend) -> None:
     """In C.1, had the last token belonged to the copy as well."""
     cache = ready(Causal(_same), make_backend(PLAIN))

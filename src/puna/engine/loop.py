@@ -330,11 +330,12 @@ class Engine:
         return True
 
     def _candidates(self) -> Iterator[Prefix]:
-        yield from self.prefixes
+        """The first of those that have as much is taken: with one that runs, cells are best shared."""
         for one in self._running:
             if one.reusable:
                 pictures = without_content(one.pictures, one.reusable)
                 yield Prefix(one.number, one.tokens[: one.reusable], one.request.scope, pictures)
+        yield from self.prefixes
 
     def _seat(self, found: tuple[Prefix, int] | None) -> tuple[int, int]:
         """A number whose sequence is what was found, and how much that is."""
@@ -346,8 +347,13 @@ class Engine:
             self.prefixes.take(prefix.number)
             self._cache.remove(prefix.number, length)
             return prefix.number, length
+        apart = prefix.number in self.prefixes
         number = self._free_number()
-        self._cache.copy_prefix(prefix.number, number, length)
+        try:
+            self._cache.copy_prefix(prefix.number, number, length, apart=apart)
+        except BaseException:
+            self._drop(number)
+            raise
         return number, length
 
     def _is_next_to_go(self, prefix: Prefix) -> bool:

@@ -15,6 +15,9 @@ from puna.ml import Backend, Context, DType
 # Spans begin at multiples of this, so that sequences next to each other share graphs.
 _ALIGNMENT = 256
 
+# Longer beginnings are shared: copies would take more room and time than they save.
+_COPIED = 512
+
 _NOTHING = Batch(np.empty(0, np.int64), np.empty(0, np.int32), np.empty(0, np.uint64))
 
 
@@ -74,7 +77,7 @@ class Causal(Member):
             raise CacheFull(f"a batch of {where.size} tokens does not fit: {cells.free} cells are free")
         bits = BITS[whose]
         begin, end = self._owned(bits)
-        batch = Batch(cells.free_from(begin, where.size), where, bits)
+        batch = Batch(cells.free_from(begin if end else cells.roomiest(), where.size), where, bits)
         self._overwritten = cells.positions[batch.cells]
         cells.take(batch)
         self._ledger.batch = batch
@@ -128,9 +131,16 @@ class Causal(Member):
     def worst_case(self) -> Hashable:
         return Span(0, self.cells.members.size)
 
-    def copy_prefix(self, source: int, target: int, length: int) -> None:
-        self.cells.drop(target, self.cells.between(target, 0, None))
-        self.cells.share(target, self.cells.between(source, 0, length))
+    def copy_prefix(self, source: int, target: int, length: int, *, apart: bool = False) -> None:
+        cells, storage = self.cells, self._ledger.storage
+        cells.drop(target, cells.between(target, 0, None))
+        shared = cells.between(source, 0, length)
+        if not apart or not storage.copies or not 0 < shared.size <= min(_COPIED, cells.free // 2):
+            cells.share(target, shared)
+            return
+        own = cells.free_from(cells.roomiest(), shared.size)
+        storage.copy(shared, own)
+        cells.take(Batch(own, cells.positions[shared], np.full(own.size, BITS[target])))
 
     def can_resume(self, sequence: int, position: int) -> bool:
         return self._complete(self.cells.held(sequence), position)

@@ -279,7 +279,7 @@ class EncoderCache(Member):
         if begin == 0:
             self._floors.pop(sequence, None)
 
-    def copy_prefix(self, source: int, target: int, length: int) -> None:
+    def copy_prefix(self, source: int, target: int, length: int, *, apart: bool = False) -> None:
         self.remove(target, 0)
         self._pictures[target] = [one for one in self.pictures(source) if one.position < length]
         self._tidy(target)
