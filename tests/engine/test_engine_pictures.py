@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from tests.engine.driving import Answer, finish, loaded, request, run, step
+from tests.tiny_gemma import PICTURE_TOKENS, write_tiny_gemma
 from tests.tiny_llama import write_tiny_llama
 from tests.tiny_mllama import picture, write_tiny_mllama
 
@@ -21,13 +22,35 @@ LARGE, SMALL = (90, 90), (20, 20)
 
 
 @pytest.fixture(scope="module")
-def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_mllama(tmp_path_factory.mktemp("models") / "mllama.gguf")
+def paths(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("models")
+    return {
+        "mllama": write_tiny_mllama(folder / "mllama.gguf"),
+        "gemma": write_tiny_gemma(folder / "gemma.gguf", sees=True),
+    }
+
+
+@pytest.fixture
+def path(paths: dict[str, Path]) -> Path:
+    """A model whose layers look across at pictures."""
+    return paths["mllama"]
+
+
+@pytest.fixture(params=["mllama", "gemma"])
+def either(paths: dict[str, Path], request: pytest.FixtureRequest) -> Path:
+    """That, or one that has pictures among its tokens."""
+    return paths[request.param]
 
 
 @pytest.fixture
 def model(path: Path) -> Iterator[LoadedModel]:
     with loaded(path, num_ctx=256, num_parallel=4, num_batch=32) as model:
+        yield model
+
+
+@pytest.fixture
+def looking(either: Path) -> Iterator[LoadedModel]:
+    with loaded(either, num_ctx=256, num_parallel=4, num_batch=32) as model:
         yield model
 
 
@@ -46,19 +69,19 @@ def told(path: Path, wanted: GenerateRequest) -> str:
         return answer.text
 
 
-def test_the_answer_depends_on_the_picture_and_where_it_stands(path: Path) -> None:
+def test_the_answer_depends_on_the_picture_and_where_it_stands(either: Path) -> None:
     texts = {
-        told(path, asked("what is this")),
-        told(path, asked("what is this", (0, picture(1)))),
-        told(path, asked("what is this", (0, picture(2)))),
-        told(path, asked("what is this", (8, picture(1)))),
-        told(path, asked("what is this", (0, picture(1)), (8, picture(2)))),
-        told(path, asked("what is this", (0, picture(1)), (0, picture(2)))),
+        told(either, asked("what is this")),
+        told(either, asked("what is this", (0, picture(1)))),
+        told(either, asked("what is this", (0, picture(2)))),
+        told(either, asked("what is this", (8, picture(1)))),
+        told(either, asked("what is this", (0, picture(1)), (8, picture(2)))),
+        told(either, asked("what is this", (0, picture(1)), (0, picture(2)))),
     }
     assert len(texts) == 6
 
 
-def test_many_at_once_answer_as_alone(path: Path, model: LoadedModel) -> None:
+def test_many_at_once_answer_as_alone(either: Path, looking: LoadedModel) -> None:
     wanted = [
         asked("without any picture"),
         asked("one at the beginning", (0, picture(1, LARGE))),
@@ -68,8 +91,8 @@ def test_many_at_once_answer_as_alone(path: Path, model: LoadedModel) -> None:
         asked("one, and later another", (2, picture(5, SMALL)), (9, picture(6, LARGE))),
         asked("a longer text, read in several batches " * 3, (40, picture(7))),
     ]
-    for answer, one in zip(run(model.engine, *wanted), wanted, strict=True):
-        assert answer.error is None and answer.text == told(path, one)
+    for answer, one in zip(run(looking.engine, *wanted), wanted, strict=True):
+        assert answer.error is None and answer.text == told(either, one)
 
 
 def test_what_was_seen_is_not_evaluated_again(
@@ -147,11 +170,13 @@ def test_pictures_that_never_fit_are_an_error_of_their_request(path: Path) -> No
 
 
 @pytest.mark.parametrize("content", [b"", b"no picture", picture(1)[:200]])
-def test_what_is_no_picture_fails_its_request_alone(path: Path, model: LoadedModel, content: bytes) -> None:
+def test_what_is_no_picture_fails_its_request_alone(
+    either: Path, looking: LoadedModel, content: bytes
+) -> None:
     good = asked("look", (0, picture(1)))
-    failed, answer = run(model.engine, asked("look", (2, content)), good)
+    failed, answer = run(looking.engine, asked("look", (2, content)), good)
     assert isinstance(failed.error, InvalidOption) and str(failed.error).startswith("invalid image: ")
-    assert answer.text == told(path, good)
+    assert answer.text == told(either, good)
 
 
 def test_pictures_count_and_their_context_does_not_shift(path: Path) -> None:
@@ -179,18 +204,27 @@ def test_places_that_there_are_not(model: LoadedModel, places: tuple[int, ...]) 
         model.engine.submit(1, asked("look", *((place, picture(1)) for place in places)))
 
 
-def test_servers_know_how_many_tokens_a_picture_takes(model: LoadedModel, tmp_path: Path) -> None:
-    gallery = model.engine._gallery
-    assert gallery is not None and picture_tokens(model.metadata) == gallery.placement.length
+def test_servers_know_how_many_tokens_a_picture_takes(looking: LoadedModel, tmp_path: Path) -> None:
+    gallery = looking.engine._gallery
+    assert gallery is not None and picture_tokens(looking.metadata) == gallery.placement.length
     with loaded(write_tiny_mllama(tmp_path / "blind.gguf", sees=False)) as blind:
         assert picture_tokens(blind.metadata) == 0
 
 
-def test_a_picture_may_end_the_prompt(path: Path, model: LoadedModel) -> None:
+def test_a_picture_may_end_the_prompt(either: Path, looking: LoadedModel) -> None:
     wanted = asked("look", (4, picture(1)))
     for _ in range(2):
-        (answer,) = run(model.engine, wanted)
-        assert answer.text == told(path, wanted)
+        (answer,) = run(looking.engine, wanted)
+        assert answer.text == told(either, wanted)
+
+
+def test_a_picture_is_evaluated_as_a_whole(paths: dict[str, Path]) -> None:
+    """Its tokens see each other, so they come in one batch, however small those are."""
+    wanted = [asked("look at it", (n, picture(n))) for n in range(4)]
+    with loaded(paths["gemma"], num_ctx=256, num_parallel=4, num_batch=2) as model:
+        assert model.num_batch == PICTURE_TOKENS
+        for answer, one in zip(run(model.engine, *wanted), wanted, strict=True):
+            assert answer.text == told(paths["gemma"], one)
 
 
 def _company(path: Path, seed: int, steps: int) -> None:
@@ -225,14 +259,14 @@ def _company(path: Path, seed: int, steps: int) -> None:
             assert answer.text == alone[key]
 
 
-def test_company_changes_nothing(path: Path) -> None:
-    _company(path, 1, 25)
+def test_company_changes_nothing(either: Path) -> None:
+    _company(either, 1, 25)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2, 12))
-def test_much_company_changes_nothing(path: Path, seed: int) -> None:
-    _company(path, seed, 120)
+def test_much_company_changes_nothing(either: Path, seed: int) -> None:
+    _company(either, seed, 120)
 
 
 # -- the pure parts ---------------------------------------------------------------------------------------

@@ -176,10 +176,20 @@ def _head_size(config: Any) -> int:
 
 def write_gemma3(path: Path, model: Any, *, dialect: str = "llama.cpp") -> None:
     """Writes a Gemma3ForCausalLM with llama.cpp's or Ollama's names of keys."""
-    config = model.config
-    tensors = {
-        name: value + 1 if name.endswith("norm.weight") else value for name, value in _renamed(model, _GEMMA)
+    tensors = gemma3_tensors(model.state_dict(), tied=model.config.tie_word_embeddings)
+    write(path, "gemma3", gemma3_keys(model.config, dialect=dialect), tensors)
+
+
+def gemma3_tensors(state: dict[str, Any], *, tied: bool) -> State:
+    """The tensors of a decoder of Gemma 3."""
+    return {
+        name: value + 1 if name.endswith("norm.weight") else value
+        for name, value in _renamed_state(state, _GEMMA, tied=tied)
     }
+
+
+def gemma3_keys(config: Any, *, dialect: str) -> dict[str, Any]:
+    """The keys of a decoder of Gemma 3, of this config."""
     whole, local = config.rope_parameters["full_attention"], config.rope_parameters["sliding_attention"]
     keys = _sizes(config) | {"attention.sliding_window": config.sliding_window}
     keys |= _window_pattern(config.layer_types, config._sliding_window_pattern)
@@ -191,7 +201,7 @@ def write_gemma3(path: Path, model: Any, *, dialect: str = "llama.cpp") -> None:
         del keys["attention.layer_norm_rms_epsilon"]
     else:
         bases = {"rope.freq_base": whole["rope_theta"], "rope.freq_base_swa": local["rope_theta"]}
-    write(path, "gemma3", keys | scaling | bases, tensors)
+    return keys | scaling | bases
 
 
 def _window_pattern(types: list[str], period: int, usual: int = 6) -> dict[str, Any]:

@@ -140,8 +140,8 @@ def _batch(*parts: tuple[Sequence[int], int, int]) -> Batch:
     tokens = [token for part, _, _ in parts for token in part]
     positions = [start + index for part, start, _ in parts for index in range(len(part))]
     numbers = [number for part, _, number in parts for _ in part]
-    columns = (tokens, positions, numbers, range(len(tokens)))
-    return Batch(*(np.asarray(column, np.int32) for column in columns))
+    columns = [np.asarray(column, np.int32) for column in (tokens, positions, numbers)]
+    return Batch(columns[0], columns[1], columns[2], np.arange(len(tokens), dtype=np.int32))
 
 
 def test_sequences_with_pictures_of_their_own_and_without_in_one_batch(

@@ -16,8 +16,8 @@ from puna.template.go.tags import thinking_tags
 _THINKING_FAMILIES = frozenset(("gptoss", "gpt-oss"))
 # Their projectors have an audio encoder that the engine does not run.
 _SILENT_PROJECTORS = frozenset(("gemma3nv", "nemotron_h_omni"))
-# The architectures for which the engine can be given pictures, and how many tokens one takes there.
-_PICTURE_TOKENS = {"mllama": 1}
+# What stands around a picture of Gemma 3: two tags and two empty lines.
+_AROUND = 4
 # Models that were published before their templates told of thinking.
 _RENEWED = ("qwen3", "deepseek-r1")
 _CUT_AFTER_THINKING = re.compile(r"""split\(\s*['"]</think>['"]""")
@@ -74,7 +74,9 @@ def picture_tokens(metadata: Metadata) -> int:
     """How many tokens a picture takes in a prompt; 0 where the engine can be given none for this model."""
     if metadata.full_key("vision.block_count") not in metadata:
         return 0
-    return _PICTURE_TOKENS.get(metadata.architecture, 0)
+    if metadata.architecture == "gemma3":
+        return metadata.uint("mm.tokens_per_image", 256) + _AROUND
+    return int(metadata.architecture == "mllama")
 
 
 def _of_file(metadata: Metadata) -> Iterator[Capability]:

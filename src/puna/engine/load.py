@@ -42,7 +42,7 @@ from puna.ml import (
 )
 from puna.ml.array import Floats
 from puna.ml.backend import Backend, new_backend
-from puna.models.base import Encoder, Model, Step
+from puna.models.base import Decoder, Encoder, Model, Step
 from puna.models.registry import build_model
 from puna.sampling.constraints import Constraint, Constraints, TokenTable
 from puna.sampling.grammar import Grammar, Thinking
@@ -440,8 +440,11 @@ def unreserved_evaluator(
 
 
 def batch_size(model: Model, num_ctx: int, options: LoadOptions) -> int:
-    """Most tokens evaluated at once: an encoder reads a text as a whole."""
-    return num_ctx if isinstance(model, Encoder) else min(options.num_batch or DEFAULT_BATCH, num_ctx)
+    """Most tokens evaluated at once: an encoder reads a text as a whole, a decoder a picture."""
+    if isinstance(model, Encoder):
+        return num_ctx
+    seen = model.vision.placement.count if isinstance(model, Decoder) and model.vision else 1
+    return min(max(options.num_batch or DEFAULT_BATCH, seen), num_ctx)
 
 
 def context_length(metadata: Metadata, options: LoadOptions) -> int:

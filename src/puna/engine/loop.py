@@ -15,17 +15,17 @@ import time
 from array import array
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 
 from puna.engine.choose import Chooser
 from puna.engine.commit import commit
-from puna.engine.evaluator import Batch, Evaluator
+from puna.engine.evaluator import Batch, Evaluator, Pictures
 from puna.engine.events import Done, Event
 from puna.engine.pictures import Gallery, Placed, expanded, without_content
-from puna.engine.plan import Need, plan
+from puna.engine.plan import Need, plan, undivided
 from puna.engine.prefixes import Prefix, Prefixes, longest
 from puna.engine.request import GenerateRequest
 from puna.engine.sequence import (
@@ -253,6 +253,8 @@ class Engine:
         if sum([one.pending for one in running]) <= self._num_batch:
             return [_Part(one, one.ready) for one in running]
         counts = plan([Need(one.ready, one.prefilling) for one in running], self._num_batch)
+        if any(one.pictures for one in running):
+            counts = undivided(counts, [one.undivided for one in running], self._num_batch)
         parts = [_Part(one, count) for one, count in zip(running, counts, strict=True) if count]
         if len(parts) < len(running):
             # Who went without comes first next time.
@@ -280,7 +282,7 @@ class Engine:
         for part in parts:
             if part.is_last:
                 part.sequence.chooser.prepare()
-        logits = self._evaluator.evaluate(_batch(parts))
+        logits = self._evaluator.evaluate(self._batch(parts))
         if any(part.is_last and part.sequence.prefilling for part in parts):
             # Of a prompt that is read a window needs less than while it was to come.
             self._full = False
@@ -288,6 +290,19 @@ class Engine:
         complete = [part.sequence for part in parts if part.sequence.advance(part.tokens, now)]
         for sequence, row in zip(complete, logits, strict=True):
             self._commit(sequence, row)
+
+    def _batch(self, parts: list[_Part]) -> Batch:
+        batch, gallery = _batch(parts), self._gallery
+        if gallery is None or not any(part.sequence.pictures for part in parts):
+            return batch
+        standing, first = [], 0
+        for part in parts:
+            for picture in part.sequence.due:
+                rows = gallery.embedded(picture)
+                if rows is not None:
+                    standing.append((first + picture.begin - part.sequence.held, rows))
+            first += part.tokens
+        return replace(batch, pictures=Pictures.of(batch.positions, standing))
 
     def _commit(self, sequence: Sequence, logits: Floats) -> None:
         tokenizer = self._tokenizer
@@ -490,4 +505,5 @@ def _batch(parts: list[_Part]) -> Batch:
         numbers += [part.sequence.number] * part.tokens
         if part.is_last:
             outputs.append(len(tokens) - 1)
-    return Batch(*(np.asarray(values, np.int32) for values in (tokens, positions, numbers, outputs)))
+    columns = [np.asarray(values, np.int32) for values in (tokens, positions, numbers, outputs)]
+    return Batch(columns[0], columns[1], columns[2], columns[3])

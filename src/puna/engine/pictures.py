@@ -13,7 +13,7 @@ from puna.errors import InvalidOption
 from puna.kvcache import Cache, EncoderCache
 from puna.ml import Backend
 from puna.ml.array import Floats
-from puna.models.base import CrossDecoder, Model, Placement, Vision
+from puna.models.base import CrossDecoder, Decoder, Model, Placement, Vision
 
 MAX_KEPT = 512 << 20
 """Bytes of features that are kept. A picture of Llama 3.2 Vision takes a hundred million."""
@@ -83,10 +83,13 @@ def without_content(pictures: Sequence[Placed], length: int) -> tuple[Placed, ..
 
 
 def groups(pictures: Sequence[Placed]) -> list[list[Placed]]:
-    """Pictures that follow each other without a token between are one group."""
+    """Pictures that follow each other without a token between are one group.
+
+    Those that take several positions are embedded, and none hides another: each is a group.
+    """
     found: list[list[Placed]] = []
     for picture in pictures:
-        if found and found[-1][-1].end == picture.begin:
+        if found and picture.count == 1 and found[-1][-1].end == picture.begin:
             found[-1].append(picture)
         else:
             found.append([picture])
@@ -112,16 +115,17 @@ class Gallery:
     """What a model sees pictures with, and the features of those it saw last.
 
     Args:
-        encoder: the part of the model's cache that holds pictures.
+        model: the model, if it looks across at pictures; others have their features among its tokens.
+        encoder: the part of the cache that holds pictures, for such a model.
         most: bytes of features that are kept; the last picture's are kept in any case.
     """
 
     def __init__(
         self,
         backend: Backend,
-        model: CrossDecoder,
+        model: CrossDecoder | None,
         vision: Vision,
-        encoder: EncoderCache,
+        encoder: EncoderCache | None,
         most: int,
     ) -> None:
         self._backend, self._model, self._vision, self._encoder = backend, model, vision, encoder
@@ -131,9 +135,10 @@ class Gallery:
     @classmethod
     def of(cls, backend: Backend, model: Model, cache: Cache, most: int = MAX_KEPT) -> Gallery | None:
         """What the model sees with; None if it sees nothing."""
-        if not isinstance(model, CrossDecoder) or model.vision is None or cache.encoder is None:
+        if not isinstance(model, Decoder) or model.vision is None:
             return None
-        return cls(backend, model, model.vision, cache.encoder, most)
+        crossing = model if isinstance(model, CrossDecoder) else None
+        return cls(backend, crossing, model.vision, cache.encoder, most)
 
     @property
     def placement(self) -> Placement:
@@ -148,16 +153,24 @@ class Gallery:
             CacheFull: there is no room for it.
             PunaError: whatever else stops the computation; the sequence does not have the picture then.
         """
-        if any(one.position == picture.begin for one in self._encoder.pictures(sequence)):
+        encoder = self._encoder
+        if encoder is None:
+            self.features(picture)
+            return
+        if any(one.position == picture.begin for one in encoder.pictures(sequence)):
             return
         features = self.features(picture)
-        blocks = self._encoder.place(sequence, picture.begin, picture.digest, features.tiles)
+        blocks = encoder.place(sequence, picture.begin, picture.digest, features.tiles)
         if blocks:
             try:
                 self.write(features.rows, blocks)
             except BaseException:
-                self._encoder.remove(sequence, picture.begin)
+                encoder.remove(sequence, picture.begin)
                 raise
+
+    def embedded(self, picture: Placed) -> Floats | None:
+        """What a picture has in place of embeddings; None for a model that looks across."""
+        return None if self._encoder else self.features(picture).rows
 
     def features(self, picture: Placed) -> Features:
         """What the encoder makes of a picture. Raises: as `show`."""
@@ -181,6 +194,8 @@ class Gallery:
         Args:
             features: F32 (rows, width).
         """
+        if self._model is None or self._encoder is None:
+            return
         with self._backend.new_context() as context:
             rows = context.input().from_floats(features, *features.shape)
             for layer, key, value in self._model.crossed(rows):

@@ -83,6 +83,11 @@ class Sequence:
         return next((begin for begin in begins if begin > self.held), len(self.tokens)) - self.held
 
     @property
+    def undivided(self) -> int:
+        """How many of these a picture takes that comes first among them; it is evaluated as a whole."""
+        return next((one.count for one in self.pictures if one.begin == self.held), 0)
+
+    @property
     def due(self) -> list[Placed]:
         """The pictures among these, which have to be shown before."""
         return [one for one in self.pictures if self.held <= one.begin < self.held + self.ready]

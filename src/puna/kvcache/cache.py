@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from puna.errors import PunaError
+from puna.errors import InvalidOption, PunaError
 from puna.ml import Backend, Context, DType, Tensor
 from puna.ml.nn import LayerHistory
 
@@ -114,6 +114,16 @@ class Cache(ABC):
         Raises:
             CacheFull: not enough free cells; nothing has changed.
         """
+
+    def look_ahead(self, horizons: NDArray[np.int32]) -> None:
+        """Lets the tokens of the batch last started see up to these positions of their sequences.
+
+        Without it, each sees up to its own. All that they see is in the batch or was before it.
+
+        Raises:
+            InvalidOption: this cache has no order.
+        """
+        raise InvalidOption("the tokens of this model see all of their text")
 
     @abstractmethod
     def trace(self, context: Context, tokens: int, shape: Hashable) -> History:

@@ -33,6 +33,8 @@ class Batch:
     cells: Numbers
     positions: Positions
     bits: NDArray[np.uint64]
+    horizons: Positions | None = None
+    """The last positions that they see, where these are not their own."""
 
 
 class Cells:
@@ -158,11 +160,13 @@ def padded(count: int, multiple: int) -> int:
 def hidden(cells: Cells, span: Span, batch: Batch, lowest: Positions | None) -> Flags:
     """Which cells of a span the tokens of a batch may not see; bool (tokens, span.length).
 
-    A token sees the cells of its own sequence with positions from its `lowest` to its own, both included.
+    A token sees the cells of its own sequence with positions from its `lowest` to its own or its horizon,
+    both included.
     """
     seen = slice(span.begin, span.begin + span.length)
+    last = batch.positions if batch.horizons is None else batch.horizons
     positions = cells.positions[seen]
-    result = _foreign(cells.members[seen], batch.bits) | (positions > batch.positions[:, None])
+    result = _foreign(cells.members[seen], batch.bits) | (positions > last[:, None])
     if lowest is not None:
         result |= positions < lowest[:, None]
     return result

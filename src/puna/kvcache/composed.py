@@ -3,6 +3,9 @@
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from puna.errors import InvalidOption
 from puna.kvcache.cache import Cache, CacheFull, Crossed, History, Integers, Member
 from puna.kvcache.encoder import EncoderCache
@@ -59,6 +62,10 @@ class Composed(Cache):
                 member.undo()
             raise
         return tuple(shapes)
+
+    def look_ahead(self, horizons: NDArray[np.int32]) -> None:
+        for member in self._members:
+            member.look_ahead(horizons)
 
     def trace(self, context: Context, tokens: int, shape: Hashable) -> History:
         if not isinstance(shape, tuple) or len(shape) != len(self._members):

@@ -22,6 +22,8 @@ class Step:
         outputs: I32 (outputs,), the rows whose results are wanted, ascending; all, where they are as many.
         history: what came before.
         segments: I32 (tokens,), 1 for the tokens of the second of two texts, else 0; for encoders.
+        features: F32 (rows, hidden), what the batch's pictures have in place of embeddings; None without any.
+        sources: I32 (tokens,), for each token its row in the embeddings with the features below; or None.
     """
 
     tokens: Tensor
@@ -29,6 +31,14 @@ class Step:
     outputs: Tensor
     history: History
     segments: Tensor
+    features: Tensor | None = None
+    sources: Tensor | None = None
+
+    def pictured(self, embeddings: Tensor) -> Tensor:
+        """Embeddings (tokens, hidden), with the features of pictures in their places."""
+        if self.features is None or self.sources is None:
+            return embeddings
+        return embeddings.concat(self.features, 0).rows(self.sources)
 
     def select(self, x: Tensor) -> Tensor:
         """The wanted rows of x (tokens, width) → (outputs, width)."""

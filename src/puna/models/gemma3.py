@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
+from puna.errors import UnsupportedModel
 from puna.gguf import Metadata
 from puna.kvcache import Cache, Causal, Composed, SlidingWindow
 from puna.ml import RopeParameters, RopeType, Tensor
@@ -22,7 +23,8 @@ from puna.ml.nn import (
     split_heads,
 )
 from puna.models import hyper
-from puna.models.base import Decoder, Step
+from puna.models.base import Decoder, Placement, Step
+from puna.models.vision.siglip import SiglipVision
 
 Transform = Callable[[Tensor], Tensor]
 
@@ -142,11 +144,27 @@ class Layer(Module):
         return x + self.feed_forward_post_norm(self.feed_forward(self.feed_forward_norm(x)))
 
 
-class Gemma3(Decoder):
-    """The decoder."""
+def _placement(metadata: Metadata, window: int) -> Placement:
+    """How a picture stands in a prompt: between two tags, with empty lines around.
 
-    # Ollama's files of the larger sizes hold the image encoder as well.
-    ignored = ("v.*", "mm.*")
+    Raises:
+        UnsupportedModel: the local layers' window is narrower than a picture.
+    """
+    count = hyper.count(metadata, "mm.tokens_per_image", 256)
+    if 0 < window < count:
+        raise UnsupportedModel(
+            f"{metadata.source}: a window of {window} tokens does not hold a picture of {count}"
+        )
+    names = ("\n\n", "<start_of_image>", "<end_of_image>")
+    tokens = metadata.strings("tokenizer.ggml.tokens", [])
+    ids = {name: tokens.index(name) for name in names if name in tokens}
+    before = tuple(ids[name] for name in names[:2] if name in ids)
+    after = tuple(ids[name] for name in (names[2], names[0]) if name in ids)
+    return Placement(0, count, before, after)
+
+
+class Gemma3(Decoder):
+    """The decoder, and where the file has it, the image encoder."""
 
     def __init__(self, metadata: Metadata) -> None:
         self.parameters = Hyperparameters.of(metadata)
@@ -156,6 +174,8 @@ class Gemma3(Decoder):
         self.layers = [Layer(index, self.parameters) for index in range(sizes.layers)]
         self.norm = RMSNorm("output_norm", sizes.hidden, sizes.eps)
         self.output = Linear("output|token_embd", sizes.hidden, vocabulary)
+        if metadata.full_key("vision.block_count") in metadata:
+            self.vision = SiglipVision(metadata, sizes.hidden, _placement(metadata, self.parameters.window))
 
     def forward(self, step: Step) -> Tensor:
         logits, limit = self.output(self.hidden(step)), self.parameters.final_softcap
@@ -163,6 +183,7 @@ class Gemma3(Decoder):
 
     def hidden(self, step: Step) -> Tensor:
         x = self.embedding(step.tokens).scale(math.sqrt(self.parameters.sizes.hidden))
+        x = step.pictured(x)
         for index, layer in enumerate(self.layers):
             last = index == len(self.layers) - 1
             rotate = partial(self._rotated, positions=step.positions, layer=index)

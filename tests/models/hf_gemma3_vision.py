@@ -1,0 +1,128 @@
+"""Tiny models of Gemma 3 that see, with random weights: as transformers has them, and as GGUF files."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from numpy.typing import NDArray
+from tests.models.hf_models import randomised
+from tests.models.hf_to_gguf import gemma3_keys, gemma3_tensors, write
+
+from puna.images.pixels import Pixels
+
+VOCABULARY, PICTURE = 97, 96
+IMAGE, PATCH, TOKENS = 56, 7, 4
+
+_VISION: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "image_size": IMAGE,
+    "patch_size": PATCH,
+    "vision_use_head": False,
+}
+_TEXT: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "query_pre_attn_scalar": 32,
+    "max_position_embeddings": 256,
+    "sliding_window": 8,
+    "sliding_window_pattern": 3,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+    "pad_token_id": 0,
+}
+
+
+def gemma3(seed: int, **text: Any) -> Any:
+    """A Gemma3ForConditionalGeneration; the arguments are keys of its text's config."""
+    config = transformers.Gemma3Config(
+        vision_config=_VISION,
+        text_config=_TEXT | text,
+        mm_tokens_per_image=TOKENS,
+        image_token_index=PICTURE,
+    )
+    config._attn_implementation = "eager"
+    return randomised(transformers.Gemma3ForConditionalGeneration(config), seed, 1.5, 0.25)
+
+
+def features(model: Any, pixels: Pixels) -> NDArray[np.float32]:
+    """What transformers makes of a picture, F32 (tokens, hidden)."""
+    with torch.no_grad():
+        values = torch.from_numpy(pixels.tiles)
+        states = model.model.vision_tower(pixel_values=values).last_hidden_state
+        result: NDArray[np.float32] = model.model.multi_modal_projector(states)[0].numpy()
+    return result
+
+
+def logits(model: Any, tokens: Sequence[int], pictures: Sequence[Pixels] = ()) -> NDArray[np.float32]:
+    """What transformers computes, F32 (tokens, vocabulary); a picture is `TOKENS` of its token."""
+    ids = torch.tensor([list(tokens)])
+    values = torch.from_numpy(np.concatenate([one.tiles for one in pictures])) if pictures else None
+    with torch.no_grad():
+        found = model(input_ids=ids, pixel_values=values, token_type_ids=(ids == PICTURE).long())
+        result: NDArray[np.float32] = found.logits[0].numpy()
+    return result
+
+
+_INNER = {
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.out_proj": "attn_output",
+    "mlp.fc1": "mlp.fc1",
+    "mlp.fc2": "mlp.fc2",
+    "layer_norm1": "layer_norm1",
+    "layer_norm2": "layer_norm2",
+}
+
+
+def write_gemma3_vision(path: Path, model: Any, keys: dict[str, Any] | None = None) -> None:
+    """Writes the model with the names of Ollama's converter; `keys` are further ones."""
+    config, tensors = model.config, {}
+    text: dict[str, Any] = {}
+    for name, value in model.state_dict().items():
+        name = name.removeprefix("model.")
+        if name.startswith("language_model."):
+            text[f"model.{name.removeprefix('language_model.')}"] = value
+        elif name.startswith("lm_head"):
+            text[name] = value
+        elif name == "multi_modal_projector.mm_input_projection_weight":
+            tensors["mm.mm_input_projection.weight"] = value.numpy()
+        elif name == "multi_modal_projector.mm_soft_emb_norm.weight":
+            tensors["mm.mm_soft_emb_norm.weight"] = value.numpy() + 1
+        else:
+            tensors[_of_tower(name)] = value.numpy()
+    vision = config.vision_config
+    own = {
+        "vision.block_count": vision.num_hidden_layers,
+        "vision.embedding_length": vision.hidden_size,
+        "vision.feed_forward_length": vision.intermediate_size,
+        "vision.image_size": vision.image_size,
+        "vision.patch_size": vision.patch_size,
+        "vision.num_channels": vision.num_channels,
+        "vision.attention.head_count": vision.num_attention_heads,
+        "vision.attention.layer_norm_epsilon": vision.layer_norm_eps,
+        "mm.tokens_per_image": config.mm_tokens_per_image,
+    }
+    text_keys = gemma3_keys(config.text_config, dialect="ollama")
+    tied = config.text_config.tie_word_embeddings
+    write(path, "gemma3", text_keys | own | (keys or {}), tensors | gemma3_tensors(text, tied=tied))
+
+
+def _of_tower(name: str) -> str:
+    name = name.removeprefix("vision_tower.").removeprefix("vision_model.")
+    if name.startswith("encoder.layers."):
+        _, _, index, part = name.split(".", 3)
+        stem, suffix = part.rsplit(".", 1)
+        return f"v.blk.{index}.{_INNER[stem]}.{suffix}"
+    return "v." + name.removeprefix("embeddings.")
