@@ -1,6 +1,7 @@
 """What tokens see, on small examples that can be followed by hand."""
 
 from collections.abc import Callable
+from random import Random
 
 import numpy as np
 import pytest
@@ -260,6 +261,44 @@ def test_a_graph_serves_many_batches(make_backend: MakeBackend) -> None:
             cache.fill(history)
             (fresh,) = masks(cache, backend, Span(0, 8), 1)
             assert (history.mask.array() == fresh).all()
+
+
+@pytest.mark.parametrize(
+    "make", [Causal, lambda: SlidingWindow(4), lambda: SlidingWindow(3, memory=5), lambda: Chunked(4)]
+)
+def test_a_token_that_follows_sees_what_it_would_in_a_graph_of_its_own(
+    make_backend: MakeBackend, make: Callable[[], Causal]
+) -> None:
+    """One graph for single tokens, whatever else happens to the cache between them."""
+    backend, random = make_backend(CacheConfig(16)), Random(5)
+    cache = ready(make(), backend, sequences=2, capacity=16, batch=8)
+    with backend.new_context() as context:
+        history = cache.trace(context, 1, Span(0, 16))
+        length = [0, 0, 0]
+        for _ in range(300):
+            sequence, event = random.randrange(2), random.randrange(12)
+            if event == 0 or length[sequence] >= 7:
+                half = length[sequence] // 2
+                length[sequence] = half if cache.can_resume(sequence, half) else 0
+                cache.remove(sequence, length[sequence])
+            elif event == 1 and length[sequence]:
+                cache.copy_prefix(sequence, 2, length[sequence], apart=random.random() < 0.5)
+                cache.remove(2, 0)
+            elif event == 2 and length[sequence] < 5:
+                cache.start([length[sequence], length[sequence] + 1], [sequence, sequence])
+                length[sequence] += 2
+            else:
+                for _ in range(random.randrange(1, 4)):
+                    shape = cache.start([length[sequence]], [sequence])
+                    length[sequence] += 1
+                    if shape != Span(0, 16):
+                        continue
+                    cache.fill(history)
+                    (fresh,) = masks(cache, backend, shape, 1)
+                    assert (history.mask.array() == fresh).all()
+                    assert history.cells.array()[0] == cache.cells.between(
+                        sequence, length[sequence] - 1, None
+                    )
 
 
 def test_a_batch_looks_at_the_cells_of_its_own_sequences(make_backend: MakeBackend) -> None:

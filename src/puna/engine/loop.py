@@ -491,9 +491,13 @@ class Engine:
 
 def _batch(parts: list[_Part]) -> Batch:
     """The parts one after the other; logits of each sequence's last token."""
-    if len(parts) == 1 and parts[0].is_last:
-        sequence = parts[0].sequence
-        return Batch.of(sequence.tokens[sequence.held :], sequence.held, sequence.number)
+    if all(part.sequence.pending == 1 for part in parts):
+        sequences = [part.sequence for part in parts]
+        return Batch.next(
+            [one.tokens[-1] for one in sequences],
+            [one.held for one in sequences],
+            [one.number for one in sequences],
+        )
     tokens: list[int] = []
     positions: list[int] = []
     numbers: list[int] = []

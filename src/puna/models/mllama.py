@@ -156,7 +156,7 @@ class Mllama(CrossDecoder):
 
 def _crossing(metadata: Metadata, layers: int) -> frozenset[int]:
     """The layers that look across. Raises: GGUFError: there is no such layer, or it is the last."""
-    found = frozenset(metadata.ints("attention.cross_attention_layers"))
+    found = frozenset(metadata.ints("attention.cross_attention_layers", []))
     if any(not 0 <= index < layers - 1 for index in found):
         raise GGUFError(
             f"{metadata.source}: layers {sorted(found)[:10]} of {layers} cannot look across; "
