@@ -17,10 +17,19 @@ SEEN, SEEN_WIDTH, IMAGE, PATCH = 32, 48, 28, 7
 AROUND = ["\n\n", "<start_of_image>", "<end_of_image>"]
 
 
-def write_tiny_gemma(path: Path, *, seed: int = 0, sees: bool = False) -> Path:
-    """Writes the model in F32 and gives its path back; with `sees` it has an image encoder."""
+def write_tiny_gemma(path: Path, *, seed: int = 0, sees: bool = False, projector: Path | None = None) -> Path:
+    """Writes the model in F32 and gives its path back; with `sees` it has an image encoder.
+
+    Args:
+        projector: where that is to be written, instead of into the same file.
+    """
     random = np.random.default_rng(seed)
-    tokens = ["<s>", "</s>", *byte_tokens(), *(AROUND if sees else [])]
+    tokens = ["<s>", "</s>", *byte_tokens(), *(AROUND if sees or projector else [])]
+    if projector:
+        with GGUFWriter(projector) as writer:
+            writer.add("general.architecture", "clip")
+            writer.add("clip.projector_type", "gemma3")
+            _add_vision(writer, random, "clip")
     shapes = {"token_embd.weight": (len(tokens), HIDDEN), "output.weight": (len(tokens), HIDDEN)}
     norms = {"output_norm.weight": HIDDEN}
     for block in range(BLOCKS):
@@ -40,7 +49,7 @@ def write_tiny_gemma(path: Path, *, seed: int = 0, sees: bool = False) -> Path:
     with GGUFWriter(path) as writer:
         _describe(writer, tokens)
         if sees:
-            _add_vision(writer, random)
+            _add_vision(writer, random, "gemma3")
         for name, shape in shapes.items():
             weights = random.standard_normal(shape) / np.sqrt(shape[1])
             writer.add_tensor(name, GGMLType.F32, shape, weights.astype(np.float32))
@@ -49,7 +58,7 @@ def write_tiny_gemma(path: Path, *, seed: int = 0, sees: bool = False) -> Path:
     return path
 
 
-def _add_vision(writer: GGUFWriter, random: np.random.Generator) -> None:
+def _add_vision(writer: GGUFWriter, random: np.random.Generator, scope: str) -> None:
     keys: dict[str, int | float] = {
         "vision.block_count": 1,
         "vision.embedding_length": SEEN,
@@ -61,7 +70,7 @@ def _add_vision(writer: GGUFWriter, random: np.random.Generator) -> None:
         "mm.tokens_per_image": PICTURE_TOKENS,
     }
     for key, value in keys.items():
-        writer.add(f"gemma3.{key}", value)
+        writer.add(f"{scope}.{key}", value)
     shapes: dict[str, tuple[int, ...]] = {
         "v.patch_embedding.weight": (SEEN, 3, PATCH, PATCH),
         "v.position_embedding.weight": ((IMAGE // PATCH) ** 2, SEEN),

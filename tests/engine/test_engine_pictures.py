@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from tests.tiny_llama import write_tiny_llama
 from tests.tiny_mllama import picture, write_tiny_mllama
 
 from puna.chat.capabilities import picture_tokens
-from puna.engine.load import LoadedModel
+from puna.engine.load import LoadedModel, load_model, plan_model
+from puna.engine.options import LoadOptions
 from puna.engine.pictures import Features, Gallery, Placed, common_pictures, expanded, groups
 from puna.engine.request import GenerateRequest, Image
 from puna.errors import ContextLengthExceeded, InvalidOption, MissingCapability
@@ -225,6 +227,23 @@ def test_a_picture_is_evaluated_as_a_whole(paths: dict[str, Path]) -> None:
         assert model.num_batch == PICTURE_TOKENS
         for answer, one in zip(run(model.engine, *wanted), wanted, strict=True):
             assert answer.text == told(paths["gemma"], one)
+
+
+def test_an_image_encoder_in_a_file_of_its_own(paths: dict[str, Path], tmp_path: Path) -> None:
+    """The same weights in one file and in two say the same."""
+    text = write_tiny_gemma(tmp_path / "text.gguf", projector=tmp_path / "mmproj.gguf")
+    wanted = [asked("look at it", (n, picture(n))) for n in range(3)]
+    options = LoadOptions(num_threads=1, kv_cache_type="f32", projector=str(tmp_path / "mmproj.gguf"))
+    with load_model(text, options) as model:
+        for answer, one in zip(run(model.engine, *wanted), wanted, strict=True):
+            assert answer.text == told(paths["gemma"], one)
+        model.resize(replace(options, num_ctx=128))
+        (answer,) = run(model.engine, wanted[0])
+        assert answer.text == told(paths["gemma"], wanted[0])
+    memory, _, _ = plan_model(text, options)
+    without, _, _ = plan_model(text, replace(options, projector=None))
+    assert memory.input_weights.size > without.input_weights.size
+    assert memory.cpu.graph.size > without.cpu.graph.size
 
 
 def _company(path: Path, seed: int, steps: int) -> None:

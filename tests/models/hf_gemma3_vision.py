@@ -88,7 +88,52 @@ _INNER = {
 
 def write_gemma3_vision(path: Path, model: Any, keys: dict[str, Any] | None = None) -> None:
     """Writes the model with the names of Ollama's converter; `keys` are further ones."""
-    config, tensors = model.config, {}
+    config, text = model.config, _text(model)
+    own = _keys(config) | {"mm.tokens_per_image": config.mm_tokens_per_image}
+    text_keys = gemma3_keys(config.text_config, dialect="ollama")
+    tied = config.text_config.tie_word_embeddings
+    tensors = _vision(model) | gemma3_tensors(text, tied=tied)
+    write(path, "gemma3", text_keys | own | (keys or {}), tensors)
+
+
+def write_gemma3_text(path: Path, model: Any) -> None:
+    """Writes the decoder with the names of llama.cpp's converter."""
+    config = model.config.text_config
+    tensors = gemma3_tensors(_text(model), tied=config.tie_word_embeddings)
+    write(path, "gemma3", gemma3_keys(config, dialect="llama.cpp"), tensors)
+
+
+_OF_LLAMA_CPP = {
+    "patch_embedding": "patch_embd",
+    "position_embedding": "position_embd",
+    "post_layernorm": "post_ln",
+    "attn_output": "attn_out",
+    "layer_norm": "ln",
+    "mm.mm_": "mm.",
+}
+
+
+def write_gemma3_projector(
+    path: Path, model: Any, *, swapped: bool = False, keys: dict[str, Any] | None = None
+) -> None:
+    """Writes the image encoder with the names of llama.cpp's converter.
+
+    Args:
+        swapped: with those of the feed-forward network's matrices the wrong way round.
+        keys: further ones.
+    """
+    up, down = ("ffn_down", "ffn_up") if swapped else ("ffn_up", "ffn_down")
+    tensors = {}
+    for name, value in _vision(model).items():
+        for theirs, ours in (_OF_LLAMA_CPP | {"mlp.fc1": up, "mlp.fc2": down}).items():
+            name = name.replace(theirs, ours)
+        tensors[name] = value
+    own = _keys(model.config) | {"projector_type": "gemma3", "has_vision_encoder": True}
+    write(path, "clip", own | (keys or {}), tensors)
+
+
+def _text(model: Any) -> dict[str, Any]:
+    """The decoder's part of a state, with the names of a Gemma3ForCausalLM."""
     text: dict[str, Any] = {}
     for name, value in model.state_dict().items():
         name = name.removeprefix("model.")
@@ -96,14 +141,26 @@ def write_gemma3_vision(path: Path, model: Any, keys: dict[str, Any] | None = No
             text[f"model.{name.removeprefix('language_model.')}"] = value
         elif name.startswith("lm_head"):
             text[name] = value
-        elif name == "multi_modal_projector.mm_input_projection_weight":
+    return text
+
+
+def _vision(model: Any) -> dict[str, Any]:
+    """The image encoder's tensors, with Ollama's names."""
+    tensors: dict[str, Any] = {}
+    for name, value in model.state_dict().items():
+        name = name.removeprefix("model.")
+        if name == "multi_modal_projector.mm_input_projection_weight":
             tensors["mm.mm_input_projection.weight"] = value.numpy()
         elif name == "multi_modal_projector.mm_soft_emb_norm.weight":
             tensors["mm.mm_soft_emb_norm.weight"] = value.numpy() + 1
-        else:
+        elif name.startswith("vision_tower."):
             tensors[_of_tower(name)] = value.numpy()
+    return tensors
+
+
+def _keys(config: Any) -> dict[str, Any]:
     vision = config.vision_config
-    own = {
+    return {
         "vision.block_count": vision.num_hidden_layers,
         "vision.embedding_length": vision.hidden_size,
         "vision.feed_forward_length": vision.intermediate_size,
@@ -112,11 +169,7 @@ def write_gemma3_vision(path: Path, model: Any, keys: dict[str, Any] | None = No
         "vision.num_channels": vision.num_channels,
         "vision.attention.head_count": vision.num_attention_heads,
         "vision.attention.layer_norm_epsilon": vision.layer_norm_eps,
-        "mm.tokens_per_image": config.mm_tokens_per_image,
     }
-    text_keys = gemma3_keys(config.text_config, dialect="ollama")
-    tied = config.text_config.tie_word_embeddings
-    write(path, "gemma3", text_keys | own | (keys or {}), tensors | gemma3_tensors(text, tied=tied))
 
 
 def _of_tower(name: str) -> str:

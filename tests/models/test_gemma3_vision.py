@@ -9,12 +9,23 @@ import pytest
 from PIL import Image
 from tests.models import hf_gemma3_vision, hf_models
 from tests.models.driver import WAYS, Logits, opened
-from tests.models.hf_gemma3_vision import IMAGE, PICTURE, TOKENS, write_gemma3_vision
+from tests.models.hf_gemma3_vision import (
+    IMAGE,
+    PICTURE,
+    TOKENS,
+    write_gemma3_projector,
+    write_gemma3_text,
+    write_gemma3_vision,
+)
+from tests.models.hf_to_gguf import write_llama
 
 from puna.engine.evaluator import Batch, Evaluator, Pictures
+from puna.engine.load import load_model
+from puna.engine.options import LoadOptions
 from puna.errors import GGUFError, UnsupportedModel
 from puna.images.pixels import Pixels, squared
-from puna.ml import BackendParams
+from puna.ml import BackendParams, new_backend
+from puna.models import build_model
 from puna.models.base import Decoder
 
 pytestmark = pytest.mark.transformers
@@ -140,7 +151,7 @@ def test_without_a_picture_it_is_a_text_model(example: tuple[Path, Any], backend
     ("keys", "error", "said"),
     [
         ({"mm.tokens_per_image": 5}, GGUFError, "5 tokens cannot stand for 8 × 8 patches"),
-        ({"mm.tokens_per_image": 9}, UnsupportedModel, "a window of 8 tokens does not hold a picture of 9"),
+        ({"mm.tokens_per_image": 16}, UnsupportedModel, "a window of 8 tokens does not hold a picture of 16"),
         ({"vision.attention.head_count": 5}, GGUFError, "5 heads cannot share 32"),
         ({"vision.patch_size": 9}, GGUFError, "cannot be cut into patches of 9"),
         ({"vision.block_count": 10**6}, GGUFError, "1000000 layers are more"),
@@ -152,3 +163,35 @@ def test_files_that_make_no_sense(
     write_gemma3_vision(tmp_path / "model.gguf", hf_gemma3_vision.gemma3(1), keys)
     with pytest.raises(error, match=said), opened(tmp_path / "model.gguf", "ggml"):
         pass
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_an_image_encoder_in_a_file_of_its_own(swapped: bool, backend_name: str, tmp_path: Path) -> None:
+    """As llama.cpp has it; in some files two matrices have each other's names."""
+    model, pixels = hf_gemma3_vision.gemma3(5), picture(9)
+    write_gemma3_text(tmp_path / "text.gguf", model)
+    write_gemma3_projector(tmp_path / "mmproj.gguf", model, swapped=swapped)
+    params = BackendParams(num_threads=1)
+    with new_backend(tmp_path / "text.gguf", params, name=backend_name) as text_backend:
+        decoder = build_model(text_backend)
+        assert isinstance(decoder, Decoder)
+        with new_backend(tmp_path / "mmproj.gguf", params, name=backend_name) as eyes:
+            decoder.see_through(eyes)
+            eyes.load()
+            vision = decoder.vision
+            assert vision is not None
+            with eyes.new_context() as context:
+                found = vision.encode(context, pixels, eyes.cache_config().mask_dtype)
+                context.forward(found).compute(found)
+                assert np.abs(found.floats() - hf_gemma3_vision.features(model, pixels)).max() < 1e-3
+
+
+def test_other_image_encoders_are_refused(tmp_path: Path) -> None:
+    model = hf_gemma3_vision.gemma3(5)
+    write_gemma3_text(tmp_path / "text.gguf", model)
+    write_gemma3_projector(tmp_path / "mmproj.gguf", model, keys={"projector_type": "pixtral"})
+    with pytest.raises(UnsupportedModel, match="of type 'pixtral' is not Gemma 3's"):
+        load_model(tmp_path / "text.gguf", LoadOptions(projector=str(tmp_path / "mmproj.gguf")))
+    write_llama(tmp_path / "llama.gguf", hf_models.llama(1))
+    with pytest.raises(UnsupportedModel, match="takes no image encoder"):
+        load_model(tmp_path / "llama.gguf", LoadOptions(projector=str(tmp_path / "mmproj.gguf")))

@@ -17,7 +17,11 @@ from tests.tiny_gemma import PICTURE_TOKENS, write_tiny_gemma
 from tests.tiny_llama import write_tiny_llama
 from tests.tiny_mllama import picture, write_tiny_mllama
 
+from puna.create.request import CreateRequest
+from puna.services.creation import create
 from puna.store.library import Library
+from puna.store.manifests import MODEL_LAYER, PROJECTOR_LAYER
+from puna.store.name import parse_name
 
 START = "[assistant]"
 OPTIONS: dict[str, Any] = {"num_predict": 10, "temperature": 0.0, "num_ctx": 512}
@@ -33,11 +37,29 @@ def seeing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     add_model(library, "jinja", path, parameters=GREEDY)
     gemma = write_tiny_gemma(folder / "gemma.gguf", sees=True)
     add_model(library, "gemma", gemma, template=CHAT + START, parameters=GREEDY)
+    write_tiny_gemma(folder / "text.gguf", projector=folder / "mmproj.gguf")
+    add_apart(library, "apart", folder / "text.gguf", folder / "mmproj.gguf")
     blind = write_tiny_llama(folder / "blind.gguf")
     add_model(library, "blind", blind, template=CHAT + START, parameters=GREEDY)
     # Half precision decides between two tokens that are nearly alike.
     with serving(folder, folder / "models", PUNA_KV_CACHE_TYPE="f32") as server:
         yield server
+
+
+def add_apart(library: Library, name: str, *files: Path) -> None:
+    """A model of several files, as Ollama's store has those with an image encoder of its own."""
+    with library.session() as session:
+        layers = [
+            session.adopt(layer, path)
+            for layer, path in zip((MODEL_LAYER, PROJECTOR_LAYER), files, strict=True)
+        ]
+        request = CreateRequest(
+            parse_name(name),
+            files={path.name: layer.content for path, layer in zip(files, layers, strict=True)},
+            template=CHAT + START,
+            parameters=GREEDY,
+        )
+        create(request, library, lambda progress: None)
 
 
 def coded(content: bytes) -> str:
@@ -58,7 +80,7 @@ def said(server: Served, images: list[bytes], **more: str) -> str:
     return text
 
 
-@pytest.mark.parametrize("model", ["sees", "jinja", "gemma"])
+@pytest.mark.parametrize("model", ["sees", "jinja", "gemma", "apart"])
 def test_answers_depend_on_the_pictures(seeing: Served, model: str) -> None:
     one, other = picture(1), picture(2, (80, 30), "JPEG")
     answers = [said(seeing, images, model=model) for images in ([], [one], [other], [one, other], [one])]

@@ -5,10 +5,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
+from puna.errors import UnsupportedModel
 from puna.gguf import Metadata
 from puna.images.pixels import Pixels
 from puna.kvcache import Cache, History, WithinBatch
-from puna.ml import Context, DType, Tensor
+from puna.ml import Backend, Context, DType, Tensor
 from puna.ml.nn import Module
 
 
@@ -133,6 +134,15 @@ class Decoder(Model):
     """
 
     vision: Vision | None = None
+
+    def see_through(self, projector: Backend) -> None:
+        """Takes its image encoder from another file than its own, opened by this backend.
+
+        Raises:
+            UnsupportedModel: this model, or this file, is not made for that.
+            GGUFError, WeightError: the file makes no sense, or its tensors are not those of the encoder.
+        """
+        raise UnsupportedModel("the model takes no image encoder from a file of its own")
 
     @abstractmethod
     def forward(self, step: Step) -> Tensor:

@@ -11,7 +11,7 @@ from functools import partial
 from puna.errors import UnsupportedModel
 from puna.gguf import Metadata
 from puna.kvcache import Cache, Causal, Composed, SlidingWindow
-from puna.ml import RopeParameters, RopeType, Tensor
+from puna.ml import Backend, RopeParameters, RopeType, Tensor
 from puna.ml.nn import (
     Embedding,
     LayerHistory,
@@ -20,11 +20,12 @@ from puna.ml.nn import (
     Projections,
     RMSNorm,
     attention,
+    bind,
     split_heads,
 )
 from puna.models import hyper
 from puna.models.base import Decoder, Placement, Step
-from puna.models.vision.siglip import SiglipVision
+from puna.models.vision.siglip import SiglipVision, Sizes
 
 Transform = Callable[[Tensor], Tensor]
 
@@ -144,13 +145,12 @@ class Layer(Module):
         return x + self.feed_forward_post_norm(self.feed_forward(self.feed_forward_norm(x)))
 
 
-def _placement(metadata: Metadata, window: int) -> Placement:
+def _placement(metadata: Metadata, count: int, window: int) -> Placement:
     """How a picture stands in a prompt: between two tags, with empty lines around.
 
     Raises:
         UnsupportedModel: the local layers' window is narrower than a picture.
     """
-    count = hyper.count(metadata, "mm.tokens_per_image", 256)
     if 0 < window < count:
         raise UnsupportedModel(
             f"{metadata.source}: a window of {window} tokens does not hold a picture of {count}"
@@ -169,13 +169,30 @@ class Gemma3(Decoder):
     def __init__(self, metadata: Metadata) -> None:
         self.parameters = Hyperparameters.of(metadata)
         sizes = self.parameters.sizes
+        self.metadata = metadata
         vocabulary = hyper.vocabulary(metadata)
         self.embedding = Embedding("token_embd", vocabulary, sizes.hidden)
         self.layers = [Layer(index, self.parameters) for index in range(sizes.layers)]
         self.norm = RMSNorm("output_norm", sizes.hidden, sizes.eps)
         self.output = Linear("output|token_embd", sizes.hidden, vocabulary)
         if metadata.full_key("vision.block_count") in metadata:
-            self.vision = SiglipVision(metadata, sizes.hidden, _placement(metadata, self.parameters.window))
+            self.vision = self._vision(Sizes.of(metadata))
+
+    def _vision(self, sizes: Sizes, *, swapped: bool = False) -> SiglipVision:
+        placement = _placement(self.metadata, sizes.tokens, self.parameters.window)
+        return SiglipVision(sizes, self.parameters.sizes.hidden, placement, swapped=swapped)
+
+    def see_through(self, projector: Backend) -> None:
+        metadata = projector.config()
+        kind = metadata.string("projector_type", metadata.string("vision.projector_type", ""))
+        if kind != "gemma3":
+            raise UnsupportedModel(
+                f"{metadata.source}: an image encoder of type {kind[:100]!r} is not Gemma 3's"
+            )
+        sizes = Sizes.of(metadata)
+        up = projector.get("v.blk.0.ffn_up.weight")
+        self.vision = self._vision(sizes, swapped=up is not None and up.shape[0] == sizes.hidden)
+        bind(self.vision, projector)
 
     def forward(self, step: Step) -> Tensor:
         logits, limit = self.output(self.hidden(step)), self.parameters.final_softcap

@@ -195,11 +195,13 @@ class Chat:
         facts: ModelFacts | None = None,
         *,
         image_tokens: int | None = None,
+        projector: Metadata | None = None,
     ) -> "Chat":
         """Conversations with the model of this metadata.
 
         Args:
             image_tokens: how many tokens a picture takes, where the file is not to tell.
+            projector: the metadata of its image encoder, where that is a file of its own.
 
         Raises:
             GGUFError: the file's template is no text.
@@ -215,10 +217,11 @@ class Chat:
             template=go,
             chat_template=jinja if go is None else None,
             stated=facts.capabilities,
+            projector=projector,
             parser=support(facts.parser) if facts.parser else None,
         )
         if image_tokens is None:
-            image_tokens = picture_tokens(metadata)
+            image_tokens = picture_tokens(metadata, projector)
         seen = tuple(one for one in able if image_tokens or one is not Capability.VISION)
         return cls(prompter, style, seen, facts, num_ctx, image_tokens)
 

@@ -38,6 +38,7 @@ from puna.services.embedding import Embeddings, encode_inputs, finished_vectors,
 from puna.services.limits import DEFAULT_LIMITS, Limits, check_count
 from puna.services.opened import OpenedModel, OpenedModels, find_stored
 from puna.services.options import Options, read_options
+from puna.services.projectors import seeing
 from puna.services.running import RunningRequests
 from puna.store.library import Library
 from puna.tokenizer import Tokenizer
@@ -319,6 +320,7 @@ class Inference:
         num_ctx = options.load.num_ctx
         if num_ctx and model.trained_ctx and num_ctx > model.trained_ctx:
             options = replace(options, load=replace(options.load, num_ctx=model.trained_ctx))
+        options = replace(options, load=seeing(options.load, model.projector))
         if not isinstance(request, AskedAnswer):
             return options
         sampling = replace(

@@ -19,6 +19,8 @@ from puna.models import hyper
 from puna.models.base import Placement, Vision
 
 _SIDE_AT_MOST = 4096
+# Along a side, where a file does not say how many tokens a picture takes.
+_POOLED = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,8 @@ class Sizes:
     def of(metadata: Metadata) -> "Sizes":
         """Those that a file names. Raises: GGUFError: a key is missing or makes no sense."""
         hidden = hyper.count(metadata, "vision.embedding_length")
+        side = hyper.count(metadata, "vision.image_size") // hyper.count(metadata, "vision.patch_size")
+        tokens = max(side // _POOLED, 1) ** 2
         sizes = Sizes(
             hyper.count(metadata, "vision.block_count"),
             hidden,
@@ -57,7 +61,7 @@ class Sizes:
             metadata.float("vision.attention.layer_norm_epsilon", 1e-6),
             hyper.count(metadata, "vision.image_size"),
             hyper.count(metadata, "vision.patch_size"),
-            hyper.count(metadata, "mm.tokens_per_image", 256),
+            hyper.count(metadata, "mm.tokens_per_image", tokens),
         )
         sizes.check(metadata.source)
         return sizes
@@ -92,7 +96,7 @@ class Sizes:
 class Layer(Module):
     """Attention and feed-forward, each of the normalised state and added to it."""
 
-    def __init__(self, index: int, sizes: Sizes) -> None:
+    def __init__(self, index: int, sizes: Sizes, up: str, down: str) -> None:
         self.scope, self.heads, width = f"blk.{index}", sizes.heads, sizes.hidden
         self.attention_norm = LayerNorm("layer_norm1|ln1", width, sizes.eps)
         self.query = Linear("attn_q", width, width, bias=True)
@@ -100,8 +104,8 @@ class Layer(Module):
         self.value = Linear("attn_v", width, width, bias=True)
         self.output = Linear("attn_output|attn_out", width, width, bias=True)
         self.feed_forward_norm = LayerNorm("layer_norm2|ln2", width, sizes.eps)
-        self.up = Linear("mlp.fc1|ffn_up", width, sizes.feed_forward, bias=True)
-        self.down = Linear("mlp.fc2|ffn_down", sizes.feed_forward, width, bias=True)
+        self.up = Linear(f"mlp.fc1|{up}", width, sizes.feed_forward, bias=True)
+        self.down = Linear(f"mlp.fc2|{down}", sizes.feed_forward, width, bias=True)
 
     def __call__(self, x: Tensor) -> Tensor:
         x = x + self._attended(self.attention_norm(x))
@@ -118,13 +122,14 @@ class Tower(Module):
 
     scope = "v"
 
-    def __init__(self, sizes: Sizes) -> None:
+    def __init__(self, sizes: Sizes, *, swapped: bool) -> None:
         self.sizes = sizes
+        names = ("ffn_down", "ffn_up") if swapped else ("ffn_up", "ffn_down")
         patch = (sizes.hidden, 3, sizes.patch, sizes.patch)
         self.patches = Weight("patch_embedding.weight|patch_embd.weight", patch)
         self.patches_bias = Weight("patch_embedding.bias|patch_embd.bias", (sizes.hidden,))
         self.places = Embedding("position_embedding|position_embd", sizes.side**2, sizes.hidden)
-        self.layers = [Layer(index, sizes) for index in range(sizes.layers)]
+        self.layers = [Layer(index, sizes, *names) for index in range(sizes.layers)]
         self.norm = LayerNorm("post_layernorm|post_ln", sizes.hidden, sizes.eps)
 
     def __call__(self, tiles: Tensor, places: Tensor) -> Tensor:
@@ -141,14 +146,16 @@ class Tower(Module):
 class SiglipVision(Vision):
     """The encoder, the averaging, and the projection to the width of the decoder."""
 
-    def __init__(self, metadata: Metadata, hidden: int, placement: Placement) -> None:
+    def __init__(self, sizes: Sizes, hidden: int, placement: Placement, *, swapped: bool = False) -> None:
         """
         Args:
             hidden: the width of the decoder's states.
-            placement: what stands around a picture; its count is what the file says.
+            placement: how a picture stands in a prompt.
+            swapped: the file has the names of the feed-forward network's matrices the wrong way round, as
+                some of llama.cpp's do.
         """
-        self.sizes = sizes = Sizes.of(metadata)
-        self.tower = Tower(sizes)
+        self.sizes = sizes
+        self.tower = Tower(sizes, swapped=swapped)
         self.norm = RMSNorm("mm.mm_soft_emb_norm|mm.soft_emb_norm", sizes.hidden, sizes.eps)
         # Stored by its inputs.
         self.projection = Weight(
