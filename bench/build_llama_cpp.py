@@ -32,13 +32,13 @@ def build(cache: Path, jobs: int) -> Path:
     binaries = cache / "build" / "bin"
     if all((binaries / program).is_file() for program in PROGRAMS):
         return binaries
-    source = _source(cache)
-    _run(["cmake", "-S", str(source), "-B", str(cache / "build"), *OPTIONS])
+    folder = source(cache)
+    _run(["cmake", "-S", str(folder), "-B", str(cache / "build"), *OPTIONS])
     _run(["cmake", "--build", str(cache / "build"), "--parallel", str(jobs), "--target", *PROGRAMS])
     return binaries
 
 
-def _source(cache: Path) -> Path:
+def source(cache: Path) -> Path:
     """The folder with llama.cpp's sources, fetched and unpacked if it is not there yet."""
     found = list(cache.glob("llama_cpp_python-*/vendor/llama.cpp/CMakeLists.txt"))
     if not found:

@@ -441,7 +441,7 @@ def test_damaged_files(maker: Maker, cut: int) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "kind", "message"),
     [
-        ("model.safetensors", b"\x08\0\0\0\0\0\0\0{}      ", UnsupportedModel, "safetensors file"),
+        ("model.safetensors", b"\x08\0\0\0\0\0\0\0{}      ", FormatError, "there is no config.json"),
         ("pytorch_model.bin", b"PK\x03\x04archive", FormatError, "can hold programs"),
         ("model.pt", b"GGUF", FormatError, "can hold programs"),
         ("model.pth", b"anything", FormatError, "can hold programs"),

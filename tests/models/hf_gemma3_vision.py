@@ -9,7 +9,7 @@ import torch
 import transformers
 from numpy.typing import NDArray
 from tests.models.hf_models import randomised
-from tests.models.hf_to_gguf import gemma3_keys, gemma3_tensors, write
+from tests.models.hf_to_gguf import write
 
 from puna.images.pixels import Pixels
 
@@ -90,17 +90,12 @@ def write_gemma3_vision(path: Path, model: Any, keys: dict[str, Any] | None = No
     """Writes the model with the names of Ollama's converter; `keys` are further ones."""
     config, text = model.config, _text(model)
     own = _keys(config) | {"mm.tokens_per_image": config.mm_tokens_per_image}
-    text_keys = gemma3_keys(config.text_config, dialect="ollama")
-    tied = config.text_config.tie_word_embeddings
-    tensors = _vision(model) | gemma3_tensors(text, tied=tied)
-    write(path, "gemma3", text_keys | own | (keys or {}), tensors)
+    write(path, "gemma3", _text_keys(config.text_config) | own | (keys or {}), _vision(model) | text)
 
 
 def write_gemma3_text(path: Path, model: Any) -> None:
-    """Writes the decoder with the names of llama.cpp's converter."""
-    config = model.config.text_config
-    tensors = gemma3_tensors(_text(model), tied=config.tie_word_embeddings)
-    write(path, "gemma3", gemma3_keys(config, dialect="llama.cpp"), tensors)
+    """Writes the decoder alone."""
+    write(path, "gemma3", _text_keys(model.config.text_config), _text(model))
 
 
 _OF_LLAMA_CPP = {
@@ -132,16 +127,53 @@ def write_gemma3_projector(
     write(path, "clip", own | (keys or {}), tensors)
 
 
+_TEXT_NAMES = {
+    "input_layernorm": "attn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
+    "post_attention_layernorm": "post_attention_norm",
+    "pre_feedforward_layernorm": "ffn_norm",
+    "post_feedforward_layernorm": "post_ffw_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
+
+
 def _text(model: Any) -> dict[str, Any]:
-    """The decoder's part of a state, with the names of a Gemma3ForCausalLM."""
-    text: dict[str, Any] = {}
-    for name, value in model.state_dict().items():
-        name = name.removeprefix("model.")
-        if name.startswith("language_model."):
-            text[f"model.{name.removeprefix('language_model.')}"] = value
-        elif name.startswith("lm_head"):
-            text[name] = value
-    return text
+    """The decoder's tensors, whose head is its table of embeddings."""
+    tensors: dict[str, Any] = {}
+    for name, value in model.model.language_model.state_dict().items():
+        array = value.numpy() + 1 if name.endswith("norm.weight") else value.numpy()
+        if name.startswith("layers."):
+            _, index, part = name.split(".", 2)
+            tensors[f"blk.{index}.{_TEXT_NAMES[part.removesuffix('.weight')]}.weight"] = array
+        else:
+            tensors[{"norm.weight": "output_norm.weight"}.get(name, "token_embd.weight")] = array
+    return tensors
+
+
+def _text_keys(config: Any) -> dict[str, Any]:
+    rope = config.rope_parameters
+    return {
+        "block_count": config.num_hidden_layers,
+        "context_length": config.max_position_embeddings,
+        "embedding_length": config.hidden_size,
+        "feed_forward_length": config.intermediate_size,
+        "attention.head_count": config.num_attention_heads,
+        "attention.head_count_kv": config.num_key_value_heads,
+        "attention.key_length": config.head_dim,
+        "attention.value_length": config.head_dim,
+        "attention.layer_norm_rms_epsilon": config.rms_norm_eps,
+        "attention.sliding_window": config.sliding_window,
+        "attention.sliding_window_pattern": [kind == "sliding_attention" for kind in config.layer_types],
+        "rope.freq_base": float(rope["full_attention"]["rope_theta"]),
+        "rope.freq_base_swa": float(rope["sliding_attention"]["rope_theta"]),
+    }
 
 
 def _vision(model: Any) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Tiny models of Llama 3.2 Vision with random weights: as transformers has them, and as GGUF files."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import torch
 import transformers
 from numpy.typing import NDArray
 from tests.models.hf_models import randomised
-from tests.models.hf_to_gguf import llama3_factors, permuted, write
+from tests.models.hf_to_gguf import write
 
 from puna.images.pixels import Pixels
 
@@ -165,14 +166,14 @@ def write_mllama(path: Path, model: Any, keys: dict[str, Any] | None = None) -> 
         ours = _renamed(name.removeprefix("model."))
         array, kind = value.numpy(), ours.split(".")[-2]
         if ours.startswith("blk.") and kind in heads:
-            array = permuted(array, heads[kind])
+            array = _permuted(array, heads[kind])
         if ours.startswith("v.") and ours.endswith("gate"):
             array = np.tanh(array)
         if ours == "v.position_embd.gate":
             tensors["v.tile_position_embd.gate"], array = array, 1 - array
         tensors[ours] = array
     if text.rope_parameters["rope_type"] == "llama3":
-        tensors["rope_freqs.weight"] = llama3_factors(text)
+        tensors["rope_freqs.weight"] = _llama3_factors(text)
     write(path, "mllama", _keys(text, vision) | (keys or {}), tensors)
 
 
@@ -211,3 +212,19 @@ def _renamed(name: str) -> str:
     for theirs, ours in _INNER.items():
         name = name.replace(f".{theirs}", f".{ours}")
     return name
+
+
+def _permuted(value: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
+    """Rows of each head from two halves to pairs of one of each, as Llama's rotary embedding wants them."""
+    shape = value.shape
+    return value.reshape(heads, 2, shape[0] // heads // 2, *shape[1:]).swapaxes(1, 2).reshape(shape)
+
+
+def _llama3_factors(text: Any) -> NDArray[np.float32]:
+    """What each frequency is divided by: nothing where fast, the whole factor where slow, a mix between."""
+    parameters, size = text.rope_parameters, text.hidden_size // text.num_attention_heads
+    context, factor = parameters["original_max_position_embeddings"], parameters["factor"]
+    low, high = parameters["low_freq_factor"], parameters["high_freq_factor"]
+    wavelengths = 2 * math.pi * parameters["rope_theta"] ** (np.arange(0, size, 2) / size)
+    smooth = np.clip((context / wavelengths - low) / (high - low), 0, 1)
+    return np.asarray(1 / ((1 - smooth) / factor + smooth), np.float32)

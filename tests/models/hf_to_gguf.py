@@ -1,215 +1,76 @@
-"""Models of transformers as GGUF files, with the names and orders of llama.cpp's converter."""
+"""Models of transformers as GGUF files: converted as their users publish them, and in Ollama's spelling."""
 
-import math
-from collections.abc import Iterator
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from puna.gguf import GGMLType, GGUFWriter
+from puna.convert.convert import convert
+from puna.gguf import GGMLType, GGUFFile, GGUFWriter
 
 Array = NDArray[np.float32]
 State = dict[str, Array]
 
-_NAMES = {
-    "input_layernorm": "attn_norm",
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "self_attn.q_norm": "attn_q_norm",
-    "self_attn.k_norm": "attn_k_norm",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-    "mlp.gate": "ffn_gate_inp",
-    "mlp.experts.gate_proj": "ffn_gate_exps",
-    "mlp.experts.up_proj": "ffn_up_exps",
-    "mlp.experts.down_proj": "ffn_down_exps",
-    "mlp.shared_expert.gate_proj": "ffn_gate_shexp",
-    "mlp.shared_expert.up_proj": "ffn_up_shexp",
-    "mlp.shared_expert.down_proj": "ffn_down_shexp",
-    "mlp.shared_expert_gate": "ffn_gate_inp_shexp",
+# What Ollama's files call the keys, without the architecture; those without a name are not in them.
+_OLLAMAS_KEYS = {
+    "gemma3": {
+        "rope.freq_base": "rope.global.freq_base",
+        "rope.freq_base_swa": "rope.local.freq_base",
+        "attention.layer_norm_rms_epsilon": "",
+    },
+    "gpt-oss": {"expert_feed_forward_length": "", "rope.scaling.type": ""},
+    "qwen3moe": {"expert_weights_norm": "norm_top_k_prob"},
 }
-_LLAMA = {"post_attention_layernorm": "ffn_norm"}
-_GEMMA = {
-    "post_attention_layernorm": "post_attention_norm",
-    "pre_feedforward_layernorm": "ffn_norm",
-    "post_feedforward_layernorm": "post_ffw_norm",
+_OLLAMAS_TENSORS = {
+    "gpt-oss": {
+        "attn_output": "attn_out",
+        "attn_sinks.weight": "attn_sinks",
+        "post_attention_norm": "ffn_norm",
+    }
 }
-_OLMO = {"post_attention_layernorm": "post_attention_norm", "post_feedforward_layernorm": "post_ffw_norm"}
-_OUTER = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
+_OLLAMAS_ARCHITECTURES = {"gpt-oss": "gptoss"}
 
 
-def write_llama(path: Path, model: Any) -> None:
-    """Writes a LlamaForCausalLM or MixtralForCausalLM."""
-    config = model.config
-    keys = _sizes(config) | {"rope.dimension_count": _head_size(config)} | _rope(config.rope_parameters)
-    write(path, "llama", keys | _experts(config), _llama_tensors(model))
+def write_model(path: Path, model: Any) -> None:
+    """Writes a decoder, with a tokenizer that has a letter for each token."""
+    folder = path.with_suffix("")
+    model.save_pretrained(folder)
+    (folder / "tokenizer.json").write_text(json.dumps(tiny_tokenizer(model.config.vocab_size)))
+    convert(folder, path, lambda progress: None)
 
 
-def write_granite(path: Path, model: Any) -> None:
-    """Writes a GraniteForCausalLM."""
-    config = model.config
-    factors = {
-        "attention.scale": config.attention_multiplier,
-        "embedding_scale": config.embedding_multiplier,
-        "residual_scale": config.residual_multiplier,
-        "logit_scale": config.logits_scaling,
-    }
-    keys = _sizes(config) | _rope(config.rope_parameters)
-    write(path, "granite", keys | {k: float(v) for k, v in factors.items()}, _llama_tensors(model))
+def write_ollamas(path: Path, model: Any) -> None:
+    """Writes a decoder as `write_model`, with Ollama's names."""
+    write_model(path, model)
+    content = path.read_bytes()
+    with GGUFFile.open(path) as file, GGUFWriter(path) as writer:
+        known = file.metadata.architecture
+        architecture = _OLLAMAS_ARCHITECTURES.get(known, known)
+        for key in file.metadata:
+            value = file.metadata[key]
+            short = key.removeprefix(f"{known}.")
+            name = _OLLAMAS_KEYS[known].get(short, short)
+            if key == "general.architecture":
+                writer.add(key, architecture)
+            elif name:
+                full = f"{architecture}.{name}" if short != key else key
+                writer.add(full, value, file.metadata.entry(key).element)
+        for tensor in file.tensors.values():
+            name = tensor.name
+            for theirs, ours in _OLLAMAS_TENSORS.get(known, {}).items():
+                name = name.replace(theirs, ours)
+            data = content[tensor.offset : tensor.offset + tensor.nbytes]
+            writer.add_tensor(name, tensor.type, tensor.shape, data)
 
 
-def write_gemma2(path: Path, model: Any) -> None:
-    """Writes a Gemma2ForCausalLM."""
-    config = model.config
-    keys = _sizes(config) | {"attention.sliding_window": config.sliding_window}
-    keys["attn_logit_softcapping"] = float(config.attn_logit_softcapping)
-    keys["final_logit_softcapping"] = float(config.final_logit_softcapping)
-    tensors = {
-        name: value + 1 if name.endswith("norm.weight") else value for name, value in _renamed(model, _GEMMA)
-    }
-    write(path, "gemma2", keys, tensors)
-
-
-def write_gpt_oss(path: Path, model: Any, *, dialect: str = "llama.cpp") -> None:
-    """Writes a GptOssForCausalLM, its experts in F32, with llama.cpp's or Ollama's names."""
-    config, state = model.config, dict[str, Any]()
-    tensors: State = {}
-    for name, value in model.state_dict().items():
-        if ".experts." not in name:
-            state[name.replace("self_attn.sinks", "self_attn.sinks.weight")] = value
-            continue
-        _, _, index, _, _, part = name.split(".")
-        suffix = "bias" if part.endswith("bias") else "weight"
-        array = value.numpy() if suffix == "bias" else value.numpy().swapaxes(1, 2)
-        kinds = {"gate": array[:, 0::2], "up": array[:, 1::2]} if "gate_up" in part else {"down": array}
-        tensors |= {f"blk.{index}.ffn_{kind}_exps.{suffix}": rows for kind, rows in kinds.items()}
-    own = {
-        "post_attention_layernorm": "post_attention_norm",
-        "self_attn.sinks": "attn_sinks",
-        "mlp.router": "ffn_gate_inp",
-    }
-    tensors |= dict(_renamed_state(state, own, tied=config.tie_word_embeddings))
-    keys = _sizes(config) | _rope(config.rope_parameters) | _experts(config)
-    keys |= {
-        "attention.sliding_window": config.sliding_window,
-        "expert_feed_forward_length": config.intermediate_size,
-    }
-    if dialect == "ollama":
-        keys = {key: value for key, value in keys.items() if key not in _ABSENT_IN_OLLAMA}
-        tensors = {_ollama_name(name): value for name, value in tensors.items()}
-    write(path, "gptoss" if dialect == "ollama" else "gpt-oss", keys, tensors)
-
-
-_ABSENT_IN_OLLAMA = ("expert_feed_forward_length", "rope.scaling.type")
-
-
-def _ollama_name(name: str) -> str:
-    changes = (
-        ("attn_output", "attn_out"),
-        ("attn_sinks.weight", "attn_sinks"),
-        ("post_attention_norm", "ffn_norm"),
-    )
-    for theirs, ours in changes:
-        name = name.replace(theirs, ours)
-    return name
-
-
-def write_olmo(path: Path, model: Any) -> None:
-    """Writes an Olmo2ForCausalLM or Olmo3ForCausalLM."""
-    config, windows = model.config, {}
-    rope = config.rope_parameters
-    if "full_attention" in rope:
-        rope = rope["full_attention"]
-        windows = {"attention.sliding_window": config.sliding_window}
-        windows |= _window_pattern(config.layer_types, 4, usual=4)
-    write(path, "olmo2", _sizes(config) | _rope(rope) | windows, dict(_renamed(model, _OLMO)))
-
-
-def _llama_tensors(model: Any) -> State:
-    config = model.config
-    heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
-    tensors = {}
-    for name, value in _renamed(model, _LLAMA):
-        kind = name.split(".")[-2]
-        tensors[name] = permuted(value, heads[kind]) if kind in heads else value
-    if config.rope_parameters["rope_type"] == "llama3":
-        tensors["rope_freqs.weight"] = llama3_factors(config)
-    return tensors
-
-
-def write_qwen(path: Path, architecture: str, model: Any, *, dialect: str = "llama.cpp") -> None:
-    """Writes a Qwen2, Qwen2Moe, Qwen3 or Qwen3Moe model for causal language modelling."""
-    config = model.config
-    tensors = {
-        # The weight of the shared expert's share is a vector.
-        name: value.reshape(-1) if name.endswith("inp_shexp.weight") else value
-        for name, value in _renamed(model, _LLAMA)
-    }
-    keys = _sizes(config) | _rope(config.rope_parameters) | _experts(config)
-    if dialect == "ollama" and "expert_weights_norm" in keys:
-        keys["norm_top_k_prob"] = keys.pop("expert_weights_norm")
-    write(path, architecture, keys, tensors)
-
-
-def _experts(config: Any) -> dict[str, Any]:
-    """What a mixture of experts adds; nothing where there is none."""
-    names = {
-        "num_local_experts": "expert_count",
-        "num_experts": "expert_count",
-        "num_experts_per_tok": "expert_used_count",
-        "moe_intermediate_size": "expert_feed_forward_length",
-        "shared_expert_intermediate_size": "expert_shared_feed_forward_length",
-        "norm_topk_prob": "expert_weights_norm",
-    }
-    return {key: getattr(config, name) for name, key in names.items() if hasattr(config, name)}
-
-
-def _head_size(config: Any) -> int:
-    size: int | None = getattr(config, "head_dim", None)
-    return size or config.hidden_size // config.num_attention_heads
-
-
-def write_gemma3(path: Path, model: Any, *, dialect: str = "llama.cpp") -> None:
-    """Writes a Gemma3ForCausalLM with llama.cpp's or Ollama's names of keys."""
-    tensors = gemma3_tensors(model.state_dict(), tied=model.config.tie_word_embeddings)
-    write(path, "gemma3", gemma3_keys(model.config, dialect=dialect), tensors)
-
-
-def gemma3_tensors(state: dict[str, Any], *, tied: bool) -> State:
-    """The tensors of a decoder of Gemma 3."""
+def tiny_tokenizer(size: int) -> dict[str, Any]:
     return {
-        name: value + 1 if name.endswith("norm.weight") else value
-        for name, value in _renamed_state(state, _GEMMA, tied=tied)
+        "added_tokens": [],
+        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True},
+        "model": {"type": "BPE", "vocab": {chr(0x4E00 + id): id for id in range(size)}, "merges": ["一 丁"]},
     }
-
-
-def gemma3_keys(config: Any, *, dialect: str) -> dict[str, Any]:
-    """The keys of a decoder of Gemma 3, of this config."""
-    whole, local = config.rope_parameters["full_attention"], config.rope_parameters["sliding_attention"]
-    keys = _sizes(config) | {"attention.sliding_window": config.sliding_window}
-    keys |= _window_pattern(config.layer_types, config._sliding_window_pattern)
-    if config.final_logit_softcapping:
-        keys["final_logit_softcapping"] = config.final_logit_softcapping
-    scaling = {key: value for key, value in _rope(whole).items() if key != "rope.freq_base"}
-    if dialect == "ollama":
-        bases = {"rope.global.freq_base": whole["rope_theta"], "rope.local.freq_base": local["rope_theta"]}
-        del keys["attention.layer_norm_rms_epsilon"]
-    else:
-        bases = {"rope.freq_base": whole["rope_theta"], "rope.freq_base_swa": local["rope_theta"]}
-    return keys | scaling | bases
-
-
-def _window_pattern(types: list[str], period: int, usual: int = 6) -> dict[str, Any]:
-    """Nothing where it is the usual one, the period where there is one, else one bool for each layer."""
-    key, local = "attention.sliding_window_pattern", [kind == "sliding_attention" for kind in types]
-    if local != [(layer + 1) % period != 0 for layer in range(len(types))]:
-        return {key: local}
-    return {} if period == usual else {key: period}
 
 
 def write(path: Path, architecture: str, keys: dict[str, Any], tensors: State) -> None:
@@ -220,77 +81,3 @@ def write(path: Path, architecture: str, keys: dict[str, Any], tensors: State) -
             writer.add(f"{architecture}.{key}", value)
         for name, value in tensors.items():
             writer.add_tensor(name, GGMLType.F32, value.shape, np.ascontiguousarray(value).tobytes())
-
-
-def _renamed(model: Any, own: dict[str, str]) -> Iterator[tuple[str, Array]]:
-    return _renamed_state(model.state_dict(), own, tied=model.config.tie_word_embeddings)
-
-
-def _renamed_state(state: dict[str, Any], own: dict[str, str], *, tied: bool) -> Iterator[tuple[str, Array]]:
-    for name, value in _separated(state):
-        stem, suffix = name.rsplit(".", 1)
-        if stem in _OUTER:
-            if not (tied and stem == "lm_head"):
-                yield f"{_OUTER[stem]}.{suffix}", value.numpy()
-        else:
-            _, _, index, part = stem.split(".", 3)
-            yield f"blk.{index}.{(_NAMES | own)[part]}.{suffix}", value.numpy()
-
-
-def _separated(state: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Experts' matrices one by one, with the ending that all weights have."""
-    for name, value in state.items():
-        if name.endswith("experts.gate_up_proj"):
-            gate, up = value.chunk(2, dim=1)
-            stem = name.removesuffix("gate_up_proj")
-            yield f"{stem}gate_proj.weight", gate
-            yield f"{stem}up_proj.weight", up
-        else:
-            yield f"{name}.weight" if name.endswith("experts.down_proj") else name, value
-
-
-def permuted(value: Array, heads: int) -> Array:
-    """Rows of each head from two halves to pairs of one of each, as Llama's rotary embedding wants them."""
-    shape = value.shape
-    return value.reshape(heads, 2, shape[0] // heads // 2, *shape[1:]).swapaxes(1, 2).reshape(shape)
-
-
-def _sizes(config: Any) -> dict[str, Any]:
-    return {
-        "block_count": config.num_hidden_layers,
-        "context_length": config.max_position_embeddings,
-        "embedding_length": config.hidden_size,
-        "feed_forward_length": config.intermediate_size,
-        "attention.head_count": config.num_attention_heads,
-        "attention.head_count_kv": config.num_key_value_heads,
-        "attention.key_length": _head_size(config),
-        "attention.value_length": _head_size(config),
-        "attention.layer_norm_rms_epsilon": float(config.rms_norm_eps),
-    }
-
-
-def _rope(parameters: dict[str, Any]) -> dict[str, Any]:
-    keys = {"rope.freq_base": float(parameters["rope_theta"])}
-    if parameters["rope_type"] in ("linear", "yarn"):
-        keys["rope.scaling.type"] = parameters["rope_type"]
-        keys["rope.scaling.factor"] = float(parameters["factor"])
-    if parameters["rope_type"] == "yarn":
-        keys["rope.scaling.original_context_length"] = parameters["original_max_position_embeddings"]
-        for ours, theirs in (
-            ("attn_factor", "attention_factor"),
-            ("beta_fast", "beta_fast"),
-            ("beta_slow", "beta_slow"),
-        ):
-            if parameters.get(theirs) is not None:
-                keys[f"rope.scaling.yarn_{ours}"] = float(parameters[theirs])
-    return keys
-
-
-def llama3_factors(config: Any) -> Array:
-    """What each frequency is divided by: nothing where fast, the whole factor where slow, a mix between."""
-    parameters, size = config.rope_parameters, _head_size(config)
-    context, factor = parameters["original_max_position_embeddings"], parameters["factor"]
-    low, high = parameters["low_freq_factor"], parameters["high_freq_factor"]
-    wavelengths = 2 * math.pi * parameters["rope_theta"] ** (np.arange(0, size, 2) / size)
-    smooth = np.clip((context / wavelengths - low) / (high - low), 0, 1)
-    return np.asarray(1 / ((1 - smooth) / factor + smooth), np.float32)

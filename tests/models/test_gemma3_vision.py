@@ -17,7 +17,7 @@ from tests.models.hf_gemma3_vision import (
     write_gemma3_text,
     write_gemma3_vision,
 )
-from tests.models.hf_to_gguf import write_llama
+from tests.tiny_llama import write_tiny_llama
 
 from puna.engine.evaluator import Batch, Evaluator, Pictures
 from puna.engine.load import load_model
@@ -192,6 +192,6 @@ def test_other_image_encoders_are_refused(tmp_path: Path) -> None:
     write_gemma3_projector(tmp_path / "mmproj.gguf", model, keys={"projector_type": "pixtral"})
     with pytest.raises(UnsupportedModel, match="of type 'pixtral' is not Gemma 3's"):
         load_model(tmp_path / "text.gguf", LoadOptions(projector=str(tmp_path / "mmproj.gguf")))
-    write_llama(tmp_path / "llama.gguf", hf_models.llama(1))
+    write_tiny_llama(tmp_path / "llama.gguf")
     with pytest.raises(UnsupportedModel, match="takes no image encoder"):
         load_model(tmp_path / "llama.gguf", LoadOptions(projector=str(tmp_path / "mmproj.gguf")))

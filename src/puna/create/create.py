@@ -53,7 +53,8 @@ def create_model(
         InvalidOption: what is asked for makes no sense.
         FormatError: a file is no GGUF file, is damaged, or is not of the kind that belongs there.
         TemplateError: the template has a fault.
-        UnsupportedModel: a file would have to be converted or quantized.
+        UnsupportedModel: a file cannot be converted, or would have to be quantized.
+        WeightError: weights do not fit what is said of them.
         StoreError: a file is missing, or the store cannot be read or written.
         ModelNotFound, FetchError: the model to derive from cannot be fetched.
     """
@@ -62,7 +63,7 @@ def create_model(
     with library.tidy_session() as session:
         session.pin(*request.files.values(), *request.adapters.values())
         parent = _parent(request.from_, library, session, report, pull)
-        brought = new_weights(request, library, session, report)
+        brought = new_weights(request, parent, library, session, report)
         base = _base(library, parent, brought)
         check_quantization(request.quantize, base.config.file_type)
         detected = _detected(brought, templates) if request.template is None else None
@@ -101,7 +102,8 @@ def _parent(
 def _base(library: Library, parent: Model | None, brought: Sequence[Weights]) -> Base:
     parts = [Stored(weights.layer, weights.new) for weights in brought]
     if parent is None:
-        return Base(tuple(parts), described([weights.config for weights in brought], None), {})
+        parameters = {name: value for weights in brought for name, value in weights.parameters.items()}
+        return Base(tuple(parts), described([weights.config for weights in brought], None), parameters)
     origin = str(parent.name)
     copied = [
         Stored(Layer(layer.media_type, layer.digest, layer.size, from_=origin, name=layer.name))

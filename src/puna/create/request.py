@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from puna.convert.folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from puna.errors import InvalidOption, StoreError
 from puna.modelfile.parameters import KINDS, Kind
 from puna.sampling.parameters import SamplingParameters
@@ -17,6 +18,7 @@ from puna.store.name import ModelName
 
 MAX_FILES = 1024
 MAX_FILE_NAME = 1024
+ADAPTER_FILES = {ADAPTER_CONFIG, ADAPTER_WEIGHTS}
 
 _ROLES = ("system", "user", "assistant", "tool")
 _NUMBER = "(?:0|[1-9][0-9]*)"
@@ -39,8 +41,9 @@ class CreateRequest:
     Attributes:
         name: of the new model.
         from_: the model to derive from.
-        files: GGUF files by relative path: a model, whole or split, and projectors. With `from_`, projectors.
-        adapters: at most one GGUF file.
+        files: by relative path: a model, in GGUF files or in safetensors with all that belongs to these, and
+            projectors. With `from_`, projectors.
+        adapters: at most one: a GGUF file, or safetensors and their configuration.
         licenses: added to those of `from_`.
         parameters: options; they go before those of `from_`.
         messages: replace those of `from_`; None keeps them.
@@ -70,7 +73,7 @@ class CreateRequest:
             raise InvalidOption("neither 'from' or 'files' was specified")
         if len(self.files) > MAX_FILES:
             raise InvalidOption(f"a model is made of at most {MAX_FILES} files, not {len(self.files)}")
-        if len(self.adapters) > 1:
+        if len(self.adapters) > 1 and self.adapters.keys() != ADAPTER_FILES:
             raise InvalidOption("only one adapter is currently supported")
         for path in (*self.files, *self.adapters):
             check_file_name(path)

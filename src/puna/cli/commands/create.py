@@ -24,8 +24,9 @@ _DEFAULT_FILE = "Modelfile"
 def command(model: str, path: str | None, quantize: str, insecure: bool, as_json: bool, where: Where) -> None:
     """Make MODEL as a Modelfile says.
 
-    Without a Modelfile, it is made from the GGUF files in the current folder. A file that is on the store's
-    disk is linked, not copied; a server on another machine is sent the files.
+    Without a Modelfile, it is made from the current folder: of GGUF files, or of safetensors, which are
+    converted. A file that is on the store's disk is linked, not copied; a server on another machine is sent
+    the files.
     """
     from puna.modelfile.parser import parse, read
 

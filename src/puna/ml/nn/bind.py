@@ -99,6 +99,9 @@ class _Binding:
 
 
 def _fits(shape: tuple[int, ...], expected: Shape) -> bool:
+    # llama.cpp's converter keeps the single row of what it reads as a vector.
+    if len(shape) == len(expected) + 1 and shape[0] == 1:
+        shape = shape[1:]
     return len(shape) == len(expected) and all(
         wanted in (None, size) for size, wanted in zip(shape, expected, strict=True)
     )
