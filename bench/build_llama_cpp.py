@@ -14,7 +14,16 @@ import tarfile
 from pathlib import Path
 
 REQUIREMENT = "llama-cpp-python==0.3.36"
-PROGRAMS = ("llama-bench", "llama-quantize", "llama-server", "llama-embedding")
+PROGRAMS = (
+    *(
+        "llama-bench",
+        "llama-quantize",
+        "llama-server",
+        "llama-embedding",
+        "llama-imatrix",
+        "llama-perplexity",
+    ),
+)
 OPTIONS = (
     "-DCMAKE_BUILD_TYPE=Release",
     "-DGGML_NATIVE=ON",

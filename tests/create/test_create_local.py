@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from tests.create.conftest import CHAT_TEMPLATE, Maker, refused_locally, tree, write_gguf, write_parts
+from tests.create.conftest import Maker, refused_locally, tree, write_gguf, write_parts
 from tests.tiny_llama import write_tiny_llama
 
 from puna.create.local import resolve
@@ -260,16 +260,6 @@ def test_links_in_circles(maker: Maker) -> None:
     (maker.folder / "b.gguf").symlink_to("a.gguf")
     refused_locally(maker, "FROM a.gguf", ModelfileError, "there is no file 'a.gguf'")
     refused_locally(maker, "FROM .", PunaError, "a.gguf")
-
-
-def test_quantizing(maker: Maker) -> None:
-    write_gguf(maker.folder / "m.gguf", {"general.file_type": 1, "tokenizer.chat_template": CHAT_TEMPLATE})
-    maker.local("FROM m.gguf", quantize="f16")
-    assert "using autodetected template chatml" in maker.statuses
-    before = tree(maker.library.root)
-    with pytest.raises(UnsupportedModel, match="quantizing"):
-        maker.local("FROM m.gguf", "other", quantize="q8_0")
-    assert tree(maker.library.root) == before
 
 
 def test_a_failure_after_the_files_were_stored_takes_them_back(maker: Maker) -> None:

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 from tests.convert.tiny_llama_folder import LlamaFolder
-from tests.server.conftest import Reply, Running, Serve
+from tests.served import Reply
+from tests.server.conftest import Running, Serve
 
 from puna.store.library import Library
 from puna.store.name import parse_name

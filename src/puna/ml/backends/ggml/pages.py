@@ -7,17 +7,15 @@ meanwhile. So what is planned for is taken soon, and does not look free to the n
 
 from __future__ import annotations
 
-import ctypes
 import mmap
 import os
 import sys
 import threading
-from functools import cache
 
 import numpy as np
 
-_POPULATE_WRITE = 23
-"""`madvise(2)` of Linux 5.14: the pages become the process's own, and what they hold stays."""
+from puna.ggml import access
+
 _AT_ONCE = 32 << 20
 _LOWEST_PRIORITY = 19
 
@@ -76,16 +74,5 @@ class Toucher:
         while memory := self._next():
             begin, size = address(memory), len(memory)
             for offset in range(0, size, _AT_ONCE):
-                if self._closed or not _populate(begin + offset, min(_AT_ONCE, size - offset)):
+                if self._closed or not access.populate(begin + offset, min(_AT_ONCE, size - offset)):
                     break
-
-
-def _populate(begin: int, size: int) -> bool:
-    # Not by `mmap.madvise`, which would hold the interpreter's lock.
-    result: int = _libc().madvise(ctypes.c_void_p(begin), ctypes.c_size_t(size), _POPULATE_WRITE)
-    return result == 0
-
-
-@cache
-def _libc() -> ctypes.CDLL:
-    return ctypes.CDLL(None)
