@@ -11,7 +11,6 @@ _SOURCES = ggml_tensor.src.offset
 _SOURCES_SIZE = ggml_tensor.src.size
 _BUFFER = ggml_tensor.buffer.offset
 _DATA = ggml_tensor.data.offset
-_POPULATE_WRITE = 23
 
 Int64s = ctypes.Array[ctypes.c_int64]
 """An array of C's `int64_t`, which a function takes by its address."""
@@ -84,15 +83,6 @@ def set_sources(tensor: int, saved: bytes) -> None:
 def memory(address: int, size: int) -> memoryview:
     """Bytes at an address, writable and not copied; valid as long as what lies there."""
     return memoryview((ctypes.c_uint8 * size).from_address(address)).cast("B")
-
-
-def populate(address: int, size: int) -> bool:
-    """Makes pages of memory the process's own, with what they hold; False where the system does not.
-
-    `madvise(2)` of Linux 5.14. The module `mmap` would hold the interpreter's lock meanwhile.
-    """
-    madvise = ctypes.CDLL(None).madvise
-    return int(madvise(ctypes.c_void_p(address), ctypes.c_size_t(size), _POPULATE_WRITE)) == 0
 
 
 def graph_nodes(library: Library, graph: int) -> list[int]:

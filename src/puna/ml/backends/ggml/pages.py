@@ -14,7 +14,7 @@ import threading
 
 import numpy as np
 
-from puna.ggml import access
+from puna.linux import populate
 
 _AT_ONCE = 32 << 20
 _LOWEST_PRIORITY = 19
@@ -74,5 +74,5 @@ class Toucher:
         while memory := self._next():
             begin, size = address(memory), len(memory)
             for offset in range(0, size, _AT_ONCE):
-                if self._closed or not access.populate(begin + offset, min(_AT_ONCE, size - offset)):
+                if self._closed or not populate(begin + offset, min(_AT_ONCE, size - offset)):
                     break
