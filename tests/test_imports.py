@@ -37,7 +37,8 @@ ALLOWED: dict[str, set[str]] = {
     "ggml": {"errors", "settings"},
     "ml": {"errors", "gguf", "ggml", "linux"},
     "kvcache": {"errors", "ml"},
-    "models": {"errors", "gguf", "ml", "kvcache"},
+    "images": {"errors"},
+    "models": {"errors", "gguf", "images", "ml", "kvcache"},
     "engine": {"errors", "gguf", "ml", "kvcache", "models", "sampling", "tokenizer"},
     "chat": {"errors", "gguf", "sampling", "template", "tokenizer"},
     "store": {"errors", "gguf", "gojson", "humanize", "progress", "regular"},
@@ -48,7 +49,8 @@ ALLOWED: dict[str, set[str]] = {
         "store",
     },
     "services": {
-        *("errors", "engine", "gguf", "modelfile", "progress", "sampling", "template", "tokenizer"),
+        *("errors", "engine", "gguf", "images", "modelfile", "progress", "sampling", "template"),
+        "tokenizer",
         *("chat", "store", "registry", "create", "cancellation", "scheduler"),
     },
     "client": {"errors", "sampling", "settings", "variables"},
@@ -96,7 +98,7 @@ ALLOWED: dict[str, set[str]] = {
 
 # Of these folders a module may import only those named of its own folder.
 SIBLINGS = {
-    "models": {"base", "hyper", "stack"},
+    "models": {"base", "hyper", "stack", "vision"},
     "cli/commands": set[str](),
     "chat/parsers/formats": set[str](),
 }
@@ -254,6 +256,7 @@ def test_the_environment_is_read_in_settings_only() -> None:
         "puna.convert.convert",
         "puna.engine.options",
         "puna.gguf",
+        "puna.images.header",
         "puna.registry.auth",
         "puna.runner.protocol",
         "puna.runner.process",
@@ -282,4 +285,6 @@ def test_the_environment_is_read_in_settings_only() -> None:
 def test_what_only_handles_models_imports_no_compute_library(module: str) -> None:
     code = f"import sys, {module}; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert not {"numpy", "ctypes", "puna.ggml", "puna.ml", "tokenizers", "sentencepiece"} & {*loaded.split()}
+    assert not {"numpy", "ctypes", "puna.ggml", "puna.ml", "tokenizers", "sentencepiece", "PIL"} & {
+        *loaded.split()
+    }

@@ -1,6 +1,7 @@
 """Requests that come and go at random, in a cache that is too small: each gets the answer it gets alone."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from puna.errors import Interrupted
 from puna.sampling.grammar import Grammar
 from puna.sampling.parameters import SamplingParameters
 
-WRITERS = {
+WRITERS: dict[str, Callable[[Path], Path]] = {
     "llama": write_tiny_llama,
     "gemma": write_tiny_gemma,
     "bpe": lambda path: write_tiny_llama(path, vocabulary=trained_vocabulary()),

@@ -451,7 +451,7 @@ def test_logits_that_make_no_sense_end_one_answer_only(
 def test_a_computation_that_fails_ends_the_answers_it_was_for(
     model: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def failing(self: Evaluator, tokens: int, outputs: int, history: object) -> Any:
+    def failing(self: Evaluator, *shape: object) -> Any:
         raise BackendError("out of order")
 
     engine, answers = model.engine, {0: Answer(), 1: Answer()}
@@ -580,19 +580,21 @@ def test_any_of_a_batch_s_logits_can_be_had(paths: dict[str, Path], backend: str
 
 
 def test_steps_run_on_graphs_that_are_there(model: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    built: list[tuple[int, int, Any]] = []
+    built: list[tuple[int, int, Any, Any]] = []
     original = Evaluator._trace
 
-    def counting(self: Evaluator, context: Any, tokens: int, outputs: int, history: Any) -> Any:
-        built.append((tokens, outputs, history))
-        return original(self, context, tokens, outputs, history)
+    def counting(
+        self: Evaluator, context: Any, tokens: int, outputs: int, history: Any, features: Any
+    ) -> Any:
+        built.append((tokens, outputs, history, features))
+        return original(self, context, tokens, outputs, history, features)
 
     monkeypatch.setattr(Evaluator, "_trace", counting)
     for _ in range(3):
         model.engine.forget()
         run(model.engine, *[request([2 + i], 4 + 3 * i) for i in range(8)])
     # One for each number of sequences that go on side by side.
-    assert sorted(built) == [(count, count, (0, 256)) for count in range(1, 9)]
+    assert sorted(built) == [(count, count, (0, 256), None) for count in range(1, 9)]
 
 
 def test_sampling_parameters_of_the_tests_vary_the_text(model: LoadedModel) -> None:

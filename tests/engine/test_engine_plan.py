@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from puna.engine.plan import Need, fair_shares, plan
+from puna.engine.plan import Need, fair_shares, plan, undivided
 
 NEEDS = st.lists(st.builds(Need, st.integers(1, 3000), st.booleans()), max_size=64)
 
@@ -43,3 +43,15 @@ def test_shares_are_fair(wanted: list[int], budget: int) -> None:
     level = max(shares)
     # Who got less than another wanted no more, but for what cannot be divided.
     assert all(share >= min(want, level - 1) for share, want in zip(shares, wanted, strict=True))
+
+
+@given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 20)), min_size=1), st.integers(20, 60))
+def test_what_cannot_be_divided_comes_whole_or_not_at_all(shares: list[tuple[int, int]], budget: int) -> None:
+    counts = [min(count, budget) for count, _ in shares]
+    found = undivided(counts, [piece for _, piece in shares], budget)
+    assert sum(found) <= budget
+    for new, (old, (_, piece)) in zip(found, zip(counts, shares, strict=True), strict=True):
+        assert new == 0 or new >= piece
+        assert new <= max(old, piece) and (old or not new)
+    if any(counts):
+        assert any(found)

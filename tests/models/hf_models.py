@@ -40,14 +40,14 @@ _ENCODER: dict[str, Any] = {
 def llama(seed: int, *, gain: float = 2.0, **changes: Any) -> Any:
     """A LlamaForCausalLM; `changes` are keys of LlamaConfig. The gain sharpens attention."""
     config = transformers.LlamaConfig(**_SIZES | changes)
-    return _randomised(transformers.LlamaForCausalLM(config), seed, gain, gain)
+    return randomised(transformers.LlamaForCausalLM(config), seed, gain, gain)
 
 
 def mixtral(seed: int, **changes: Any) -> Any:
     """A MixtralForCausalLM; `changes` are keys of its config."""
     own = {"num_local_experts": 6, "num_experts_per_tok": 2, "sliding_window": None}
     config = transformers.MixtralConfig(**_SIZES | own | changes)
-    return _randomised(transformers.MixtralForCausalLM(config), seed, 1.5, 1.0)
+    return randomised(transformers.MixtralForCausalLM(config), seed, 1.5, 1.0)
 
 
 def qwen(architecture: str, seed: int, **changes: Any) -> Any:
@@ -59,26 +59,26 @@ def qwen(architecture: str, seed: int, **changes: Any) -> Any:
     if architecture == "qwen2moe":
         own |= {"shared_expert_intermediate_size": 56}
     config = getattr(transformers, f"{kind}Config")(**_SIZES | own | changes)
-    return _randomised(getattr(transformers, f"{kind}ForCausalLM")(config), seed, 1.5, 1.0)
+    return randomised(getattr(transformers, f"{kind}ForCausalLM")(config), seed, 1.5, 1.0)
 
 
 def gemma2(seed: int, **changes: Any) -> Any:
     """A Gemma2ForCausalLM with a window of 12; `changes` are keys of its config."""
     own = {"num_hidden_layers": 3, "sliding_window": 12, "head_dim": 24, "query_pre_attn_scalar": 24}
     config = transformers.Gemma2Config(**_SIZES | own | changes)
-    return _randomised(transformers.Gemma2ForCausalLM(config), seed, 1.5, 0.25)
+    return randomised(transformers.Gemma2ForCausalLM(config), seed, 1.5, 0.25)
 
 
 def granite(seed: int, **changes: Any) -> Any:
     """A GraniteForCausalLM; `changes` are keys of its config."""
     config = transformers.GraniteConfig(**_SIZES | changes)
-    return _randomised(transformers.GraniteForCausalLM(config), seed, 1.5, 1.0)
+    return randomised(transformers.GraniteForCausalLM(config), seed, 1.5, 1.0)
 
 
 def olmo(kind: str, seed: int, **changes: Any) -> Any:
     """An Olmo2ForCausalLM or Olmo3ForCausalLM; `changes` are keys of its config."""
     config = getattr(transformers, f"{kind}Config")(**_SIZES | changes)
-    return _randomised(getattr(transformers, f"{kind}ForCausalLM")(config), seed, 1.5, 1.0)
+    return randomised(getattr(transformers, f"{kind}ForCausalLM")(config), seed, 1.5, 1.0)
 
 
 def gpt_oss(seed: int, **changes: Any) -> Any:
@@ -86,7 +86,7 @@ def gpt_oss(seed: int, **changes: Any) -> Any:
     own = {"num_local_experts": 6, "num_experts_per_tok": 3, "head_dim": 24, "sliding_window": 12}
     own |= {"num_hidden_layers": 3}
     config = transformers.GptOssConfig(**_SIZES | own | changes)
-    return _randomised(transformers.GptOssForCausalLM(config), seed, 1.0, 0.5)
+    return randomised(transformers.GptOssForCausalLM(config), seed, 1.0, 0.5)
 
 
 def gemma3(seed: int, **changes: Any) -> Any:
@@ -102,7 +102,7 @@ def gemma3(seed: int, **changes: Any) -> Any:
         "query_pre_attn_scalar": 32,
     }
     config = transformers.Gemma3TextConfig(**_SIZES | own | changes)
-    return _randomised(transformers.Gemma3ForCausalLM(config), seed, 1.5, 0.25)
+    return randomised(transformers.Gemma3ForCausalLM(config), seed, 1.5, 0.25)
 
 
 def gemma3_with_pictures(seed: int, **changes: Any) -> Any:
@@ -122,7 +122,7 @@ def gemma3_with_pictures(seed: int, **changes: Any) -> Any:
         mm_tokens_per_image=4,
         **ids,
     )
-    return _randomised(transformers.Gemma3ForConditionalGeneration(config), seed, 1.5, 0.25)
+    return randomised(transformers.Gemma3ForConditionalGeneration(config), seed, 1.5, 0.25)
 
 
 def bert(seed: int, *, labels: int = 0, **changes: Any) -> Any:
@@ -130,13 +130,13 @@ def bert(seed: int, *, labels: int = 0, **changes: Any) -> Any:
     head: dict[str, Any] = {"num_labels": labels} if labels else {}
     config = transformers.BertConfig(**_ENCODER | changes | head)
     kind = transformers.BertForSequenceClassification if labels else transformers.BertModel
-    return _randomised(kind(config), seed, 1.5, 1.0)
+    return randomised(kind(config), seed, 1.5, 1.0)
 
 
 def nomic_bert(seed: int, **changes: Any) -> Any:
     """A NomicBertModel; `changes` are keys of its config."""
     config = transformers.NomicBertConfig(**_ENCODER | changes)
-    return _randomised(transformers.NomicBertModel(config), seed, 1.5, 1.0)
+    return randomised(transformers.NomicBertModel(config), seed, 1.5, 1.0)
 
 
 def states(model: Any, tokens: Sequence[int]) -> NDArray[np.float32]:
@@ -155,7 +155,7 @@ def scores(model: Any, tokens: Sequence[int], segments: Sequence[int]) -> NDArra
     return result
 
 
-def _randomised(model: Any, seed: int, gain: float, vocabulary_gain: float) -> Any:
+def randomised(model: Any, seed: int, gain: float, vocabulary_gain: float) -> Any:
     """The model with random matrices, and norms and biases other than before training."""
     torch.manual_seed(seed)
     for name, parameter in model.eval().float().named_parameters():

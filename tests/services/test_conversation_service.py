@@ -200,12 +200,16 @@ def test_a_model_of_embeddings_does_not_chat(folder: Path) -> None:
 
 def test_pictures_are_numbered_in_the_prompt(folder: Path) -> None:
     with scripted(folder, "a", template=GO, capabilities=("vision",)) as (chat, model):
-        seeing = Chat.of(model.metadata, model.tokenizer, 512, chat.facts, vision=True)
+        seeing = Chat.of(model.metadata, model.tokenizer, 512, chat.facts, image_tokens=3)
         turns = (Message("user", "a [img] b", images=(b"1", b"2")), Message("assistant", "c"))
         prepared = seeing.prepare(Conversation((*turns, Message("user", "d", images=(b"3",)))))
-        text = model.tokenizer.decode(prepared.prompt)
-        assert "[img-1]a [img-0] b[assistant]c[user][img-2]d" in text
-        assert prepared.images == (b"1", b"2", b"3")
+        decode = model.tokenizer.decode
+        before = [decode(prepared.prompt[: image.at]) for image in prepared.images]
+        assert decode(prepared.prompt).endswith("[user]a  b[assistant]c[user]d(truemedium)")
+        assert [text.rpartition("]")[2] for text in before] == ["", "a ", ""]
+        assert before[0].endswith("[user]") and before[2].endswith("[assistant]c[user]")
+        assert [image.content for image in prepared.images] == [b"2", b"1", b"3"]
+        assert prepared.numbers == (1, 0, 2)
         # The same model, where the engine cannot be given any.
         with pytest.raises(MissingCapability):
             chat.prepare(Conversation(turns))

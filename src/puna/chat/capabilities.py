@@ -16,6 +16,8 @@ from puna.template.go.tags import thinking_tags
 _THINKING_FAMILIES = frozenset(("gptoss", "gpt-oss"))
 # Their projectors have an audio encoder that the engine does not run.
 _SILENT_PROJECTORS = frozenset(("gemma3nv", "nemotron_h_omni"))
+# What stands around a picture of Gemma 3: two tags and two empty lines.
+_AROUND = 4
 # Models that were published before their templates told of thinking.
 _RENEWED = ("qwen3", "deepseek-r1")
 _CUT_AFTER_THINKING = re.compile(r"""split\(\s*['"]</think>['"]""")
@@ -66,6 +68,32 @@ def capabilities(
         *(() if metadata is None else _of_family(metadata)),
     )
     return tuple(dict.fromkeys(found))
+
+
+def picture_tokens(metadata: Metadata, projector: Metadata | None = None) -> int:
+    """How many tokens a picture takes in a prompt; 0 where the engine can be given none for this model.
+
+    Args:
+        projector: the metadata of the file with the image encoder, where that is a file of its own.
+
+    Raises:
+        GGUFError: a number is none.
+    """
+    own = metadata.full_key("vision.block_count") in metadata
+    if metadata.architecture == "gemma3" and (own or _is_for_gemma3(projector)):
+        return _gemma3_tokens(metadata if own or projector is None else projector) + _AROUND
+    return int(own and metadata.architecture == "mllama")
+
+
+def _is_for_gemma3(projector: Metadata | None) -> bool:
+    keys = ("projector_type", "vision.projector_type")
+    return projector is not None and "gemma3" in [projector.string(key, None) for key in keys]
+
+
+def _gemma3_tokens(vision: Metadata) -> int:
+    """Those of the picture itself: where the file does not say, one for four by four patches."""
+    side = vision.uint("vision.image_size", 0) // max(vision.uint("vision.patch_size", 0), 1)
+    return vision.uint("mm.tokens_per_image", max(side // 4, 1) ** 2)
 
 
 def _of_file(metadata: Metadata) -> Iterator[Capability]:

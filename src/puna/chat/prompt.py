@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from puna.chat.conversation import Message, Think
 from puna.chat.family import known_family
 from puna.chat.variables import Scalar, check_variables
-from puna.errors import UnsupportedModel
+from puna.errors import InvalidOption, UnsupportedModel
 from puna.gguf import Metadata
 from puna.gguf.keys import CHAT_TEMPLATE_KEY
 from puna.template.conversation import render_go
@@ -25,8 +25,23 @@ if TYPE_CHECKING:
 
 # User-defined tokens are words and runs of blanks as well; these are the ones that give a text its structure.
 _TAG = re.compile(r"<[^\s<>].*>|\[[^\s\[\]].*\]", re.DOTALL)
+# Where a picture stands.
+_PICTURE = re.compile(r"\[img-(\d{1,9})\]", re.ASCII)
 # The levels of Ollama's API that transformers' templates do not know.
 _EFFORTS = {"max": "high"}
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A prompt's tokens.
+
+    Attributes:
+        tokens: ids.
+        pictures: for each picture, before which of them it stands, and its number; in the prompt's order.
+    """
+
+    tokens: list[int]
+    pictures: list[tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -123,16 +138,54 @@ class Prompter:
 
     def encode(self, pieces: Sequence[str]) -> list[int]:
         """The tokens of a prompt's pieces, with BOS where the model wants it."""
+        return self.encode_pictured(pieces, 0).tokens
+
+    def encode_pictured(self, pieces: Sequence[str], pictures: int) -> Encoded:
+        """The same, with the places of pictures, the tag of each being taken out where it stands first.
+
+        Args:
+            pictures: how many there are.
+
+        Raises:
+            InvalidOption: the template leaves a picture out.
+        """
         ids: list[int] = []
+        places: list[tuple[int, int]] = []
+        missing = set(range(pictures))
         for index, piece in enumerate(pieces):
             parse = piece not in self._shield.singles or index in (0, len(pieces) - 1)
-            if index:
-                ids += self.tokenizer.encode_continuation(piece, parse_special=parse)
-            else:
-                ids += self.tokenizer.encode(piece, add_special=False, parse_special=parse)
+            for text, number in _cut_at_pictures(piece, missing):
+                if ids or index:
+                    ids += self.tokenizer.encode_continuation(text, parse_special=parse)
+                else:
+                    ids += self.tokenizer.encode(text, add_special=False, parse_special=parse)
+                if number is not None:
+                    places.append((len(ids), number))
+        if missing:
+            raise InvalidOption(f"the model's template leaves out picture {min(missing)} of {pictures}")
         # Most templates write BOS themselves; a second one would harm the answer.
         bos = self.tokenizer.bos_id
-        return [bos, *ids] if self.tokenizer.add_bos and bos is not None and ids[:1] != [bos] else ids
+        if not self.tokenizer.add_bos or bos is None or ids[:1] == [bos]:
+            return Encoded(ids, places)
+        return Encoded([bos, *ids], [(place + 1, number) for place, number in places])
+
+    def encode_raw(self, prompt: str, pictures: int = 0) -> Encoded:
+        """The tokens of a prompt that is whole, control tokens and all.
+
+        Args:
+            pictures: how many there are; those whose tags it has not stand at its beginning.
+        """
+        named = {int(match[1]) for match in _PICTURE.finditer(prompt)} if pictures else set[int]()
+        untold = "".join(f"[img-{number}]" for number in range(pictures) if number not in named)
+        (first, number), *parts = _cut_at_pictures(untold + prompt, set(range(pictures)))
+        ids = self.tokenizer.encode(first, add_special=True, parse_special=True)
+        places: list[tuple[int, int]] = []
+        for text, following in parts:
+            if number is not None:
+                places.append((len(ids), number))
+            ids += self.tokenizer.encode_continuation(text, parse_special=True)
+            number = following
+        return Encoded(ids, places)
 
     def _pieces(
         self,
@@ -209,6 +262,23 @@ class Prompter:
 
     def _token_text(self, id: int | None) -> str:
         return "" if id is None else self.tokenizer.token_text(id)
+
+
+def _cut_at_pictures(text: str, missing: set[int]) -> list[tuple[str, int | None]]:
+    """The texts before the tags of pictures, each with the picture's number, and what is behind the last.
+
+    Args:
+        missing: the numbers that count; those that are found are taken out.
+    """
+    parts: list[tuple[str, int | None]] = []
+    end = 0
+    for match in _PICTURE.finditer(text) if missing else ():
+        number = int(match[1])
+        if number in missing:
+            missing.remove(number)
+            parts.append((text[end : match.start()], number))
+            end = match.end()
+    return [*parts, (text[end:], None)]
 
 
 def is_continued(messages: Sequence[Mapping[str, Any]]) -> bool:

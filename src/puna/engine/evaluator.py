@@ -21,6 +21,41 @@ _MAX_GRAPHS = 16
 
 
 @dataclass(frozen=True, slots=True)
+class Pictures:
+    """The pictures of a batch.
+
+    Attributes:
+        features: F32 (rows, hidden).
+        sources: see `Step.sources`.
+        horizons: up to which position of its sequence each token sees.
+    """
+
+    features: Floats
+    sources: NDArray[np.int32]
+    horizons: NDArray[np.int32]
+
+    @staticmethod
+    def of(positions: NDArray[np.int32], pictures: Sequence[tuple[int, Floats]]) -> Pictures | None:
+        """The pictures of a batch, each given by its first token there and a row for each of its tokens.
+
+        The tokens of a picture see all of it.
+
+        Args:
+            positions: of all tokens of the batch.
+        """
+        if not pictures:
+            return None
+        sources, horizons = np.arange(positions.size, dtype=np.int32), positions.copy()
+        rows = positions.size
+        for first, features in pictures:
+            own = slice(first, first + len(features))
+            sources[own] = np.arange(rows, rows + len(features))
+            horizons[own] = positions[own][-1]
+            rows += len(features)
+        return Pictures(np.concatenate([features for _, features in pictures]), sources, horizons)
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """Tokens to evaluate together.
 
@@ -30,6 +65,7 @@ class Batch:
         sequences: each one's sequence.
         outputs: indexes into the batch whose results are wanted, ascending, possibly none.
         segments: see `Step.segments`; one number stands for all.
+        pictures: what stands in it in place of embeddings, None for nothing.
     """
 
     tokens: NDArray[np.int32]
@@ -37,6 +73,7 @@ class Batch:
     sequences: NDArray[np.int32]
     outputs: NDArray[np.int32]
     segments: NDArray[np.int32] | int = 0
+    pictures: Pictures | None = None
 
     @staticmethod
     def next(tokens: Sequence[int], positions: Sequence[int], sequences: Sequence[int]) -> Batch:
@@ -78,6 +115,8 @@ class _Traced:
     segments: Array
     history: History
     result: Tensor
+    features: Array | None
+    sources: Array | None
     layout: tuple[NDArray[np.int32], NDArray[np.int32] | int] | None = None
 
     def write(self, batch: Batch) -> None:
@@ -89,6 +128,9 @@ class _Traced:
             self.outputs[: len(batch.outputs)] = batch.outputs
             self.segments[:] = batch.segments
             self.layout = batch.outputs, batch.segments
+        if batch.pictures is not None and self.features is not None and self.sources is not None:
+            self.features[:] = batch.pictures.features
+            self.sources[:] = batch.pictures.sources
 
 
 class Evaluator:
@@ -139,8 +181,12 @@ class Evaluator:
     def _computed(self, batch: Batch, history: Hashable) -> Floats:
         wanted = len(batch.outputs)
         # A graph without outputs would be one of a kind; that of one output serves as well.
-        traced = self._graph(len(batch.tokens), wanted or 1, history)
+        pictures = batch.pictures
+        shape = pictures.features.shape if pictures else None
+        traced = self._graph(len(batch.tokens), wanted or 1, history, shape)
         traced.write(batch)
+        if pictures is not None:
+            self.cache.look_ahead(pictures.horizons)
         self.cache.fill(traced.history)
         traced.context.compute(traced.result)
         return traced.result.array()[:wanted]
@@ -166,8 +212,10 @@ class Evaluator:
         self.forget_graphs()
         self.cache.close()
 
-    def _graph(self, tokens: int, outputs: int, history: Hashable) -> _Traced:
-        key = (tokens, outputs, history)
+    def _graph(
+        self, tokens: int, outputs: int, history: Hashable, features: tuple[int, ...] | None
+    ) -> _Traced:
+        key = (tokens, outputs, history, features)
         if key in self._traced:
             self._traced.move_to_end(key)
             return self._traced[key]
@@ -175,7 +223,7 @@ class Evaluator:
             self._traced.popitem(last=False)[1].context.close()
         context = self.backend.new_context()
         try:
-            step, result = self._trace(context, tokens, outputs, history)
+            step, result = self._trace(context, tokens, outputs, history, features)
             context.forward(result)
             ids, positions, rows = step.tokens.array(), step.positions.array(), step.outputs.array()
             # A batch that wants no logits leaves this as it is, and it must make sense.
@@ -184,14 +232,28 @@ class Evaluator:
         except BaseException:
             context.close()
             raise
-        self._traced[key] = traced = _Traced(context, ids, positions, rows, segments, step.history, result)
+        replaced = step.features.array() if step.features else None
+        sources = step.sources.array() if step.sources else None
+        traced = _Traced(context, ids, positions, rows, segments, step.history, result, replaced, sources)
+        self._traced[key] = traced
         return traced
 
-    def _trace(self, context: Context, tokens: int, outputs: int, history: Hashable) -> tuple[Step, Tensor]:
+    def _trace(
+        self,
+        context: Context,
+        tokens: int,
+        outputs: int,
+        history: Hashable,
+        features: tuple[int, ...] | None = None,
+    ) -> tuple[Step, Tensor]:
         inputs = context.input()
         ids = inputs.empty(DType.I32, tokens)
         positions = inputs.empty(DType.I32, tokens)
         rows = inputs.empty(DType.I32, outputs)
         segments = inputs.empty(DType.I32, tokens)
-        step = Step(ids, positions, rows, self.cache.trace(context, tokens, history), segments)
+        seen = self.cache.trace(context, tokens, history)
+        step = Step(ids, positions, rows, seen, segments)
+        if features is not None:
+            replaced = inputs.empty(DType.F32, *features), inputs.empty(DType.I32, tokens)
+            step = Step(ids, positions, rows, seen, segments, *replaced)
         return step, self.compute(step)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection, Generator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from functools import cached_property
 from itertools import count
@@ -25,10 +25,11 @@ from puna.engine.options import (
     DEFAULT_PARALLEL,
     LoadOptions,
 )
-from puna.engine.request import GenerateRequest
+from puna.engine.pictures import Gallery
+from puna.engine.request import GenerateRequest, Image
 from puna.engine.signals import interrupted_by_signals
 from puna.engine.thinking import ends_with
-from puna.errors import InvalidOption, PunaError
+from puna.errors import InvalidOption, PunaError, UnsupportedModel
 from puna.gguf import Metadata
 from puna.gguf.keys import Pooling
 from puna.ml import (
@@ -42,7 +43,7 @@ from puna.ml import (
 )
 from puna.ml.array import Floats
 from puna.ml.backend import Backend, new_backend
-from puna.models.base import Encoder, Model, Step
+from puna.models.base import Decoder, Encoder, Model, Step
 from puna.models.registry import build_model
 from puna.sampling.constraints import Constraint, Constraints, TokenTable
 from puna.sampling.grammar import Grammar, Thinking
@@ -64,8 +65,20 @@ class LoadedModel:
         memory: what it takes of each device.
     """
 
-    def __init__(self, backend: Backend, model: Model, evaluator: Evaluator, options: LoadOptions) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        model: Model,
+        evaluator: Evaluator,
+        options: LoadOptions,
+        eyes: Backend | None = None,
+    ) -> None:
+        """
+        Args:
+            eyes: what has the image encoder's weights, where it is not `backend`.
+        """
         self.backend = backend
+        self._eyes = eyes
         self.metadata: Metadata = backend.config()
         self._model = model
         self._ids = count()
@@ -78,7 +91,8 @@ class LoadedModel:
         self.num_ctx = context_length(self.metadata, options)
         self.num_batch = batch_size(self._model, self.num_ctx, options)
         self._embedder: Embedder | None = None
-        self.memory: BackendMemory = self.backend.backend_memory()
+        self.memory: BackendMemory = memory_of(self.backend, self._eyes)
+        self._gallery = Gallery.of(self._eyes or self.backend, self._model, evaluator.cache)
         self._engine: Engine | None = None
 
     @cached_property
@@ -102,6 +116,7 @@ class LoadedModel:
                 num_ctx=self.num_ctx,
                 num_batch=self.num_batch,
                 limit=self.options.num_parallel or DEFAULT_PARALLEL,
+                gallery=self._gallery,
             )
         return self._engine
 
@@ -117,6 +132,7 @@ class LoadedModel:
         shown: Collection[int] = (),
         shift: bool = False,
         num_keep: int = 4,
+        images: Sequence[Image] = (),
         halted: Callable[[], bool] = lambda: False,
     ) -> Generator[Event, None, None]:
         """Yields the answer to the prompt's tokens piece by piece, and at last `Done`.
@@ -130,7 +146,7 @@ class LoadedModel:
 
         Raises:
             InvalidOption: the prompt is empty, or the grammar is refused.
-            MissingCapability: the model only reads.
+            MissingCapability: the model only reads, or sees no pictures.
             PunaError: as `Engine`, while the answer is read.
         """
         if grammar is not None:
@@ -145,6 +161,7 @@ class LoadedModel:
             shown=frozenset(shown),
             shift=shift,
             num_keep=num_keep,
+            images=tuple(images),
         )
         return self._answer(request, halted)
 
@@ -259,7 +276,7 @@ class LoadedModel:
 
     def _new_evaluator(self, options: LoadOptions) -> Evaluator:
         self.backend.forget_caches()
-        return new_evaluator(self.backend, self._model, options)
+        return new_evaluator(self.backend, self._model, options, self._eyes)
 
     def interrupted_by_signals(self) -> AbstractContextManager[None]:
         """While inside, Ctrl-C ends a computation at once; see `puna.engine.signals`."""
@@ -268,6 +285,8 @@ class LoadedModel:
     def close(self) -> None:
         """Frees everything. Closing twice is harmless."""
         self._close_evaluators()
+        if self._eyes is not None:
+            self._eyes.close()
         self.backend.close()
 
     def _close_evaluators(self) -> None:
@@ -332,12 +351,16 @@ def plan_model(
     """
     options = options or LoadOptions()
     params = replace(backend_params(options), alloc_memory=False)
-    with new_backend(path, params, name=backend) as planned:
+    with ExitStack() as opened:
+        planned = opened.enter_context(new_backend(path, params, name=backend))
         model = build_model(planned)
+        eyes = opened_eyes(model, options, params, backend)
+        if eyes is not None:
+            opened.enter_context(eyes)
         planned.allocate()
-        new_evaluator(planned, model, options).close()
+        new_evaluator(planned, model, options, eyes).close()
         metadata = planned.config()
-        return planned.backend_memory(), context_length(metadata, options), metadata.uint("block_count", 0)
+        return memory_of(planned, eyes), context_length(metadata, options), metadata.uint("block_count", 0)
 
 
 def backend_params(options: LoadOptions) -> BackendParams:
@@ -385,27 +408,78 @@ def _load(
     path: Path, params: BackendParams, options: LoadOptions, progress: Callable[[float], None], name: str
 ) -> LoadedModel:
     backend = new_backend(path, params, name=name)
+    eyes: Backend | None = None
     try:
-        return _build(backend, options, progress)
+        model = build_model(backend)
+        eyes = opened_eyes(model, options, params, name)
+        return _build(backend, eyes, model, options, progress)
     except BaseException:
+        if eyes is not None:
+            eyes.close()
         backend.close()
         raise
 
 
-def _build(backend: Backend, options: LoadOptions, progress: Callable[[float], None]) -> LoadedModel:
-    model = build_model(backend)
-    backend.allocate()
-    evaluator = new_evaluator(backend, model, options)
+def opened_eyes(model: Model, options: LoadOptions, params: BackendParams, name: str) -> Backend | None:
+    """What has the weights of the image encoder that the options name, on the CPU; the model sees through it.
+
+    Raises:
+        UnsupportedModel: the model takes none, or not this one.
+        GGUFError, WeightError: the file makes no sense, or is not what it says.
+        InsufficientMemory: it does not fit.
+    """
+    if options.projector is None:
+        return None
+    if not isinstance(model, Decoder):
+        raise UnsupportedModel("a model that only reads has no image encoder")
+    params = replace(params, num_gpu_layers=0, tensor_split=(), rpc_servers=())
+    eyes = new_backend(Path(options.projector), params, name=name)
     try:
+        model.see_through(eyes)
+        eyes.allocate()
+    except BaseException:
+        eyes.close()
+        raise
+    return eyes
+
+
+def memory_of(backend: Backend, eyes: Backend | None) -> BackendMemory:
+    """What a model takes, with its image encoder of another file."""
+    memory = backend.backend_memory()
+    if eyes is not None:
+        own = eyes.backend_memory()
+        for entry in (own.input_weights, *own.cpu.weights):
+            memory.input_weights.add(entry.size, entry.status)
+        memory.cpu.graph.add(own.cpu.graph.size, own.cpu.graph.status)
+    return memory
+
+
+def _build(
+    backend: Backend,
+    eyes: Backend | None,
+    model: Model,
+    options: LoadOptions,
+    progress: Callable[[float], None],
+) -> LoadedModel:
+    backend.allocate()
+    evaluator = new_evaluator(backend, model, options, eyes)
+    try:
+        if eyes is not None:
+            eyes.load()
         backend.load(progress)
-        return LoadedModel(backend, model, evaluator, options)
+        return LoadedModel(backend, model, evaluator, options, eyes)
     except BaseException:
         evaluator.close()
         raise
 
 
-def new_evaluator(backend: Backend, model: Model, options: LoadOptions) -> Evaluator:
+def new_evaluator(
+    backend: Backend, model: Model, options: LoadOptions, eyes: Backend | None = None
+) -> Evaluator:
     """An evaluator with a cache and room for the largest graph.
+
+    Args:
+        eyes: what has the image encoder's weights, where it is not `backend`.
 
     Raises:
         InsufficientMemory: there is not enough.
@@ -416,6 +490,8 @@ def new_evaluator(backend: Backend, model: Model, options: LoadOptions) -> Evalu
         num_batch = batch_size(model, context_length(backend.config(), options), options)
         parallel = options.num_parallel or DEFAULT_PARALLEL
         evaluator.reserve(num_batch, num_batch if isinstance(model, Encoder) else parallel)
+        if gallery := Gallery.of(eyes or backend, model, evaluator.cache):
+            gallery.reserve()
     except BaseException:
         evaluator.close()
         raise
@@ -439,8 +515,11 @@ def unreserved_evaluator(
 
 
 def batch_size(model: Model, num_ctx: int, options: LoadOptions) -> int:
-    """Most tokens evaluated at once: an encoder reads a text as a whole."""
-    return num_ctx if isinstance(model, Encoder) else min(options.num_batch or DEFAULT_BATCH, num_ctx)
+    """Most tokens evaluated at once: an encoder reads a text as a whole, a decoder a picture."""
+    if isinstance(model, Encoder):
+        return num_ctx
+    seen = model.vision.placement.count if isinstance(model, Decoder) and model.vision else 1
+    return min(max(options.num_batch or DEFAULT_BATCH, seen), num_ctx)
 
 
 def context_length(metadata: Metadata, options: LoadOptions) -> int:

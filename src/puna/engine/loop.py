@@ -12,22 +12,33 @@ cells and is evaluated again when another has ended.
 from __future__ import annotations
 
 import time
+from array import array
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 
 from puna.engine.choose import Chooser
 from puna.engine.commit import commit
-from puna.engine.evaluator import Batch, Evaluator
+from puna.engine.evaluator import Batch, Evaluator, Pictures
 from puna.engine.events import Done, Event
-from puna.engine.plan import Need, plan
+from puna.engine.pictures import Gallery, Placed, expanded, without_content
+from puna.engine.plan import Need, plan, undivided
 from puna.engine.prefixes import Prefix, Prefixes, longest
 from puna.engine.request import GenerateRequest
 from puna.engine.scores import PromptScores
-from puna.engine.sequence import Sequence, fitted_prompt, kept, outside, shift_length, without
+from puna.engine.sequence import (
+    NOWHERE,
+    Sequence,
+    fitted_prompt,
+    kept,
+    outside,
+    shift_length,
+    shifts,
+    without,
+)
 from puna.engine.text import TextStream, Transcript
 from puna.engine.thinking import ThinkingLimit, ends_with
 from puna.errors import InternalError, Interrupted, InvalidOption, MissingCapability, PunaError
@@ -88,6 +99,7 @@ class Engine:
         num_ctx: tokens of context of each request.
         num_batch: most tokens in one batch.
         limit: most requests that are computed at once.
+        gallery: what the model sees pictures with.
     """
 
     def __init__(
@@ -99,12 +111,14 @@ class Engine:
         num_ctx: int,
         num_batch: int,
         limit: int,
+        gallery: Gallery | None = None,
     ) -> None:
         self.prefixes = Prefixes()
         self._evaluator = evaluator
         self._cache = evaluator.cache
         self._tokenizer = tokenizer
         self._constrain = constrain
+        self._gallery = gallery
         self._num_ctx = num_ctx
         self._num_batch = num_batch
         self._limit = min(limit, MAX_SEQUENCES)
@@ -124,7 +138,7 @@ class Engine:
         Raises:
             InvalidOption: a token or option makes no sense, the grammar is refused, or the id is in use.
             ContextLengthExceeded: the prompt does not fit the context.
-            MissingCapability: the model only reads.
+            MissingCapability: the model only reads, or sees no pictures.
         """
         if isinstance(self._evaluator.model, Encoder):
             raise MissingCapability(["completion"], "it makes vectors of texts", "the model")
@@ -138,7 +152,8 @@ class Engine:
         wrong = outside(request.prompt, vocabulary)
         if wrong is not None:
             raise InvalidOption(f"the prompt has token {wrong}; this model's are 0 to {vocabulary - 1}")
-        tokens, dropped = fitted_prompt(request, self._num_ctx)
+        prompt, pictures = self._pictured(request)
+        tokens, dropped = fitted_prompt(request, prompt, self._num_ctx)
         sampler = Sampler(request.sampling, vocabulary, request.prompt)
         stream = TextStream(self._tokenizer.decoder(shown=request.shown), request.stop)
         return Sequence(
@@ -155,7 +170,16 @@ class Engine:
             scores=PromptScores(request.prompt, request.sampling.top_logprobs)
             if request.prompt_logprobs
             else None,
+            pictures=pictures,
         )
+
+    def _pictured(self, request: GenerateRequest) -> tuple[array[int], tuple[Placed, ...]]:
+        """The prompt with its pictures' tokens, and where these stand."""
+        if not request.images:
+            return array("i", request.prompt), ()
+        if self._gallery is None:
+            raise MissingCapability(["vision"], subject="the model")
+        return expanded(request.prompt, request.images, self._gallery.placement)
 
     def _thinking_limit(self, request: GenerateRequest) -> ThinkingLimit | None:
         if request.thinking is None or request.thinking_budget < 0:
@@ -170,7 +194,7 @@ class Engine:
         )
 
     def _most_generated(self, request: GenerateRequest, prompt_tokens: int) -> int:
-        room = 2**63 if request.shift else self._num_ctx - prompt_tokens
+        room = 2**63 if shifts(request) else self._num_ctx - prompt_tokens
         return room if request.num_predict < 0 else min(request.num_predict, room)
 
     def cancel(self, id: int) -> None:
@@ -222,6 +246,8 @@ class Engine:
                     self._shift(sequence)
             parts = self._planned()
             try:
+                if not self._shown(parts):
+                    continue
                 self._run(parts)
             except CacheFull as error:
                 self._make_room(error)
@@ -236,9 +262,11 @@ class Engine:
 
     def _planned(self) -> list[_Part]:
         running = self._running
-        if sum([one.due for one in running]) <= self._num_batch:
-            return [_Part(one, one.due) for one in running]
-        counts = plan([Need(one.due, one.prefilling) for one in running], self._num_batch)
+        if sum([one.ready for one in running]) <= self._num_batch:
+            return [_Part(one, one.ready) for one in running]
+        counts = plan([Need(one.ready, one.prefilling) for one in running], self._num_batch)
+        if any(one.pictures for one in running):
+            counts = undivided(counts, [one.undivided for one in running], self._num_batch)
         parts = [_Part(one, count) for one, count in zip(running, counts, strict=True) if count]
         if len(parts) < len(running):
             # Who went without comes first next time.
@@ -246,11 +274,27 @@ class Engine:
             self._running = [one for one in running if one not in served] + served
         return parts
 
+    def _shown(self, parts: list[_Part]) -> bool:
+        """Whether all have their pictures now; one whose picture is none is out."""
+        gallery = self._gallery
+        if gallery is None:
+            return True
+        for sequence in [part.sequence for part in parts if part.sequence.pictures]:
+            try:
+                for picture in sequence.due:
+                    gallery.show(sequence.number, picture)
+            except (CacheFull, Interrupted):
+                raise
+            except PunaError as error:
+                self._fail(sequence, error)
+                return False
+        return True
+
     def _run(self, parts: list[_Part]) -> None:
         for part in parts:
             if part.is_last:
                 part.sequence.chooser.prepare()
-        logits = self._evaluator.evaluate(_batch(parts))
+        logits = self._evaluator.evaluate(self._batch(parts))
         if any(part.sequence.scores is not None for part in parts):
             logits = self._score(parts, logits)
         if any(part.is_last and part.sequence.prefilling for part in parts):
@@ -279,6 +323,19 @@ class Engine:
             begin = end
         return logits[last]
 
+    def _batch(self, parts: list[_Part]) -> Batch:
+        batch, gallery = _batch(parts), self._gallery
+        if gallery is None or not any(part.sequence.pictures for part in parts):
+            return batch
+        standing, first = [], 0
+        for part in parts:
+            for picture in part.sequence.due:
+                rows = gallery.embedded(picture)
+                if rows is not None:
+                    standing.append((first + picture.begin - part.sequence.held, rows))
+            first += part.tokens
+        return replace(batch, pictures=Pictures.of(batch.positions, standing))
+
     def _commit(self, sequence: Sequence, logits: Floats) -> None:
         tokenizer = self._tokenizer
         try:
@@ -305,11 +362,11 @@ class Engine:
 
     def _place(self, sequence: Sequence) -> bool:
         """Finds a number and cells for a sequence, with as much of it as the cache has."""
-        found = None
-        if sequence.scores is None:
-            found = longest(
-                self._candidates(), sequence.tokens, sequence.request.scope, self._cache.can_resume
-            )
+        wanted = Prefix(NOWHERE, sequence.tokens, sequence.request.scope, sequence.pictures)
+        # Whose prompt's tokens are told of has all of it evaluated.
+        found = (
+            longest(self._candidates(), wanted, self._cache.can_resume) if sequence.scores is None else None
+        )
         number, held = self._seat(found)
         sequence.place(number, held, time.perf_counter())
         while not self._fits(sequence):
@@ -326,7 +383,8 @@ class Engine:
         """The first of those that have as much is taken: with one that runs, cells are best shared."""
         for one in self._running:
             if one.reusable:
-                yield Prefix(one.number, one.tokens[: one.reusable], one.request.scope)
+                pictures = without_content(one.pictures, one.reusable)
+                yield Prefix(one.number, one.tokens[: one.reusable], one.request.scope, pictures)
         yield from self.prefixes
 
     def _seat(self, found: tuple[Prefix, int] | None) -> tuple[int, int]:
@@ -430,7 +488,8 @@ class Engine:
     def _keep(self, sequence: Sequence) -> None:
         """Makes a sequence's cells a prefix, unless another has all of it; what it has all of goes."""
         length = sequence.reusable if self._cache.can_resume(sequence.number, sequence.reusable) else 0
-        prefix = Prefix(sequence.number, sequence.tokens[:length], sequence.request.scope)
+        pictures = without_content(sequence.pictures, length)
+        prefix = Prefix(sequence.number, sequence.tokens[:length], sequence.request.scope, pictures)
         self._cache.remove(prefix.number, length)
         if not length:
             self._drop(prefix.number)
@@ -484,4 +543,5 @@ def _batch(parts: list[_Part]) -> Batch:
         positions += range(held, end)
         numbers += [part.sequence.number] * part.tokens
         outputs += [len(tokens) - part.tokens + index for index in part.outputs]
-    return Batch(*(np.asarray(values, np.int32) for values in (tokens, positions, numbers, outputs)))
+    columns = [np.asarray(values, np.int32) for values in (tokens, positions, numbers, outputs)]
+    return Batch(columns[0], columns[1], columns[2], columns[3])

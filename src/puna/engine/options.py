@@ -31,6 +31,7 @@ class LoadOptions:
         transcode: store types without a fast kernel as one that has; None does so where it costs little.
         repack: store weights in the processor's preferred order; None does so where that is faster.
         rpc_servers: `host:port` of ggml RPC servers to use as devices.
+        projector: path of a GGUF file with the image encoder, where the model's own has none.
 
     Raises:
         InvalidOption: a number is out of its range, or the cache type is unknown.
@@ -47,6 +48,7 @@ class LoadOptions:
     transcode: bool | None = None
     repack: bool | None = None
     rpc_servers: tuple[str, ...] | None = None
+    projector: str | None = None
 
     def __post_init__(self) -> None:
         _at_least("num_ctx", self.num_ctx, 1)

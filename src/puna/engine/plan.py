@@ -44,3 +44,19 @@ def fair_shares(wanted: Sequence[int], budget: int) -> list[int]:
         shares[index] = min(wanted[index], budget // (len(wanted) - position))
         budget -= shares[index]
     return shares
+
+
+def undivided(counts: Sequence[int], pieces: Sequence[int], budget: int) -> list[int]:
+    """The counts of a batch, such that what cannot be divided is in it as a whole, or not at all.
+
+    Args:
+        pieces: for each sequence how many of its next tokens cannot be divided; at most the budget.
+    """
+    shares = []
+    for count, piece in zip(counts, pieces, strict=True):
+        count = max(count, piece) if count else 0
+        if count > budget:
+            count = budget if budget >= piece else 0
+        shares.append(count)
+        budget -= count
+    return shares

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from puna.engine.pictures import Placed, common_pictures
+
 # Comparing goes on in larger and larger pieces, so that prompts which differ early cost nothing.
 _FIRST_PIECE = 64
 
@@ -21,11 +23,18 @@ class Prefix:
         number: of the sequence that has them.
         tokens: ids, from position 0 on.
         scope: whose they are.
+        pictures: those that stand among them.
     """
 
     number: int
     tokens: array[int]
     scope: str
+    pictures: tuple[Placed, ...] = ()
+
+    def common(self, other: Prefix) -> int:
+        """How many tokens both begin with, pictures counting by their content."""
+        length = common_length(self.tokens, other.tokens)
+        return common_pictures(self.pictures, other.pictures, length)
 
 
 class Prefixes:
@@ -60,7 +69,7 @@ class Prefixes:
         """Those of the same scope, each with the number of tokens it has in common with this one."""
         for other in self:
             if other.scope == prefix.scope:
-                yield other, common_length(other.tokens, prefix.tokens)
+                yield other, other.common(prefix)
 
     def oldest(self) -> Prefix | None:
         """The one used longest ago."""
@@ -84,9 +93,9 @@ def common_length(left: array[int], right: array[int]) -> int:
 
 
 def longest(
-    candidates: Iterable[Prefix], tokens: array[int], scope: str, resumes: Callable[[int, int], bool]
+    candidates: Iterable[Prefix], wanted: Prefix, resumes: Callable[[int, int], bool]
 ) -> tuple[Prefix, int] | None:
-    """Which of the candidates has most of what `tokens` begins with, and how much; None if none has any.
+    """Which of the candidates has most of what is wanted, and how much; None if none has any.
 
     At least the last token is left to evaluate: its logits are wanted.
 
@@ -95,9 +104,9 @@ def longest(
     """
     best: tuple[Prefix, int] | None = None
     for candidate in candidates:
-        if candidate.scope != scope:
+        if candidate.scope != wanted.scope:
             continue
-        length = min(common_length(candidate.tokens, tokens), len(tokens) - 1)
+        length = min(candidate.common(wanted), len(wanted.tokens) - 1)
         if length > (best[1] if best else 0) and resumes(candidate.number, length):
             best = candidate, length
     return best

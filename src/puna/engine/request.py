@@ -8,6 +8,19 @@ from puna.sampling.parameters import SamplingParameters
 
 
 @dataclass(frozen=True, slots=True)
+class Image:
+    """A picture in a prompt.
+
+    Attributes:
+        at: before which token of the prompt it stands; the prompt's length is its end.
+        content: of a file: PNG, JPEG, WebP or GIF.
+    """
+
+    at: int
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class GenerateRequest:
     """A prompt, and how to go on with it.
 
@@ -26,9 +39,10 @@ class GenerateRequest:
             `sampling` says. The whole prompt is evaluated for that, a few tokens at a time, whatever the
             cache has of it, and `shift` takes nothing of it away.
         scope: only prompts and answers of the same scope share what the cache holds of them.
+        images: the prompt's pictures, in the order in which they stand.
 
     Raises:
-        InvalidOption: there is no prompt.
+        InvalidOption: there is no prompt, or its tokens are to be told of and it has pictures.
     """
 
     prompt: list[int]
@@ -43,7 +57,10 @@ class GenerateRequest:
     scope: str = ""
     thinking_budget: int = -1
     prompt_logprobs: bool = False
+    images: tuple[Image, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.prompt:
             raise InvalidOption("the prompt is empty: there is nothing to continue")
+        if self.prompt_logprobs and self.images:
+            raise InvalidOption("the tokens of a prompt with pictures have no log-probabilities to tell of")

@@ -9,6 +9,7 @@ from typing import Literal
 
 from puna.engine.choose import Chooser
 from puna.engine.events import Done
+from puna.engine.pictures import Placed, groups
 from puna.engine.request import GenerateRequest
 from puna.engine.scores import AT_ONCE, PromptScores
 from puna.engine.text import Transcript
@@ -48,6 +49,7 @@ class Sequence:
         cached: tokens of the prompt that the cache had already.
         shifted: tokens dropped from the context.
         scores: what is to be told of the prompt; None where nothing is, or all has been.
+        pictures: those of the prompt.
     """
 
     id: int
@@ -67,6 +69,7 @@ class Sequence:
     cached: int = 0
     shifted: int = 0
     scores: PromptScores | None = None
+    pictures: tuple[Placed, ...] = ()
     clock: Clock = field(default_factory=Clock)
 
     @property
@@ -75,9 +78,24 @@ class Sequence:
         return len(self.tokens) - self.held
 
     @property
-    def due(self) -> int:
-        """How many of them may be evaluated at once."""
-        return self.pending if self.scores is None else min(self.pending, AT_ONCE)
+    def ready(self) -> int:
+        """How many of these can be evaluated together: up to the next pictures, which hide earlier ones."""
+        if self.scores is not None:
+            return min(self.pending, AT_ONCE)
+        if not self.pictures:
+            return self.pending
+        begins = (group[0].begin for group in groups(self.pictures))
+        return next((begin for begin in begins if begin > self.held), len(self.tokens)) - self.held
+
+    @property
+    def undivided(self) -> int:
+        """How many of these a picture takes that comes first among them; it is evaluated as a whole."""
+        return next((one.count for one in self.pictures if one.begin == self.held), 0)
+
+    @property
+    def due(self) -> list[Placed]:
+        """The pictures among these, which have to be shown before."""
+        return [one for one in self.pictures if self.held <= one.begin < self.held + self.ready]
 
     @property
     def room(self) -> int:
@@ -131,23 +149,30 @@ class Sequence:
         )
 
 
-def fitted_prompt(request: GenerateRequest, num_ctx: int) -> tuple[array[int], int]:
+def fitted_prompt(request: GenerateRequest, prompt: array[int], num_ctx: int) -> tuple[array[int], int]:
     """The prompt as it fits the context, and how many tokens it lost.
 
     With `shift`, one that is too long loses its middle: what a shift would keep remains, and of the end so
     much that half of the rest is free.
 
+    Args:
+        prompt: the request's, with the tokens of its pictures.
+
     Raises:
         ContextLengthExceeded: it is too long, and the request does not let tokens go, or asks about each.
     """
-    prompt = request.prompt
     if len(prompt) <= num_ctx:
-        return array("i", prompt), 0
-    if not request.shift or request.prompt_logprobs:
+        return prompt, 0
+    if not shifts(request) or request.prompt_logprobs:
         raise ContextLengthExceeded(len(prompt), num_ctx)
     keep = kept(request.num_keep, len(prompt), num_ctx)
     end = num_ctx - keep - (num_ctx - keep) // 2
-    return array("i", prompt[:keep] + prompt[-end:]), len(prompt) - keep - end
+    return prompt[:keep] + prompt[-end:], len(prompt) - keep - end
+
+
+def shifts(request: GenerateRequest) -> bool:
+    """Whether old tokens may go: never among pictures, which would go with them."""
+    return request.shift and not request.images
 
 
 def kept(num_keep: int, prompt_tokens: int, num_ctx: int) -> int:

@@ -12,6 +12,7 @@ from puna.progress import Report
 from puna.services.conversation import Chat, facts_of
 from puna.services.finding import FoundModel, find_model
 from puna.services.options import NAMES, read_options, unknown_option
+from puna.services.projectors import projector_beside, seeing
 from puna.store.library import Library
 
 
@@ -58,9 +59,11 @@ def load_found(
     began = time.perf_counter()
     defaults = {**(found.model.parameters if found.model else {}), **options}
     read = read_options(defaults)
-    loaded = load_model(found.path, read.load, progress)
+    projector = projector_beside(found.path, found.model)
+    loaded = load_model(found.path, seeing(read.load, projector), progress)
     try:
-        chat = Chat.of(loaded.metadata, loaded.tokenizer, loaded.num_ctx, facts_of(name, found.model))
+        facts, seen = facts_of(name, found.model), projector.metadata if projector else None
+        chat = Chat.of(loaded.metadata, loaded.tokenizer, loaded.num_ctx, facts, projector=seen)
         return Model(name, found.model, loaded, chat, defaults, time.perf_counter() - began)
     except BaseException:
         loaded.close()

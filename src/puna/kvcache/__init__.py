@@ -1,9 +1,19 @@
 """Caches of keys and values: what has been computed for earlier tokens, shared by sequences."""
 
 from puna.kvcache.batch import WithinBatch
-from puna.kvcache.cache import MAX_SEQUENCES, Cache, CacheFull, History, Member, Shift, ShiftRefused
+from puna.kvcache.cache import (
+    MAX_SEQUENCES,
+    Cache,
+    CacheFull,
+    Crossed,
+    History,
+    Member,
+    Shift,
+    ShiftRefused,
+)
 from puna.kvcache.causal import Causal, Chunked, SlidingWindow
 from puna.kvcache.composed import Composed
+from puna.kvcache.encoder import EncoderCache
 
 __all__ = [
     "MAX_SEQUENCES",
@@ -12,6 +22,8 @@ __all__ = [
     "Causal",
     "Chunked",
     "Composed",
+    "Crossed",
+    "EncoderCache",
     "History",
     "Member",
     "Shift",

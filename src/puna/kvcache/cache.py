@@ -12,15 +12,22 @@ or more sequences: what sequences have in common is stored once. A batch goes th
 A step with a shape that was traced before needs `start`, `fill` and `compute` only.
 """
 
+from __future__ import annotations
+
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from puna.errors import PunaError
+from puna.errors import InvalidOption, PunaError
 from puna.ml import Backend, Context, DType, Tensor
 from puna.ml.nn import LayerHistory
+
+if TYPE_CHECKING:
+    from puna.kvcache.encoder import EncoderCache
 
 MAX_SEQUENCES = 64
 
@@ -38,12 +45,31 @@ class ShiftRefused(PunaError):
     """Tokens cannot be taken out of the middle of a sequence; it must be evaluated again from there."""
 
 
+@dataclass(frozen=True, slots=True)
+class Crossed:
+    """What a layer that looks across sees of pictures.
+
+    Attributes:
+        key, value, mask: as `Tensor.scaled_dot_product_attention` takes them.
+        seeing: F32 (tokens, 1), 0 for tokens that see no picture: their results mean nothing; else 1.
+    """
+
+    key: Tensor
+    value: Tensor
+    mask: Tensor
+    seeing: Tensor
+
+
 class History(ABC):
     """A cache as one graph sees it; handed to the model's forward."""
 
     @abstractmethod
     def layer(self, index: int) -> LayerHistory:
         """What the attention of layer `index` is given."""
+
+    def crossed(self, index: int) -> Crossed | None:
+        """What layer `index` sees of pictures; None where none of the batch's tokens sees any."""
+        return None
 
     @abstractmethod
     def fill(self) -> None:
@@ -69,6 +95,11 @@ class Cache(ABC):
             InvalidOption: a number is below 1, above 64 sequences, or the type does not suit the backend.
         """
 
+    @property
+    def encoder(self) -> EncoderCache | None:
+        """The part that holds what an image encoder made, where the model looks across at it."""
+        return None
+
     @abstractmethod
     def start(self, positions: Integers, sequences: Integers) -> Hashable:
         """Takes a cell for each token of a batch.
@@ -83,6 +114,16 @@ class Cache(ABC):
         Raises:
             CacheFull: not enough free cells; nothing has changed.
         """
+
+    def look_ahead(self, horizons: NDArray[np.int32]) -> None:
+        """Lets the tokens of the batch last started see up to these positions of their sequences.
+
+        Without it, each sees up to its own. All that they see is in the batch or was before it.
+
+        Raises:
+            InvalidOption: this cache has no order.
+        """
+        raise InvalidOption("the tokens of this model see all of their text")
 
     @abstractmethod
     def trace(self, context: Context, tokens: int, shape: Hashable) -> History:

@@ -1,6 +1,7 @@
 """Causal caches: a token sees its own sequence's earlier tokens, all of them or the latest."""
 
 from collections.abc import Hashable, Sequence, Set
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -156,6 +157,9 @@ class Causal(Member):
     def _shape(self, first: int, end: int) -> Span:
         begin = first - first % _ALIGNMENT
         return Span(begin, padded(end, self._config.cache_padding) - begin)
+
+    def look_ahead(self, horizons: Positions) -> None:
+        self._ledger.batch = replace(self._ledger.batch, horizons=horizons)
 
     def undo(self) -> None:
         self.cells.give_back(self._ledger.batch, self._overwritten, self._dropped)

@@ -33,12 +33,14 @@ class Batch:
     Attributes:
         follows: the state of the books, by their changes, after the batch before this one, if nothing else
             has changed since and this is its sequence's next token, which sees all of it; otherwise -1.
+        horizons: the last positions that the tokens see, where these are not their own.
     """
 
     cells: Numbers
     positions: Positions
     bits: NDArray[np.uint64]
     follows: int = -1
+    horizons: Positions | None = None
 
 
 class Cells:
@@ -186,11 +188,13 @@ def padded(count: int, multiple: int) -> int:
 def hidden(cells: Cells, span: Span, batch: Batch, lowest: Positions | None) -> Flags:
     """Which cells of a span the tokens of a batch may not see; bool (tokens, span.length).
 
-    A token sees the cells of its own sequence with positions from its `lowest` to its own, both included.
+    A token sees the cells of its own sequence with positions from its `lowest` to its own or its horizon,
+    both included.
     """
     seen = slice(span.begin, span.begin + span.length)
+    last = batch.positions if batch.horizons is None else batch.horizons
     positions = cells.positions[seen]
-    result = _foreign(cells.members[seen], batch.bits) | (positions > batch.positions[:, None])
+    result = _foreign(cells.members[seen], batch.bits) | (positions > last[:, None])
     if lowest is not None:
         result |= positions < lowest[:, None]
     return result

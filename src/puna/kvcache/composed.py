@@ -3,8 +3,12 @@
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from puna.errors import InvalidOption
-from puna.kvcache.cache import Cache, CacheFull, History, Integers, Member
+from puna.kvcache.cache import Cache, CacheFull, Crossed, History, Integers, Member
+from puna.kvcache.encoder import EncoderCache
 from puna.ml import Backend, Context, DType
 from puna.ml.nn import LayerHistory
 
@@ -18,6 +22,9 @@ class ComposedHistory(History):
 
     def layer(self, index: int) -> LayerHistory:
         return self.histories[self.serves[index]].layer(index)
+
+    def crossed(self, index: int) -> Crossed | None:
+        return self.histories[self.serves[index]].crossed(index)
 
     def fill(self) -> None:
         for history in self.histories:
@@ -41,6 +48,10 @@ class Composed(Cache):
         for member in self._members:
             member.init(backend, dtype, max_sequences, capacity, max_batch)
 
+    @property
+    def encoder(self) -> EncoderCache | None:
+        return next((member.encoder for member in self._members if member.encoder), None)
+
     def start(self, positions: Integers, sequences: Integers) -> Hashable:
         shapes: list[Hashable] = []
         try:
@@ -51,6 +62,10 @@ class Composed(Cache):
                 member.undo()
             raise
         return tuple(shapes)
+
+    def look_ahead(self, horizons: NDArray[np.int32]) -> None:
+        for member in self._members:
+            member.look_ahead(horizons)
 
     def trace(self, context: Context, tokens: int, shape: Hashable) -> History:
         if not isinstance(shape, tuple) or len(shape) != len(self._members):

@@ -1,12 +1,15 @@
 """What every model is to the engine."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
+from puna.errors import UnsupportedModel
 from puna.gguf import Metadata
+from puna.images.pixels import Pixels
 from puna.kvcache import Cache, History, WithinBatch
-from puna.ml import Tensor
+from puna.ml import Backend, Context, DType, Tensor
 from puna.ml.nn import Module
 
 
@@ -20,6 +23,8 @@ class Step:
         outputs: I32 (outputs,), the rows whose results are wanted, ascending; all, where they are as many.
         history: what came before.
         segments: I32 (tokens,), 1 for the tokens of the second of two texts, else 0; for encoders.
+        features: F32 (rows, hidden), what the batch's pictures have in place of embeddings; None without any.
+        sources: I32 (tokens,), for each token its row in the embeddings with the features below; or None.
     """
 
     tokens: Tensor
@@ -27,6 +32,14 @@ class Step:
     outputs: Tensor
     history: History
     segments: Tensor
+    features: Tensor | None = None
+    sources: Tensor | None = None
+
+    def pictured(self, embeddings: Tensor) -> Tensor:
+        """Embeddings (tokens, hidden), with the features of pictures in their places."""
+        if self.features is None or self.sources is None:
+            return embeddings
+        return embeddings.concat(self.features, 0).rows(self.sources)
 
     def select(self, x: Tensor) -> Tensor:
         """The wanted rows of x (tokens, width) → (outputs, width)."""
@@ -63,8 +76,73 @@ class Model(Module, ABC):
         """A cache that suits the model's attention, without room yet."""
 
 
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """The tokens that stand in a prompt for a picture.
+
+    Attributes:
+        before: ids in front of it.
+        token: the id at each of its own positions.
+        count: how many of these there are.
+        after: ids behind it.
+    """
+
+    token: int
+    count: int = 1
+    before: tuple[int, ...] = ()
+    after: tuple[int, ...] = ()
+
+    @property
+    def length(self) -> int:
+        """How many tokens it takes in all."""
+        return len(self.before) + self.count + len(self.after)
+
+
+class Vision(Module, ABC):
+    """What makes features of pictures, for a decoder.
+
+    Attributes:
+        placement: how a picture stands in a prompt.
+        largest: pixels of the picture that takes the most memory; their values do not matter.
+    """
+
+    placement: Placement
+    largest: Pixels
+
+    @abstractmethod
+    def prepare(self, content: bytes) -> Pixels:
+        """A picture as the model looks at it, from the content of its file.
+
+        Raises:
+            InvalidOption: it is no picture, broken or too large.
+        """
+
+    @abstractmethod
+    def encode(self, context: Context, pixels: Pixels, mask_dtype: DType) -> Tensor:
+        """The features of a picture, F32 (rows, width of the decoder's states).
+
+        Args:
+            mask_dtype: of masks, as the backend's attention takes them.
+        """
+
+
 class Decoder(Model):
-    """A model that tells which token comes next, each token seeing those before it."""
+    """A model that tells which token comes next, each token seeing those before it.
+
+    Attributes:
+        vision: what it sees pictures with, None if it sees none.
+    """
+
+    vision: Vision | None = None
+
+    def see_through(self, projector: Backend) -> None:
+        """Takes its image encoder from another file than its own, opened by this backend.
+
+        Raises:
+            UnsupportedModel: this model, or this file, is not made for that.
+            GGUFError, WeightError: the file makes no sense, or its tensors are not those of the encoder.
+        """
+        raise UnsupportedModel("the model takes no image encoder from a file of its own")
 
     @abstractmethod
     def forward(self, step: Step) -> Tensor:
@@ -77,6 +155,18 @@ class Decoder(Model):
         Args:
             key: F32 (cells, kv_heads, d_k).
             offsets: I32 (cells,), how far each moves.
+        """
+
+
+class CrossDecoder(Decoder):
+    """A decoder with layers that look across at pictures, whose keys and values its cache holds."""
+
+    @abstractmethod
+    def crossed(self, features: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """What each of these layers is to see of a picture: its number, key and value (rows, kv_heads, d).
+
+        Args:
+            features: as `Vision.encode` gives them.
         """
 
 

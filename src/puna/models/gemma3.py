@@ -8,9 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
+from puna.errors import UnsupportedModel
 from puna.gguf import Metadata
 from puna.kvcache import Cache, Causal, Composed, SlidingWindow
-from puna.ml import RopeParameters, RopeType, Tensor
+from puna.ml import Backend, RopeParameters, RopeType, Tensor
 from puna.ml.nn import (
     Embedding,
     LayerHistory,
@@ -19,10 +20,12 @@ from puna.ml.nn import (
     Projections,
     RMSNorm,
     attention,
+    bind,
     split_heads,
 )
 from puna.models import hyper
-from puna.models.base import Decoder, Step
+from puna.models.base import Decoder, Placement, Step
+from puna.models.vision.siglip import SiglipVision, Sizes
 
 Transform = Callable[[Tensor], Tensor]
 
@@ -142,20 +145,54 @@ class Layer(Module):
         return x + self.feed_forward_post_norm(self.feed_forward(self.feed_forward_norm(x)))
 
 
-class Gemma3(Decoder):
-    """The decoder."""
+def _placement(metadata: Metadata, count: int, window: int) -> Placement:
+    """How a picture stands in a prompt: between two tags, with empty lines around.
 
-    # Ollama's files of the larger sizes hold the image encoder as well.
-    ignored = ("v.*", "mm.*")
+    Raises:
+        UnsupportedModel: the local layers' window is narrower than a picture.
+    """
+    if 0 < window < count:
+        raise UnsupportedModel(
+            f"{metadata.source}: a window of {window} tokens does not hold a picture of {count}"
+        )
+    names = ("\n\n", "<start_of_image>", "<end_of_image>")
+    tokens = metadata.strings("tokenizer.ggml.tokens", [])
+    ids = {name: tokens.index(name) for name in names if name in tokens}
+    before = tuple(ids[name] for name in names[:2] if name in ids)
+    after = tuple(ids[name] for name in (names[2], names[0]) if name in ids)
+    return Placement(0, count, before, after)
+
+
+class Gemma3(Decoder):
+    """The decoder, and where the file has it, the image encoder."""
 
     def __init__(self, metadata: Metadata) -> None:
         self.parameters = Hyperparameters.of(metadata)
         sizes = self.parameters.sizes
+        self.metadata = metadata
         vocabulary = hyper.vocabulary(metadata)
         self.embedding = Embedding("token_embd", vocabulary, sizes.hidden)
         self.layers = [Layer(index, self.parameters) for index in range(sizes.layers)]
         self.norm = RMSNorm("output_norm", sizes.hidden, sizes.eps)
         self.output = Linear("output|token_embd", sizes.hidden, vocabulary)
+        if metadata.full_key("vision.block_count") in metadata:
+            self.vision = self._vision(Sizes.of(metadata))
+
+    def _vision(self, sizes: Sizes, *, swapped: bool = False) -> SiglipVision:
+        placement = _placement(self.metadata, sizes.tokens, self.parameters.window)
+        return SiglipVision(sizes, self.parameters.sizes.hidden, placement, swapped=swapped)
+
+    def see_through(self, projector: Backend) -> None:
+        metadata = projector.config()
+        kind = metadata.string("projector_type", metadata.string("vision.projector_type", ""))
+        if kind != "gemma3":
+            raise UnsupportedModel(
+                f"{metadata.source}: an image encoder of type {kind[:100]!r} is not Gemma 3's"
+            )
+        sizes = Sizes.of(metadata)
+        up = projector.get("v.blk.0.ffn_up.weight")
+        self.vision = self._vision(sizes, swapped=up is not None and up.shape[0] == sizes.hidden)
+        bind(self.vision, projector)
 
     def forward(self, step: Step) -> Tensor:
         logits, limit = self.output(self.hidden(step)), self.parameters.final_softcap
@@ -163,6 +200,7 @@ class Gemma3(Decoder):
 
     def hidden(self, step: Step) -> Tensor:
         x = self.embedding(step.tokens).scale(math.sqrt(self.parameters.sizes.hidden))
+        x = step.pictured(x)
         for index, layer in enumerate(self.layers):
             last = index == len(self.layers) - 1
             rotate = partial(self._rotated, positions=step.positions, layer=index)

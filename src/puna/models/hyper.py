@@ -8,7 +8,7 @@ from puna.gguf import Metadata
 from puna.ml import RopeParameters, RopeType
 from puna.ml.nn import Routing, Scores
 
-_LAYERS_AT_MOST = 4096
+LAYERS_AT_MOST = 4096
 
 
 def count(metadata: Metadata, key: str, default: int | None = None) -> int:
@@ -76,7 +76,7 @@ def transformer(
     """
     layers, heads = count(metadata, "block_count"), count(metadata, "attention.head_count")
     hidden, kv_heads = count(metadata, "embedding_length"), count(metadata, "attention.head_count_kv", heads)
-    if layers > _LAYERS_AT_MOST:
+    if layers > LAYERS_AT_MOST:
         raise GGUFError(f"{metadata.source}: {layers} layers are more than any model has")
     if heads % kv_heads:
         raise GGUFError(

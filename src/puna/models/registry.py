@@ -16,6 +16,7 @@ _MODELS = {
     "gptoss": "puna.models.gptoss:GptOss",
     "granite": "puna.models.granite:Granite",
     "llama": "puna.models.llama:Llama",
+    "mllama": "puna.models.mllama:Mllama",
     "nomic-bert": "puna.models.bert:NomicBert",
     "olmo2": "puna.models.olmo2:Olmo2",
     "olmo3": "puna.models.olmo2:Olmo2",

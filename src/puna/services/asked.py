@@ -10,6 +10,7 @@ import msgspec
 from puna.chat.conversation import Conversation, Message, Think, ToolChoice
 from puna.chat.prompt import Prompter
 from puna.errors import InvalidOption
+from puna.images.header import examine
 from puna.sampling.grammar import Grammar
 from puna.services.conversation import Chat, Prepared
 from puna.services.limits import Limits, check_count
@@ -220,13 +221,22 @@ def with_template(chat: Chat, template: str) -> Chat:
 def prepare_completion(chat: Chat, request: CompletionRequest, conversation: Conversation) -> Prepared:
     """What the engine needs for a prompt. Raises: as `Chat.prepare`."""
     if request.raw or not isinstance(request.prompt, str):
-        return chat.prepare_raw(request.prompt, conversation.format)
+        return chat.prepare_raw(request.prompt, conversation.format, request.images)
     prepared = chat.prepare(conversation)
     if not request.context:
         return prepared
     bos = chat.prompter.tokenizer.bos_id
     tokens = prepared.prompt[1:] if prepared.prompt[:1] == [bos] else prepared.prompt
-    return replace(prepared, prompt=[*request.context, *tokens])
+    moved = len(request.context) - (len(prepared.prompt) - len(tokens))
+    images = tuple(replace(image, at=image.at + moved) for image in prepared.images)
+    return replace(prepared, prompt=[*request.context, *tokens], images=images)
+
+
+def check_pictures(conversation: Conversation) -> None:
+    """Check that each picture is one that can be read, as its header says. Raises: InvalidOption."""
+    for message in conversation.messages:
+        for image in message.images:
+            examine(image)
 
 
 def kept_context(tokenizer: Tokenizer, prompt: Sequence[int], answer: str) -> tuple[int, ...]:

@@ -4,17 +4,18 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from puna.chat.capabilities import Capability, capabilities, check_capabilities
+from puna.chat.capabilities import Capability, capabilities, check_capabilities, picture_tokens
 from puna.chat.conversation import Conversation, Message, Think
 from puna.chat.events import Event, ToolCall
 from puna.chat.fit import fit
 from puna.chat.parsers.answer import Parser
 from puna.chat.parsers.formats.generic import TemplateTags
 from puna.chat.parsers.registry import support
-from puna.chat.prompt import Prompter, is_continued
+from puna.chat.prompt import Encoded, Prompter, is_continued
 from puna.chat.style import BARE, Style, style_of
 from puna.engine.events import Done, TextChunk
 from puna.engine.events import Event as EngineEvent
+from puna.engine.request import Image
 from puna.errors import MissingCapability
 from puna.gguf import Metadata
 from puna.gguf.keys import CHAT_TEMPLATE_KEY
@@ -71,6 +72,7 @@ class Generator(Protocol):
         grammar: Grammar | None,
         thinking: ThinkingTags | None,
         shown: Collection[int],
+        images: Sequence[Image],
         halted: Callable[[], bool],
     ) -> Iterator[EngineEvent]:
         """The answer to the prompt, piece by piece."""
@@ -121,7 +123,8 @@ class Prepared:
     Attributes:
         prompt: its tokens.
         parser: reads the answer, once.
-        images: the pictures for `[img-0]`, `[img-1]` … in the prompt.
+        images: the pictures, and where they stand in the prompt.
+        numbers: the number of each, as the prompt's text had it in a tag: `[img-0]`, `[img-1]` …
         grammar: what the answer is kept to.
         thinking: the tags of thinking that comes before, and that the grammar leaves alone.
         banned: tokens that must not be generated.
@@ -131,7 +134,8 @@ class Prepared:
 
     prompt: list[int]
     parser: Parser
-    images: tuple[bytes, ...] = ()
+    images: tuple[Image, ...] = ()
+    numbers: tuple[int, ...] = ()
     grammar: Grammar | None = None
     thinking: ThinkingTags | None = None
     banned: frozenset[int] = frozenset()
@@ -151,13 +155,15 @@ class _Prompt:
 
     Attributes:
         open_tag: the tag with which it opens thinking; empty where it does not.
+        image_tokens: how many tokens each of its pictures takes.
     """
 
-    tokens: list[int]
+    encoded: Encoded
     open_tag: str
+    image_tokens: int
 
     def __len__(self) -> int:
-        return len(self.tokens)
+        return len(self.encoded.tokens) + len(self.encoded.pictures) * self.image_tokens
 
 
 @dataclass(frozen=True)
@@ -170,6 +176,7 @@ class Chat:
         capabilities: what it can do here.
         facts: what the store says of it.
         num_ctx: tokens of context.
+        image_tokens: how many of them a picture takes; 0 if the engine can be given none.
     """
 
     prompter: Prompter
@@ -177,6 +184,7 @@ class Chat:
     capabilities: tuple[Capability, ...]
     facts: ModelFacts
     num_ctx: int
+    image_tokens: int = 0
 
     @classmethod
     def of(
@@ -186,12 +194,14 @@ class Chat:
         num_ctx: int,
         facts: ModelFacts | None = None,
         *,
-        vision: bool = False,
+        image_tokens: int | None = None,
+        projector: Metadata | None = None,
     ) -> "Chat":
         """Conversations with the model of this metadata.
 
         Args:
-            vision: the engine can be given pictures for it.
+            image_tokens: how many tokens a picture takes, where the file is not to tell.
+            projector: the metadata of its image encoder, where that is a file of its own.
 
         Raises:
             GGUFError: the file's template is no text.
@@ -207,10 +217,13 @@ class Chat:
             template=go,
             chat_template=jinja if go is None else None,
             stated=facts.capabilities,
+            projector=projector,
             parser=support(facts.parser) if facts.parser else None,
         )
-        seen = tuple(one for one in able if vision or one is not Capability.VISION)
-        return cls(prompter, style, seen, facts, num_ctx)
+        if image_tokens is None:
+            image_tokens = picture_tokens(metadata, projector)
+        seen = tuple(one for one in able if image_tokens or one is not Capability.VISION)
+        return cls(prompter, style, seen, facts, num_ctx, image_tokens)
 
     def answer(
         self,
@@ -239,20 +252,27 @@ class Chat:
             grammar=prepared.grammar,
             thinking=prepared.thinking,
             shown=prepared.shown,
+            images=prepared.images,
             halted=lambda: reading.stopped,
         )
         return reading.events(events)
 
-    def prepare_raw(self, prompt: str | Sequence[int], format: Grammar | None = None) -> Prepared:
+    def prepare_raw(
+        self, prompt: str | Sequence[int], format: Grammar | None = None, images: Sequence[bytes] = ()
+    ) -> Prepared:
         """What the engine needs for a prompt that its caller has written whole, control tokens and all.
 
         Args:
             prompt: a text, or its tokens as they are.
+            images: its pictures; those for which it has no tag stand at its beginning.
         """
         parser = Style("passthrough", TemplateTags()).reader({}, thinking_open=False)
         if isinstance(prompt, str):
-            prompt = self.prompter.tokenizer.encode(prompt, add_special=True, parse_special=True)
-        return Prepared(list(prompt), parser, grammar=format)
+            encoded = self.prompter.encode_raw(prompt, len(images))
+        else:
+            encoded = Encoded(list(prompt), [(0, number) for number in range(len(images))])
+        placed, numbers = _placed(encoded, images)
+        return Prepared(encoded.tokens, parser, placed, numbers, grammar=format)
 
     def prepare(self, conversation: Conversation) -> Prepared:
         """What the engine needs for a conversation.
@@ -281,7 +301,9 @@ class Chat:
                 variables=conversation.variables,
             )
             pieces[-1] += header
-            return _Prompt(self.prompter.encode(pieces), style.open_tag(pieces[-1]))
+            pictures = sum(len(message.images) for message in messages)
+            encoded = self.prompter.encode_pictured(pieces, pictures)
+            return _Prompt(encoded, style.open_tag(pieces[-1]), self.image_tokens)
 
         turns = [without_spelled_thinking(message, style) for message in conversation.messages]
         fitted = fit(turns, render, self.num_ctx, truncate=conversation.truncate)
@@ -294,10 +316,13 @@ class Chat:
             # What the prompt writes of the answer; a header gives no events.
             parser.feed(style.final if continued else header)
         thinks = bool(style.closing) and bool(open_tag or think)
+        contents = [image for message in fitted.messages for image in message.images]
+        images, numbers = _placed(fitted.prompt.encoded, contents)
         return Prepared(
-            prompt=fitted.prompt.tokens,
+            prompt=fitted.prompt.encoded.tokens,
             parser=parser,
-            images=tuple(image for message in fitted.messages for image in message.images),
+            images=images,
+            numbers=numbers,
             grammar=grammar,
             thinking=ThinkingTags(open_tag or style.openings[0], style.closing) if thinks else None,
             banned=self._banned(conversation),
@@ -368,6 +393,12 @@ class Chat:
     def _shown(self) -> frozenset[int]:
         ids = self.prompter.tokenizer.special_ids
         return frozenset(ids[text] for text in self.style.tokens if text in ids)
+
+
+def _placed(encoded: Encoded, contents: Sequence[bytes]) -> tuple[tuple[Image, ...], tuple[int, ...]]:
+    """The pictures where they stand in a prompt, and their numbers."""
+    images = tuple(Image(place, contents[number]) for place, number in encoded.pictures)
+    return images, tuple(number for _, number in encoded.pictures)
 
 
 class Reading:

@@ -26,6 +26,7 @@ from puna.services.asked import (
     CompletionRequest,
     EmbedRequest,
     chat_conversation,
+    check_pictures,
     check_raw,
     check_tokens,
     completion_conversation,
@@ -38,8 +39,10 @@ from puna.services.embedding import Embeddings, encode_inputs, finished_vectors,
 from puna.services.limits import DEFAULT_LIMITS, Limits, check_count
 from puna.services.opened import OpenedModel, OpenedModels, find_stored
 from puna.services.options import Options, read_options
+from puna.services.projectors import seeing
 from puna.services.running import RunningRequests
 from puna.store.library import Library
+from puna.tokenizer import Tokenizer
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -205,7 +208,7 @@ class Inference:
             job = await self._completion_job(request)
         async with self._scheduler.lease(job.model.source, job.options.load, request.keep_alive) as lease:
             prepared = await self._prepared(job, lease)
-        text = await self._apart(partial(job.model.tokenizer.decode, prepared.prompt, render_special=True))
+        text = await self._apart(_text_of, prepared, job.model.tokenizer)
         return Rendered(text, len(prepared.images))
 
     async def count(self, request: ChatRequest) -> int:
@@ -328,6 +331,7 @@ class Inference:
         num_ctx = options.load.num_ctx
         if num_ctx and model.trained_ctx and num_ctx > model.trained_ctx:
             options = replace(options, load=replace(options.load, num_ctx=model.trained_ctx))
+        options = replace(options, load=seeing(options.load, model.projector))
         if not isinstance(request, AskedAnswer):
             return options
         sampling = replace(
@@ -343,6 +347,7 @@ class Inference:
         model.chat.check_completion("chat")
         conversation = await self._apart(chat_conversation, request, model.model, self._limits)
         model.chat.check(conversation, "chat")
+        check_pictures(conversation)
         options = self._options(request, model)
         prepare = partial(_prepare_chat, conversation)
         return _Job(request, model, options, model.chat, prepare, one_call=not request.parallel_tool_calls)
@@ -361,6 +366,7 @@ class Inference:
 
         chat, conversation = await self._apart(made)
         chat.check(conversation, "generate")
+        check_pictures(conversation)
         options = self._options(request, model)
         prepare = partial(prepare_completion, request=request, conversation=conversation)
         return _Job(request, model, options, chat, prepare, keeps_context=not request.raw)
@@ -476,6 +482,15 @@ def _prepare_chat(conversation: Conversation, chat: Chat) -> Prepared:
     return chat.prepare(conversation)
 
 
+def _text_of(prepared: Prepared, tokenizer: Tokenizer) -> str:
+    """The text of a prompt, with the tags of its pictures."""
+    text, done = "", 0
+    for image, number in zip(prepared.images, prepared.numbers, strict=True):
+        text += tokenizer.decode(prepared.prompt[done : image.at], render_special=True) + f"[img-{number}]"
+        done = image.at
+    return text + tokenizer.decode(prepared.prompt[done:], render_special=True)
+
+
 def _for_engine(job: _Job, prepared: Prepared, lease: Lease) -> GenerateRequest:
     options = job.options
     return GenerateRequest(
@@ -491,4 +506,5 @@ def _for_engine(job: _Job, prepared: Prepared, lease: Lease) -> GenerateRequest:
         scope=job.request.key,
         thinking_budget=job.request.thinking_budget,
         prompt_logprobs=job.request.prompt_logprobs,
+        images=prepared.images,
     )

@@ -12,6 +12,7 @@ from puna.gguf.keys import Pooling
 from puna.scheduler.state import ModelSource
 from puna.services.conversation import Chat, facts_of
 from puna.services.limits import Limits
+from puna.services.projectors import Projector, projector_of
 from puna.store.library import Library
 from puna.store.manifests import MODEL_LAYER, StoredManifest, model_digest
 from puna.store.model import Model, stored_model
@@ -36,6 +37,7 @@ class OpenedModel:
         chat: its conversations; how many tokens of context they have is known once it is loaded.
         trained_ctx: tokens of context that it was made for; 0 where its file does not say.
         ranks: it says how well a text fits a query.
+        projector: its image encoder, where that is a file of its own.
     """
 
     source: ModelSource
@@ -45,6 +47,7 @@ class OpenedModel:
     chat: Chat
     trained_ctx: int
     ranks: bool
+    projector: Projector | None = None
 
     @property
     def size(self) -> int:
@@ -75,7 +78,9 @@ def open_model(library: Library, stored: StoredManifest, tokenizer: "Tokenizer |
     with GGUFFile.open(path) as file:
         metadata = file.metadata
         tokenizer = tokenizer or load_tokenizer(metadata)
-        chat = Chat.of(metadata, tokenizer, 0, facts_of(str(model.name), model))
+        projector = projector_of(model, metadata)
+        facts = facts_of(str(model.name), model)
+        chat = Chat.of(metadata, tokenizer, 0, facts, projector=projector.metadata if projector else None)
         return OpenedModel(
             source=ModelSource(_weights_digest(model), path, str(model.name)),
             digest=model.digest,
@@ -84,6 +89,7 @@ def open_model(library: Library, stored: StoredManifest, tokenizer: "Tokenizer |
             chat=chat,
             trained_ctx=metadata.uint("context_length", 0),
             ranks=metadata.uint("pooling_type", Pooling.NONE) == Pooling.RANK,
+            projector=projector,
         )
 
 

@@ -1,0 +1,1 @@
+"""Image encoders, one file for each kind; a decoder's own file says which it looks through."""
