@@ -52,6 +52,7 @@ class Attention(Module):
         *,
         head_norms: bool = False,
         scale: float | None = None,
+        scale_queries: bool = False,
         logit_softcap: float = 0.0,
         sinks: bool = False,
     ) -> None:
@@ -60,11 +61,13 @@ class Attention(Module):
         Args:
             head_norms: each head's query and key is normalised before it is rotated.
             scale: factor of the scores; 1 / sqrt(d) if None.
+            scale_queries: the factor is applied to queries before they are converted to half precision.
             logit_softcap: limit of the scores, 0 for none.
             sinks: each head has one more score, of nothing, see `Tensor.softmax`.
         """
         self.sizes, self.logit_softcap = sizes, logit_softcap
-        self.scale = 1 / math.sqrt(sizes.key_size) if scale is None else scale
+        factor = 1 / math.sqrt(sizes.key_size) if scale is None else scale
+        self.query_scale, self.scale = (factor, 1.0) if scale_queries else (1.0, factor)
         self.qkv = Projections(
             ("attn_q", "attn_k", "attn_v"), sizes.hidden, sizes.projections, bias="optional"
         )
@@ -81,7 +84,7 @@ class Attention(Module):
         if self.query_norm is not None and self.key_norm is not None:
             query, key = self.query_norm(query), self.key_norm(key)
         value = split_heads(value, self.sizes.kv_heads)
-        query, key = rotate(query), rotate(key)
+        query, key = _scaled(rotate(query), self.query_scale), rotate(key)
         sinks = None if self.sinks is None else self.sinks.tensor
         seen = attention(
             query, key, value, self.scale, history, sinks=sinks, logit_softcap=self.logit_softcap
@@ -124,8 +127,8 @@ class PreNormBlock(Block):
         attended = self.attention(self.attention_norm(x), rotate, history)
         if select is not None:
             x, attended = select(x), select(attended)
-        x = x + self._scaled(attended)
-        return x + self._scaled(self._fed_forward(self.feed_forward_norm(x)))
+        x = x + _scaled(attended, self.residual_scale)
+        return x + _scaled(self._fed_forward(self.feed_forward_norm(x)), self.residual_scale)
 
     def _fed_forward(self, x: Tensor) -> Tensor:
         result = self.feed_forward[0](x)
@@ -133,8 +136,44 @@ class PreNormBlock(Block):
             result = result + part(x)
         return result
 
-    def _scaled(self, x: Tensor) -> Tensor:
-        return x if self.residual_scale == 1 else x.scale(self.residual_scale)
+
+def _scaled(x: Tensor, factor: float) -> Tensor:
+    return x if factor == 1 else x.scale(factor)
+
+
+class SandwichBlock(Block):
+    """Attention and feed-forward, each normalised before and after, and added to the state."""
+
+    def __init__(
+        self,
+        index: int,
+        sizes: hyper.Transformer,
+        attention: Attention,
+        feed_forward: Callable[[Tensor], Tensor],
+    ) -> None:
+        """Makes layer number `index`."""
+        self.scope = f"blk.{index}"
+        width, eps = sizes.hidden, sizes.eps
+        self.attention_norm = RMSNorm("attn_norm", width, eps)
+        self.attention = attention
+        self.attention_post_norm = RMSNorm("post_attention_norm", width, eps)
+        self.feed_forward_norm = RMSNorm("ffn_norm", width, eps)
+        self.feed_forward = feed_forward
+        self.feed_forward_post_norm = RMSNorm("post_ffw_norm", width, eps)
+
+    def __call__(
+        self, x: Tensor, rotate: Transform, history: LayerHistory, select: Transform | None
+    ) -> Tensor:
+        attended = self.attention(self.attention_norm(x), rotate, history)
+        if select is not None:
+            x, attended = select(x), select(attended)
+        x = x + self.attention_post_norm(attended)
+        return x + self.feed_forward_post_norm(self.feed_forward(self.feed_forward_norm(x)))
+
+
+def softcapped(x: Tensor, limit: float) -> Tensor:
+    """x within -limit and limit, bent towards them; x itself where the limit is 0."""
+    return x.scale(1 / limit).tanh().scale(limit) if limit else x
 
 
 class Stack(Decoder):
