@@ -5,6 +5,7 @@ from puna.ml.nn.bind import bind
 from puna.ml.nn.feed_forward import (
     FeedForward,
     MixtureOfExperts,
+    PlainFeedForward,
     Routing,
     Scores,
     SharedExpert,
@@ -24,6 +25,7 @@ __all__ = [
     "Linear",
     "MixtureOfExperts",
     "Module",
+    "PlainFeedForward",
     "Projections",
     "RMSNorm",
     "Routing",

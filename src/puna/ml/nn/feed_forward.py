@@ -39,6 +39,20 @@ class FeedForward(Module):
         return self.down(self.act(gate, up))
 
 
+class PlainFeedForward(Module):
+    """activation(W_up x), back through W_down; Vaswani et al., arXiv:1706.03762."""
+
+    def __init__(
+        self, hidden: int, width: int, activation: Callable[[Tensor], Tensor], *, bias: Bias = "optional"
+    ) -> None:
+        self.activation = activation
+        self.up = Linear("ffn_up", hidden, width, bias=bias)
+        self.down = Linear("ffn_down", width, hidden, bias=bias)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.down(self.activation(self.up(x)))
+
+
 class Scores(Enum):
     """What the router's logits become; numbers as in the key `expert_gating_func`."""
 
