@@ -89,6 +89,12 @@ def gpt_oss(seed: int, **changes: Any) -> Any:
     return _randomised(transformers.GptOssForCausalLM(config), seed, 1.0, 0.5)
 
 
+def phi3(seed: int, **changes: Any) -> Any:
+    """A Phi3ForCausalLM; `changes` are keys of its config."""
+    config = transformers.Phi3Config(**_SIZES | changes)
+    return _randomised(transformers.Phi3ForCausalLM(config), seed, 1.5, 1.0)
+
+
 def gemma3(seed: int, **changes: Any) -> Any:
     """A Gemma3ForCausalLM of four layers, of which the third is global; `changes` are keys of its config.
 

@@ -130,6 +130,26 @@ def write_olmo(path: Path, model: Any) -> None:
     write(path, "olmo2", _sizes(config) | _rope(rope) | windows, dict(_renamed(model, _OLMO)))
 
 
+def write_phi3(path: Path, model: Any) -> None:
+    """Writes a Phi3ForCausalLM."""
+    config, rope = model.config, model.config.rope_parameters
+    names = _LLAMA | {"self_attn.qkv_proj": "attn_qkv", "mlp.gate_up_proj": "ffn_up"}
+    tensors = dict(_renamed(model, names))
+    trained = rope.get("original_max_position_embeddings", config.max_position_embeddings)
+    keys = _sizes(config) | _rope(rope)
+    keys |= {
+        "rope.dimension_count": int(_head_size(config) * rope["partial_rotary_factor"]),
+        "rope.scaling.original_context_length": trained,
+        "attention.sliding_window": config.sliding_window or 0,
+    }
+    if rope["rope_type"] == "longrope":
+        stretch = config.max_position_embeddings / trained
+        keys["rope.scaling.attn_factor"] = math.sqrt(1 + math.log(stretch) / math.log(trained))
+        for length in ("long", "short"):
+            tensors[f"rope_factors_{length}.weight"] = np.array(rope[f"{length}_factor"], np.float32)
+    write(path, "phi3", keys, tensors)
+
+
 def _llama_tensors(model: Any) -> State:
     config = model.config
     heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}

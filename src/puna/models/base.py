@@ -41,9 +41,11 @@ class Model(Module, ABC):
 
     Attributes:
         ignored: patterns (`fnmatch`) of tensors that files may hold although the model uses none of them.
+        context: tokens that a sequence has room for, told before a cache is made.
     """
 
     ignored: ClassVar[tuple[str, ...]] = ()
+    context: int = 0
 
     @abstractmethod
     def __init__(self, metadata: Metadata) -> None:

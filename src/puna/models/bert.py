@@ -14,6 +14,7 @@ from puna.ml import RopeParameters, RopeType, Tensor
 from puna.ml.nn import (
     Embedding,
     FeedForward,
+    FusedProjections,
     LayerHistory,
     LayerNorm,
     Linear,
@@ -70,17 +71,6 @@ class Hyperparameters:
             raise UnsupportedModel(f"{metadata.source}: the activation {name[:40]!r} is not supported")
         sizes = hyper.transformer(metadata, eps_key="attention.layer_norm_epsilon")
         return cls(sizes, hyper.count(metadata, "context_length"), _ACTIVATIONS[name])
-
-
-class FusedProjections(Module):
-    """Queries, keys and values by the one matrix that the file has for them."""
-
-    def __init__(self, sizes: hyper.Transformer) -> None:
-        self.outputs = sizes.projections
-        self.linear = Linear("attn_qkv", sizes.hidden, sum(sizes.projections))
-
-    def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
-        return tuple(self.linear(x).chunk_sections(-1, *self.outputs))
 
 
 class Attention(Module):
@@ -216,7 +206,7 @@ class NomicBert(_Stack):
         layers = [
             Layer(
                 index,
-                Attention(sizes, FusedProjections(sizes)),
+                Attention(sizes, FusedProjections("attn_qkv", sizes.hidden, sizes.projections)),
                 FeedForward(sizes.hidden, sizes.feed_forward, bias=False),
             )
             for index in range(sizes.layers)

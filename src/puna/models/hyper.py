@@ -145,7 +145,13 @@ def _epsilon(metadata: Metadata, key: str, default: float | None) -> float:
 
 
 def rope(
-    metadata: Metadata, head_size: int, base: float, type: RopeType, *, scaling: str = "linear"
+    metadata: Metadata,
+    head_size: int,
+    base: float,
+    type: RopeType,
+    *,
+    scaling: str = "linear",
+    longrope: bool = False,
 ) -> RopeParameters:
     """Rotary embedding with the scaling that the metadata asks for: none, linear or YaRN.
 
@@ -154,6 +160,7 @@ def rope(
         base: the frequency base.
         type: the architecture's pairing.
         scaling: the kind, where the file names a factor only.
+        longrope: the model has the factors of LongRoPE (arXiv:2402.13753), so that nothing of it is here.
 
     Raises:
         UnsupportedModel: another kind of scaling.
@@ -169,7 +176,7 @@ def rope(
     plain = RopeParameters(dimensions, base, type=type)
     factor = metadata.float("rope.scaling.factor", metadata.float("rope.scale_linear", 0.0))
     kind = metadata.string("rope.scaling.type", scaling if factor else "none")
-    if kind == "none":
+    if kind == "none" or (longrope and kind == "longrope"):
         return plain
     if kind not in ("linear", "yarn"):
         raise UnsupportedModel(f"{metadata.source}: rotary embeddings scaled by {kind!r} are not supported")

@@ -19,6 +19,7 @@ _MODELS = {
     "nomic-bert": "puna.models.bert:NomicBert",
     "olmo2": "puna.models.olmo2:Olmo2",
     "olmo3": "puna.models.olmo2:Olmo2",
+    "phi3": "puna.models.phi3:Phi3",
     "qwen2": "puna.models.qwen2:Qwen2",
     "qwen2moe": "puna.models.qwen2:Qwen2Moe",
     "qwen3": "puna.models.qwen3:Qwen3",

@@ -12,7 +12,7 @@ from puna.ml.nn.feed_forward import (
     geglu,
     swiglu,
 )
-from puna.ml.nn.layers import Embedding, Experts, LayerNorm, Linear, Projections, RMSNorm
+from puna.ml.nn.layers import Embedding, Experts, FusedProjections, LayerNorm, Linear, Projections, RMSNorm
 from puna.ml.nn.module import Module
 from puna.ml.nn.weight import Weight, WeightGroup
 
@@ -20,6 +20,7 @@ __all__ = [
     "Embedding",
     "Experts",
     "FeedForward",
+    "FusedProjections",
     "LayerHistory",
     "LayerNorm",
     "Linear",

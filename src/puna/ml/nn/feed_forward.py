@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
-from puna.ml.nn.layers import Bias, Experts, Linear, Projections
+from puna.ml.nn.layers import Bias, Experts, FusedProjections, Linear, Projections
 from puna.ml.nn.module import Module
 from puna.ml.nn.weight import Weight
 from puna.ml.tensor import Tensor
@@ -26,12 +26,27 @@ class FeedForward(Module):
     """act(W_gate x) * W_up x, back through W_down; Shazeer, arXiv:2002.05202."""
 
     def __init__(
-        self, hidden: int, width: int, *, suffix: str = "", act: Gate = swiglu, bias: Bias = "optional"
+        self,
+        hidden: int,
+        width: int,
+        *,
+        suffix: str = "",
+        act: Gate = swiglu,
+        bias: Bias = "optional",
+        fused: bool = False,
     ) -> None:
-        """Declares the three matrices; `suffix` stands behind their names."""
+        """Declares the matrices.
+
+        Args:
+            suffix: stands behind their names.
+            fused: the file has one, named "up", with the rows of W_gate and W_up.
+        """
         self.act = act
-        names = (f"ffn_gate{suffix}", f"ffn_up{suffix}")
-        self.gate_up = Projections(names, hidden, (width, width), bias=bias)
+        self.gate_up = (
+            FusedProjections(f"ffn_up{suffix}", hidden, (width, width), bias=bias)
+            if fused
+            else Projections((f"ffn_gate{suffix}", f"ffn_up{suffix}"), hidden, (width, width), bias=bias)
+        )
         self.down = Linear(f"ffn_down{suffix}", width, hidden, bias=bias)
 
     def __call__(self, x: Tensor) -> Tensor:
