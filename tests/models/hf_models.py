@@ -95,6 +95,13 @@ def phi3(seed: int, **changes: Any) -> Any:
     return _randomised(transformers.Phi3ForCausalLM(config), seed, 1.5, 1.0)
 
 
+def mistral(kind: str, seed: int, **changes: Any) -> Any:
+    """A MistralForCausalLM or Ministral3ForCausalLM; `changes` are keys of its config."""
+    own = {"sliding_window": None, "head_dim": 24}
+    config = getattr(transformers, f"{kind}Config")(**_SIZES | own | changes)
+    return _randomised(getattr(transformers, f"{kind}ForCausalLM")(config), seed, 1.5, 1.0)
+
+
 def gemma3(seed: int, **changes: Any) -> Any:
     """A Gemma3ForCausalLM of four layers, of which the third is global; `changes` are keys of its config.
 

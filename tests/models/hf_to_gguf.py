@@ -130,6 +130,21 @@ def write_olmo(path: Path, model: Any) -> None:
     write(path, "olmo2", _sizes(config) | _rope(rope) | windows, dict(_renamed(model, _OLMO)))
 
 
+def write_mistral3(path: Path, model: Any, *, dialect: str = "llama.cpp") -> None:
+    """Writes a MistralForCausalLM or Ministral3ForCausalLM."""
+    config, rope = model.config, model.config.rope_parameters
+    keys = _sizes(config) | _rope(rope)
+    own = {"mscale_all_dim": "rope.scaling.yarn_log_multiplier"}
+    own |= {"llama_4_scaling_beta": "attention.temperature_scale"}
+    tensors = _llama_tensors(model)
+    if dialect == "ollama":
+        own = {"mscale_all_dim": "rope.scaling.mscale_all_dim", "llama_4_scaling_beta": "rope.scaling_beta"}
+        keys = {key.replace("yarn_beta", "beta"): value for key, value in keys.items()}
+        tensors |= {"v.patch_conv.weight": np.ones((4, 3, 2, 2), np.float32)}
+    keys |= {key: float(rope[name]) for name, key in own.items() if rope.get(name)}
+    write(path, "mistral3", keys, tensors)
+
+
 def write_phi3(path: Path, model: Any) -> None:
     """Writes a Phi3ForCausalLM."""
     config, rope = model.config, model.config.rope_parameters

@@ -12,7 +12,7 @@ from puna.errors import GGUFError, UnsupportedModel, WeightError
 from puna.gguf import Metadata, metadata_of
 from puna.kvcache import Causal, Composed
 from puna.ml import BackendParams, RopeParameters, RopeType, new_backend
-from puna.models import Decoder, Encoder, Model, architectures, build_model, gemma3, hyper, llama
+from puna.models import Decoder, Encoder, Model, architectures, build_model, gemma3, hyper, llama, mistral3
 from puna.models.registry import model_class
 
 SIZES: dict[str, Any] = {
@@ -140,6 +140,13 @@ def test_a_missing_key_is_named(key: str) -> None:
 def test_sizes_that_make_no_sense(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(GGUFError, match=message):
         llama.Llama(_metadata("llama", changes))
+
+
+@pytest.mark.parametrize("scale", [-0.5, math.inf, math.nan])
+def test_temperatures_that_make_no_sense(scale: float) -> None:
+    changes = {"attention.temperature_scale": scale}
+    with pytest.raises(GGUFError, match="queries cannot grow by"):
+        mistral3.Mistral3(_metadata("mistral3", changes))
 
 
 @pytest.mark.parametrize(

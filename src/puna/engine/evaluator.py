@@ -59,6 +59,7 @@ class _Traced:
     positions: Array
     outputs: Array
     segments: Array
+    temperatures: Array
     history: History
     result: Tensor
 
@@ -116,6 +117,7 @@ class Evaluator:
         traced.positions[:] = batch.positions
         traced.outputs[:wanted] = batch.outputs
         traced.segments[:] = batch.segments
+        traced.temperatures[:] = self.model.temperatures(batch.positions)
         self.cache.fill(traced.history)
         traced.context.compute(traced.result)
         return traced.result.array()[:wanted]
@@ -155,11 +157,13 @@ class Evaluator:
             ids, positions, rows = step.tokens.array(), step.positions.array(), step.outputs.array()
             # A batch that wants no logits leaves this as it is, and it must make sense.
             rows[:] = 0
-            segments = step.segments.array()
+            segments, temperatures = step.segments.array(), step.temperatures.array().reshape(-1)
         except BaseException:
             context.close()
             raise
-        self._traced[key] = traced = _Traced(context, ids, positions, rows, segments, step.history, result)
+        self._traced[key] = traced = _Traced(
+            context, ids, positions, rows, segments, temperatures, step.history, result
+        )
         return traced
 
     def _trace(self, context: Context, tokens: int, outputs: int, history: Hashable) -> tuple[Step, Tensor]:
@@ -168,5 +172,7 @@ class Evaluator:
         positions = inputs.empty(DType.I32, tokens)
         rows = inputs.empty(DType.I32, outputs)
         segments = inputs.empty(DType.I32, tokens)
-        step = Step(ids, positions, rows, self.cache.trace(context, tokens, history), segments)
+        temperatures = inputs.empty(DType.F32, tokens, 1, 1)
+        traced = self.cache.trace(context, tokens, history)
+        step = Step(ids, positions, rows, traced, segments, temperatures)
         return step, self.compute(step)

@@ -4,6 +4,9 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from puna.gguf import Metadata
 from puna.kvcache import Cache, History, WithinBatch
 from puna.ml import Tensor
@@ -20,6 +23,7 @@ class Step:
         outputs: I32 (outputs,), the rows whose results are wanted, ascending; all, where they are as many.
         history: what came before.
         segments: I32 (tokens,), 1 for the tokens of the second of two texts, else 0; for encoders.
+        temperatures: F32 (tokens, 1, 1), what `Model.temperatures` makes of the positions.
     """
 
     tokens: Tensor
@@ -27,6 +31,7 @@ class Step:
     outputs: Tensor
     history: History
     segments: Tensor
+    temperatures: Tensor
 
     def select(self, x: Tensor) -> Tensor:
         """The wanted rows of x (tokens, width) → (outputs, width)."""
@@ -63,6 +68,10 @@ class Model(Module, ABC):
     @abstractmethod
     def cache(self) -> Cache:
         """A cache that suits the model's attention, without room yet."""
+
+    def temperatures(self, positions: NDArray[np.int32]) -> NDArray[np.float64] | float:
+        """What the queries of tokens at these positions are multiplied with, where a layer wants that."""
+        return 1.0
 
 
 class Decoder(Model):

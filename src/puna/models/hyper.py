@@ -3,6 +3,9 @@
 import math
 from dataclasses import dataclass, replace
 
+import numpy as np
+from numpy.typing import NDArray
+
 from puna.errors import GGUFError, UnsupportedModel
 from puna.gguf import Metadata
 from puna.ml import RopeParameters, RopeType
@@ -188,15 +191,19 @@ def rope(
 
 def _yarn(metadata: Metadata, scaled: RopeParameters) -> RopeParameters:
     """YaRN (arXiv:2309.00071): fast frequencies stay, slow ones are interpolated, between lies a ramp."""
+    # Names of llama.cpp and of Ollama.
+    whole = _either(metadata, "rope.scaling.yarn_log_multiplier", "rope.scaling.mscale_all_dim", 0.0)
+    usual = _yarn_magnitude(scaled.scale)
     magnitude = metadata.float("rope.scaling.yarn_attn_factor", 0.0)
-    cancel = _yarn_magnitude(scaled.scale)
+    if whole and not magnitude:
+        magnitude = usual / _yarn_magnitude(scaled.scale, whole)
     return replace(
         scaled,
         original_context=count(
             metadata, "rope.scaling.original_context_length", count(metadata, "context_length")
         ),
         extrapolation=metadata.float("rope.scaling.yarn_ext_factor", 1.0),
-        attention_factor=(magnitude / cancel if magnitude else 1.0)
+        attention_factor=(magnitude / usual if magnitude else 1.0)
         * metadata.float("rope.scaling.attn_factor", 1.0),
         beta_fast=_either(metadata, "rope.scaling.yarn_beta_fast", "rope.scaling.beta_fast", 32.0),
         beta_slow=_either(metadata, "rope.scaling.yarn_beta_slow", "rope.scaling.beta_slow", 1.0),
@@ -208,8 +215,34 @@ def _either(metadata: Metadata, key: str, other: str, default: float) -> float:
     return metadata.float(key, metadata.float(other, default))
 
 
-def _yarn_magnitude(scale: float) -> float:
-    return 1.0 + 0.1 * math.log(scale) if scale > 1 else 1.0
+def _yarn_magnitude(scale: float, factor: float = 1.0) -> float:
+    return 1.0 + 0.1 * factor * math.log(scale) if scale > 1 else 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Temperature:
+    """Queries grow with their position, so that scores stay apart in long contexts; Llama 4.
+
+    Attributes:
+        length: tokens after which they grow for the first time.
+        scale: how fast; 0 for not at all.
+        offset: added to positions.
+    """
+
+    length: int
+    scale: float
+    offset: int = 0
+
+    def at(self, positions: NDArray[np.int32]) -> NDArray[np.float64]:
+        """What queries at these positions are multiplied with."""
+        return 1.0 + self.scale * np.log1p((positions + self.offset) // self.length)
+
+
+def temperature(metadata: Metadata, length: int, scale: float, offset: int = 0) -> Temperature:
+    """A temperature. Raises GGUFError where the scale makes no sense."""
+    if not 0 <= scale < math.inf:
+        raise GGUFError(f"{metadata.source}: queries cannot grow by {scale} times a logarithm")
+    return Temperature(length, scale, offset)
 
 
 def turning(parameters: RopeParameters) -> RopeParameters:

@@ -16,6 +16,7 @@ _MODELS = {
     "gptoss": "puna.models.gptoss:GptOss",
     "granite": "puna.models.granite:Granite",
     "llama": "puna.models.llama:Llama",
+    "mistral3": "puna.models.mistral3:Mistral3",
     "nomic-bert": "puna.models.bert:NomicBert",
     "olmo2": "puna.models.olmo2:Olmo2",
     "olmo3": "puna.models.olmo2:Olmo2",

@@ -267,7 +267,12 @@ class Stack(Decoder):
 
     def rotation(self, step: Step, layer: int) -> Rotation:
         """How a layer encodes the positions of a step's tokens."""
-        return Rotation(step.positions, self.rope_of(layer), self.factors())
+        temperatures = step.temperatures if self.is_tempered(layer) else None
+        return Rotation(step.positions, self.rope_of(layer), self.factors(), temperatures)
+
+    def is_tempered(self, layer: int) -> bool:
+        """Whether a layer multiplies queries with what `temperatures` says."""
+        return False
 
     def cache(self) -> Cache:
         if not any(self.local):
