@@ -102,6 +102,24 @@ def mistral(kind: str, seed: int, **changes: Any) -> Any:
     return _randomised(getattr(transformers, f"{kind}ForCausalLM")(config), seed, 1.5, 1.0)
 
 
+def cohere(kind: str, seed: int, **changes: Any) -> Any:
+    """A CohereForCausalLM or Cohere2ForCausalLM; `changes` are keys of its config."""
+    config = getattr(transformers, f"{kind}Config")(**_SIZES | changes)
+    return _randomised(getattr(transformers, f"{kind}ForCausalLM")(config), seed, 1.5, 4.0)
+
+
+def glm4(seed: int, **changes: Any) -> Any:
+    """A Glm4ForCausalLM; `changes` are keys of its config."""
+    config = transformers.Glm4Config(**_SIZES | {"head_dim": 24} | changes)
+    return _randomised(transformers.Glm4ForCausalLM(config), seed, 1.5, 1.0)
+
+
+def starcoder2(seed: int, **changes: Any) -> Any:
+    """A Starcoder2ForCausalLM with logits of about 1, see `gemma3`; `changes` are keys of its config."""
+    config = transformers.Starcoder2Config(**_SIZES | changes)
+    return _randomised(transformers.Starcoder2ForCausalLM(config), seed, 1.5, 0.25)
+
+
 def gemma3(seed: int, **changes: Any) -> Any:
     """A Gemma3ForCausalLM of four layers, of which the third is global; `changes` are keys of its config.
 

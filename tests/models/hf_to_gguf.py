@@ -130,6 +130,41 @@ def write_olmo(path: Path, model: Any) -> None:
     write(path, "olmo2", _sizes(config) | _rope(rope) | windows, dict(_renamed(model, _OLMO)))
 
 
+def write_cohere(path: Path, architecture: str, model: Any) -> None:
+    """Writes a CohereForCausalLM or Cohere2ForCausalLM."""
+    config = model.config
+    keys = _sizes(config) | _rope(config.rope_parameters) | {"logit_scale": float(config.logit_scale)}
+    keys["rope.scaling.type"] = "none"
+    if architecture == "cohere2":
+        keys["attention.sliding_window"] = config.sliding_window
+        keys |= _window_pattern(config.layer_types, 4, usual=4)
+    write(path, architecture, keys, dict(_renamed(model, {})))
+
+
+def write_glm4(path: Path, model: Any) -> None:
+    """Writes a Glm4ForCausalLM."""
+    config = model.config
+    names = {
+        "mlp.gate_up_proj": "ffn_up",
+        "post_self_attn_layernorm": "post_attention_norm",
+        "post_attention_layernorm": "ffn_norm",
+        "post_mlp_layernorm": "post_ffw_norm",
+    }
+    rotated = int(_head_size(config) * config.rope_parameters["partial_rotary_factor"])
+    keys = _sizes(config) | _rope(config.rope_parameters) | {"rope.dimension_count": rotated}
+    write(path, "glm4", keys, dict(_renamed(model, names)))
+
+
+def write_starcoder2(path: Path, model: Any) -> None:
+    """Writes a Starcoder2ForCausalLM."""
+    config = model.config
+    keys = _sizes(config) | _rope(config.rope_parameters)
+    if config.sliding_window:
+        keys["attention.sliding_window"] = config.sliding_window
+    names = _LLAMA | {"mlp.c_fc": "ffn_up", "mlp.c_proj": "ffn_down"}
+    write(path, "starcoder2", keys, dict(_renamed(model, names)))
+
+
 def write_mistral3(path: Path, model: Any, *, dialect: str = "llama.cpp") -> None:
     """Writes a MistralForCausalLM or Ministral3ForCausalLM."""
     config, rope = model.config, model.config.rope_parameters
@@ -290,8 +325,18 @@ def _sizes(config: Any) -> dict[str, Any]:
         "attention.head_count_kv": config.num_key_value_heads,
         "attention.key_length": _head_size(config),
         "attention.value_length": _head_size(config),
-        "attention.layer_norm_rms_epsilon": float(config.rms_norm_eps),
+        **_epsilon(config),
     }
+
+
+def _epsilon(config: Any) -> dict[str, Any]:
+    """That of the model's kind of norm."""
+    names = {
+        "rms_norm_eps": "attention.layer_norm_rms_epsilon",
+        "layer_norm_eps": "attention.layer_norm_epsilon",
+        "norm_epsilon": "attention.layer_norm_epsilon",
+    }
+    return {key: float(getattr(config, name)) for name, key in names.items() if hasattr(config, name)}
 
 
 def _rope(parameters: dict[str, Any]) -> dict[str, Any]:

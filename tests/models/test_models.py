@@ -27,6 +27,8 @@ SIZES: dict[str, Any] = {
 
 # A variant lies in its parent's file.
 _PARENTS = {
+    "cohere2": "cohere",
+    "command-r": "cohere",
     "gpt-oss": "gptoss",
     "nomic-bert": "bert",
     "olmo3": "olmo2",
@@ -69,7 +71,8 @@ def _built(path: Path, tensors: State, changes: dict[str, Any] | None = None) ->
 @pytest.mark.parametrize("architecture", architectures())
 def test_every_architecture_has_a_model(architecture: str) -> None:
     experts = EXPERTS if architecture.endswith(("moe", "oss")) else {}
-    metadata = _metadata(architecture, {"attention.layer_norm_epsilon": 1e-5} | experts)
+    changes = {"attention.layer_norm_epsilon": 1e-5, "attention.sliding_window": 4}
+    metadata = _metadata(architecture, changes | experts)
     model = model_class(architecture)(metadata)
     assert isinstance(model, Decoder | Encoder)
     assert model_class(architecture).__module__ == f"puna.models.{_PARENTS.get(architecture, architecture)}"

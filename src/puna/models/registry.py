@@ -10,8 +10,11 @@ from puna.models.base import Model
 # Text, so that a model's module is imported only when a file needs it.
 _MODELS = {
     "bert": "puna.models.bert:Bert",
+    "cohere2": "puna.models.cohere:Cohere2",
+    "command-r": "puna.models.cohere:CommandR",
     "gemma2": "puna.models.gemma2:Gemma2",
     "gemma3": "puna.models.gemma3:Gemma3",
+    "glm4": "puna.models.glm4:Glm4",
     "gpt-oss": "puna.models.gptoss:GptOss",
     "gptoss": "puna.models.gptoss:GptOss",
     "granite": "puna.models.granite:Granite",
@@ -25,6 +28,7 @@ _MODELS = {
     "qwen2moe": "puna.models.qwen2:Qwen2Moe",
     "qwen3": "puna.models.qwen3:Qwen3",
     "qwen3moe": "puna.models.qwen3:Qwen3Moe",
+    "starcoder2": "puna.models.starcoder2:StarCoder2",
 }
 
 

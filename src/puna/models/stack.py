@@ -97,8 +97,11 @@ class Attention(Module):
         factor = 1 / math.sqrt(sizes.key_size) if scale is None else scale
         self.query_scale, self.scale = (factor, 1.0) if scale_queries else (1.0, factor)
         self.qkv = _projections(sizes, fused=fused)
-        self.query_norm = RMSNorm("attn_q_norm", sizes.key_size, sizes.eps) if head_norms else None
-        self.key_norm = RMSNorm("attn_k_norm", sizes.key_size, sizes.eps) if head_norms else None
+        self.query_norm: Transform | None = None
+        self.key_norm: Transform | None = None
+        if head_norms:
+            self.query_norm = RMSNorm("attn_q_norm", sizes.key_size, sizes.eps)
+            self.key_norm = RMSNorm("attn_k_norm", sizes.key_size, sizes.eps)
         self.sinks = Weight("attn_sinks.weight|attn_sinks", (sizes.heads,)) if sinks else None
         self.output = Linear(
             "attn_output|attn_out", sizes.heads * sizes.value_size, sizes.hidden, bias="optional"
