@@ -120,6 +120,33 @@ def starcoder2(seed: int, **changes: Any) -> Any:
     return _randomised(transformers.Starcoder2ForCausalLM(config), seed, 1.5, 0.25)
 
 
+def deepseek(kind: str, seed: int, **changes: Any) -> Any:
+    """A DeepseekV2ForCausalLM or DeepseekV3ForCausalLM; `changes` are keys of its config."""
+    own = {
+        "num_key_value_heads": 4,
+        "kv_lora_rank": 24,
+        "q_lora_rank": 20,
+        "qk_nope_head_dim": 16,
+        "qk_rope_head_dim": 8,
+        "v_head_dim": 12,
+        "n_routed_experts": 8,
+        "n_shared_experts": 2,
+        "num_experts_per_tok": 3,
+        "moe_intermediate_size": 40,
+        "n_group": 1,
+        "topk_group": 1,
+        "first_k_dense_replace": 1,
+        "routed_scaling_factor": 1.5,
+        "num_hidden_layers": 3,
+    }
+    config = getattr(transformers, f"Deepseek{kind}Config")(**_SIZES | own | changes)
+    model = _randomised(getattr(transformers, f"Deepseek{kind}ForCausalLM")(config), seed, 1.5, 1.0)
+    for name, buffer in model.named_buffers():
+        if name.endswith("e_score_correction_bias"):
+            buffer.copy_(0.3 * torch.randn_like(buffer))
+    return model
+
+
 def gemma3(seed: int, **changes: Any) -> Any:
     """A Gemma3ForCausalLM of four layers, of which the third is global; `changes` are keys of its config.
 

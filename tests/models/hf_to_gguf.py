@@ -1,13 +1,14 @@
 """Models of transformers as GGUF files, with the names and orders of llama.cpp's converter."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+import gguf
 from puna.gguf import GGMLType, GGUFWriter
 
 Array = NDArray[np.float32]
@@ -165,6 +166,69 @@ def write_starcoder2(path: Path, model: Any) -> None:
     write(path, "starcoder2", keys, dict(_renamed(model, names)))
 
 
+def write_deepseek(
+    path: Path, kind: str, model: Any, *, absorbed: bool = True, narrow: Container[str] = ()
+) -> None:
+    """Writes a DeepseekV2ForCausalLM or DeepseekV3ForCausalLM as newer files are, or with whole matrices."""
+    config, rope = model.config, model.config.rope_parameters
+    names = _LLAMA | {
+        "self_attn.q_a_proj": "attn_q_a",
+        "self_attn.q_a_layernorm": "attn_q_a_norm",
+        "self_attn.q_b_proj": "attn_q_b",
+        "self_attn.kv_a_proj_with_mqa": "attn_kv_a_mqa",
+        "self_attn.kv_a_layernorm": "attn_kv_a_norm",
+        "self_attn.kv_b_proj": "attn_kv_b",
+        "mlp.gate.e_score_correction_bias": "exp_probs_b",
+        **{f"mlp.shared_experts.{part}_proj": f"ffn_{part}_shexp" for part in ("gate", "up", "down")},
+    }
+    state = {
+        f"{name}.bias" if name.endswith("correction_bias") else name: value
+        for name, value in model.state_dict().items()
+    }
+    tensors = dict(_renamed_state(state, names, tied=config.tie_word_embeddings))
+    plain, rotated = config.qk_nope_head_dim, config.qk_rope_head_dim
+    keys = _sizes(config) | _rope(rope) | {"rope.dimension_count": rotated}
+    keys |= {
+        "attention.key_length": plain + rotated,
+        "attention.value_length": config.v_head_dim,
+        "attention.kv_lora_rank": config.kv_lora_rank,
+        "leading_dense_block_count": config.first_k_dense_replace,
+        "expert_count": config.n_routed_experts,
+        "expert_used_count": config.num_experts_per_tok,
+        "expert_shared_count": config.n_shared_experts,
+        "expert_feed_forward_length": config.moe_intermediate_size,
+        "expert_weights_scale": float(config.routed_scaling_factor),
+        "expert_group_count": config.n_group,
+        "expert_group_used_count": config.topk_group,
+    }
+    if config.q_lora_rank:
+        keys["attention.q_lora_rank"] = config.q_lora_rank
+    if kind == "V3":
+        keys |= {"expert_weights_norm": config.norm_topk_prob, "expert_gating_func": 2}
+    if rope.get("mscale_all_dim"):
+        keys["rope.scaling.yarn_log_multiplier"] = 0.1 * rope["mscale_all_dim"]
+    if absorbed:
+        keys |= {
+            "attention.head_count_kv": 1,
+            "attention.key_length": config.kv_lora_rank + rotated,
+            "attention.value_length": config.kv_lora_rank,
+            "attention.key_length_mla": plain + rotated,
+            "attention.value_length_mla": config.v_head_dim,
+        }
+        tensors = dict(_absorbed(tensors, config))
+    write(path, "deepseek2", keys, tensors, narrow)
+
+
+def _absorbed(tensors: State, config: Any) -> Iterator[tuple[str, Array]]:
+    for name, value in tensors.items():
+        if "attn_kv_b" not in name:
+            yield name, value
+            continue
+        of_heads = value.reshape(config.num_attention_heads, -1, config.kv_lora_rank)
+        yield name.replace("kv_b", "k_b"), of_heads[:, : config.qk_nope_head_dim].swapaxes(1, 2)
+        yield name.replace("kv_b", "v_b"), of_heads[:, config.qk_nope_head_dim :]
+
+
 def write_mistral3(path: Path, model: Any, *, dialect: str = "llama.cpp") -> None:
     """Writes a MistralForCausalLM or Ministral3ForCausalLM."""
     config, rope = model.config, model.config.rope_parameters
@@ -272,14 +336,19 @@ def _window_pattern(types: list[str], period: int, usual: int = 6) -> dict[str, 
     return {} if period == usual else {key: period}
 
 
-def write(path: Path, architecture: str, keys: dict[str, Any], tensors: State) -> None:
-    """Writes F32 tensors, and keys without the architecture before them."""
+def write(
+    path: Path, architecture: str, keys: dict[str, Any], tensors: State, narrow: Container[str] = ()
+) -> None:
+    """Writes F32 tensors, those of `narrow` as Q4_0, and keys without the architecture before them."""
     with GGUFWriter(path) as writer:
         writer.add("general.architecture", architecture)
         for key, value in keys.items():
             writer.add(f"{architecture}.{key}", value)
         for name, value in tensors.items():
-            writer.add_tensor(name, GGMLType.F32, value.shape, np.ascontiguousarray(value).tobytes())
+            values, type_ = np.ascontiguousarray(value), GGMLType.Q4_0 if name in narrow else GGMLType.F32
+            if type_ is GGMLType.Q4_0:
+                values = gguf.quants.quantize(values, gguf.GGMLQuantizationType.Q4_0)
+            writer.add_tensor(name, type_, value.shape, values.tobytes())
 
 
 def _renamed(model: Any, own: dict[str, str]) -> Iterator[tuple[str, Array]]:

@@ -12,7 +12,18 @@ from puna.errors import GGUFError, UnsupportedModel, WeightError
 from puna.gguf import Metadata, metadata_of
 from puna.kvcache import Causal, Composed
 from puna.ml import BackendParams, RopeParameters, RopeType, new_backend
-from puna.models import Decoder, Encoder, Model, architectures, build_model, gemma3, hyper, llama, mistral3
+from puna.models import (
+    Decoder,
+    Encoder,
+    Model,
+    architectures,
+    build_model,
+    deepseek2,
+    gemma3,
+    hyper,
+    llama,
+    mistral3,
+)
 from puna.models.registry import model_class
 
 SIZES: dict[str, Any] = {
@@ -36,6 +47,12 @@ _PARENTS = {
     "qwen3moe": "qwen3",
 }
 
+GROUPS = {
+    "expert_count": 8,
+    "expert_used_count": 2,
+    "expert_group_count": 2,
+    "expert_group_used_count": 1,
+}
 EXPERTS = {"expert_count": 4, "expert_used_count": 2}
 
 
@@ -72,6 +89,8 @@ def _built(path: Path, tensors: State, changes: dict[str, Any] | None = None) ->
 def test_every_architecture_has_a_model(architecture: str) -> None:
     experts = EXPERTS if architecture.endswith(("moe", "oss")) else {}
     changes = {"attention.layer_norm_epsilon": 1e-5, "attention.sliding_window": 4}
+    if architecture == "deepseek2":
+        changes |= {"attention.kv_lora_rank": 6, "rope.dimension_count": 2}
     metadata = _metadata(architecture, changes | experts)
     model = model_class(architecture)(metadata)
     assert isinstance(model, Decoder | Encoder)
@@ -132,6 +151,9 @@ def test_a_missing_key_is_named(key: str) -> None:
         ({"block_count": 2**31}, "2147483648 layers are more than any model has"),
         ({"expert_count": 2}, "'llama.expert_used_count' is missing"),
         ({"expert_count": 2, "expert_used_count": 3}, "3 of 2 experts"),
+        (GROUPS | {"expert_group_count": 3}, "2 of 8 experts in 1 of 3 groups"),
+        (GROUPS | {"expert_group_count": 8}, "2 of 8 experts in 1 of 8 groups"),
+        (GROUPS | {"expert_used_count": 5}, "5 of 8 experts in 1 of 2 groups"),
         ({"rope.dimension_count": 6}, "6 of 4 dimensions"),
         ({"rope.dimension_count": 3}, "3 of 4 dimensions"),
         ({"rope.freq_base": 0.0}, "frequency base 0.0"),
@@ -143,6 +165,12 @@ def test_a_missing_key_is_named(key: str) -> None:
 def test_sizes_that_make_no_sense(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(GGUFError, match=message):
         llama.Llama(_metadata("llama", changes))
+
+
+def test_keys_of_deepseek_that_are_all_rotated() -> None:
+    changes = {"attention.kv_lora_rank": 6, "rope.dimension_count": 4}
+    with pytest.raises(GGUFError, match="keys of width 4 cannot have 4 rotated elements"):
+        deepseek2.DeepSeek2(_metadata("deepseek2", changes))
 
 
 @pytest.mark.parametrize("scale", [-0.5, math.inf, math.nan])

@@ -118,7 +118,23 @@ def mixture(metadata: Metadata, *, normalise: bool, scores: Scores = Scores.SOFT
     # Ollama's name of the key is the second.
     normalise = metadata.bool("expert_weights_norm", metadata.bool("norm_top_k_prob", normalise))
     scale = metadata.float("expert_weights_scale", 0.0) or 1.0
-    return Routing(experts, used, Scores(kind), normalise, scale)
+    groups, groups_used = _groups(metadata, experts, used)
+    return Routing(experts, used, Scores(kind), normalise, scale, groups, groups_used)
+
+
+def _groups(metadata: Metadata, experts: int, used: int) -> tuple[int, int]:
+    """How many groups the experts are in, and of how many a token's are."""
+    groups = metadata.uint("expert_group_count", 0) or 1
+    groups_used = metadata.uint("expert_group_used_count", 0) or groups
+    if groups_used >= groups:
+        return 1, 1
+    size = experts // groups
+    if experts % groups or size < 2 or used > groups_used * size:
+        raise GGUFError(
+            f"{metadata.source}: no token can use {used} of {experts} experts in {groups_used} of {groups} "
+            "groups"
+        )
+    return groups, groups_used
 
 
 def local_layers(metadata: Metadata, layers: int, period: int) -> tuple[bool, ...]:

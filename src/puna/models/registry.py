@@ -12,6 +12,7 @@ _MODELS = {
     "bert": "puna.models.bert:Bert",
     "cohere2": "puna.models.cohere:Cohere2",
     "command-r": "puna.models.cohere:CommandR",
+    "deepseek2": "puna.models.deepseek2:DeepSeek2",
     "gemma2": "puna.models.gemma2:Gemma2",
     "gemma3": "puna.models.gemma3:Gemma3",
     "glm4": "puna.models.glm4:Glm4",

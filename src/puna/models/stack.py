@@ -127,6 +127,9 @@ def _projections(sizes: hyper.Transformer, *, fused: bool) -> Projections | Fuse
     return Projections(("attn_q", "attn_k", "attn_v"), sizes.hidden, sizes.projections, bias="optional")
 
 
+Attend = Callable[[Tensor, Rotation, LayerHistory], Tensor]
+
+
 class PreNormBlock(Block):
     """Attention and feed-forward, each of the normalised state and added to it."""
 
@@ -134,7 +137,7 @@ class PreNormBlock(Block):
         self,
         index: int,
         sizes: hyper.Transformer,
-        attention: Attention,
+        attention: Attend,
         feed_forward: Sequence[Callable[[Tensor], Tensor]],
         *,
         norm: Norm = RMSNorm,

@@ -1,5 +1,6 @@
 """Feed-forward networks: of one piece, and a mixture of which each token uses some."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
@@ -10,6 +11,9 @@ from puna.ml.nn.weight import Weight
 from puna.ml.tensor import Tensor
 
 Gate = Callable[[Tensor, Tensor], Tensor]
+
+# Makes of the smallest difference of two scores more than any score.
+_FAR = 1e30
 
 
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
@@ -86,6 +90,8 @@ class Routing:
         scores: how scores are made of the router's logits.
         normalise: whether the scores of a token's experts are divided by their sum.
         scale: what they are then multiplied with.
+        groups: the experts are in so many groups of the same size.
+        groups_used: a token's experts are of so many groups, those with the highest scores.
     """
 
     experts: int
@@ -93,6 +99,8 @@ class Routing:
     scores: Scores = Scores.SOFTMAX
     normalise: bool = True
     scale: float = 1.0
+    groups: int = 1
+    groups_used: int = 1
 
 
 class MixtureOfExperts(Module):
@@ -141,7 +149,29 @@ class MixtureOfExperts(Module):
                 return logits
 
     def _preferred(self, scores: Tensor) -> Tensor:
-        return scores if self.correction.maybe is None else scores + self.correction.maybe
+        """What the choice goes by."""
+        if self.correction.maybe is not None:
+            scores = scores + self.correction.maybe
+        return scores if self.routing.groups_used == self.routing.groups else self._limited(scores)
+
+    def _limited(self, scores: Tensor) -> Tensor:
+        """The scores, far below zero in groups that are not used.
+
+        A group's score is that of its best expert (DeepSeek-AI, arXiv:2405.04434), or, where scores are
+        corrected, the sum of the best two (arXiv:2412.19437).
+        """
+        tokens, groups = scores.dim(0), self.routing.groups
+        size = self.routing.experts // groups
+        each = scores.reshape(tokens * groups, size)
+        best = each.top_k(1 if self.correction.maybe is None else 2)
+        of_groups = each.reshape(tokens * groups, size, 1).rows(best).reshape(tokens * groups, best.dim(1))
+        totals = of_groups.sum_rows().reshape(tokens, groups)
+        used = totals.top_k(self.routing.groups_used)
+        ranked = totals.reshape(tokens, groups, 1).rows(used).reshape(tokens, self.routing.groups_used)
+        lowest = ranked.slice(-1, self.routing.groups_used - 1, self.routing.groups_used)
+        penalty = (totals - lowest).clamp(-math.inf, 0.0).scale(_FAR)
+        grouped = scores.reshape(tokens, groups, size) + penalty.reshape(tokens, groups, 1)
+        return grouped.reshape(tokens, self.routing.experts)
 
 
 class SharedExpert(Module):
