@@ -147,6 +147,22 @@ def deepseek(kind: str, seed: int, **changes: Any) -> Any:
     return model
 
 
+def llama4(seed: int, **changes: Any) -> Any:
+    """A Llama4ForCausalLM of five layers with chunks of 12 tokens; `changes` are keys of its config."""
+    own = {
+        "intermediate_size": 40,
+        "intermediate_size_mlp": 96,
+        "num_hidden_layers": 5,
+        "head_dim": 24,
+        "num_local_experts": 6,
+        "attention_chunk_size": 12,
+        "floor_scale": 8,
+        "attn_scale": 0.3,
+    }
+    config = transformers.Llama4TextConfig(**_SIZES | own | changes)
+    return _randomised(transformers.Llama4ForCausalLM(config), seed, 1.5, 1.0)
+
+
 def gemma3(seed: int, **changes: Any) -> Any:
     """A Gemma3ForCausalLM of four layers, of which the third is global; `changes` are keys of its config.
 

@@ -229,6 +229,38 @@ def _absorbed(tensors: State, config: Any) -> Iterator[tuple[str, Array]]:
         yield name.replace("kv_b", "v_b"), of_heads[:, config.qk_nope_head_dim :]
 
 
+def write_llama4(path: Path, model: Any, *, dialect: str = "llama.cpp") -> None:
+    """Writes a Llama4ForCausalLM with llama.cpp's or Ollama's names of keys."""
+    config = model.config
+    names = {name.replace("mlp.", "feed_forward."): ours for name, ours in _NAMES.items() if "mlp." in name}
+    names |= _LLAMA | {"feed_forward.router": "ffn_gate_inp"}
+    state = {
+        name: value.transpose(1, 2) if ".experts." in name else value
+        for name, value in model.state_dict().items()
+    }
+    tensors = dict(_renamed_state(state, names, tied=config.tie_word_embeddings))
+    if config.rope_parameters["rope_type"] == "llama3":
+        tensors["rope_freqs.weight"] = _llama3_factors(config)
+    keys = _sizes(config) | _rope(config.rope_parameters)
+    keys |= {
+        "expert_count": config.num_local_experts,
+        "expert_used_count": config.num_experts_per_tok,
+        "interleave_moe_layer_step": config.interleave_moe_layer_step,
+        "attention.chunk_size": config.attention_chunk_size,
+        "attention.temperature_length": config.floor_scale,
+        "attention.temperature_scale": config.attn_scale,
+    }
+    dense, moe = config.intermediate_size_mlp, config.intermediate_size
+    if dialect == "ollama":
+        keys |= {"intermediate_size": dense, "intermediate_size_moe": moe, "use_qk_norm": config.use_qk_norm}
+        tensors |= {"v.class_embedding": np.ones(4, np.float32)}
+    else:
+        keys |= {"feed_forward_length": dense, "expert_feed_forward_length": moe}
+    if "chunked_attention" not in config.layer_types:
+        keys["attention.sliding_window"] = 0
+    write(path, "llama4", keys, tensors)
+
+
 def write_mistral3(path: Path, model: Any, *, dialect: str = "llama.cpp") -> None:
     """Writes a MistralForCausalLM or Ministral3ForCausalLM."""
     config, rope = model.config, model.config.rope_parameters

@@ -87,7 +87,7 @@ def _built(path: Path, tensors: State, changes: dict[str, Any] | None = None) ->
 
 @pytest.mark.parametrize("architecture", architectures())
 def test_every_architecture_has_a_model(architecture: str) -> None:
-    experts = EXPERTS if architecture.endswith(("moe", "oss")) else {}
+    experts = EXPERTS if architecture.endswith(("moe", "oss", "llama4")) else {}
     changes = {"attention.layer_norm_epsilon": 1e-5, "attention.sliding_window": 4}
     if architecture == "deepseek2":
         changes |= {"attention.kv_lora_rank": 6, "rope.dimension_count": 2}

@@ -20,6 +20,7 @@ _MODELS = {
     "gptoss": "puna.models.gptoss:GptOss",
     "granite": "puna.models.granite:Granite",
     "llama": "puna.models.llama:Llama",
+    "llama4": "puna.models.llama4:Llama4",
     "mistral3": "puna.models.mistral3:Mistral3",
     "nomic-bert": "puna.models.bert:NomicBert",
     "olmo2": "puna.models.olmo2:Olmo2",

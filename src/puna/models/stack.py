@@ -36,15 +36,19 @@ class Rotation:
         parameters: None where positions are not encoded.
         factors: F32 (dimensions / 2,), see `Tensor.rope`.
         temperatures: F32 (tokens, 1, 1), what queries are multiplied with; None for nothing.
+        norm: applied to what was rotated.
     """
 
     positions: Tensor
     parameters: RopeParameters | None
     factors: Tensor | None = None
     temperatures: Tensor | None = None
+    norm: Transform | None = None
 
     def __call__(self, heads: Tensor) -> Tensor:
-        return heads if self.parameters is None else heads.rope(self.positions, self.parameters, self.factors)
+        if self.parameters is not None:
+            heads = heads.rope(self.positions, self.parameters, self.factors)
+        return heads if self.norm is None else self.norm(heads)
 
     def query(self, heads: Tensor) -> Tensor:
         """The same for queries."""

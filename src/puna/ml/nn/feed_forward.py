@@ -107,9 +107,21 @@ class MixtureOfExperts(Module):
     """The sum of what a token's experts answer, weighted by the router; Shazeer et al., arXiv:1701.06538."""
 
     def __init__(
-        self, routing: Routing, hidden: int, width: int, *, act: Gate = swiglu, bias: Bias = False
+        self,
+        routing: Routing,
+        hidden: int,
+        width: int,
+        *,
+        act: Gate = swiglu,
+        bias: Bias = False,
+        weigh_inputs: bool = False,
     ) -> None:
-        self.routing, self.act = routing, act
+        """Declares router and experts.
+
+        Args:
+            weigh_inputs: weights multiply what experts are asked, not what they answer (Llama 4).
+        """
+        self.routing, self.act, self.weigh_inputs = routing, act, weigh_inputs
         count = routing.experts
         self.router = Linear("ffn_gate_inp", hidden, count, bias=bias)
         # Added to the scores for the choice only; Wang et al., arXiv:2408.15664.
@@ -123,8 +135,10 @@ class MixtureOfExperts(Module):
         ids, weights = self._route(x)
         tokens, hidden = x.shape
         each = x.reshape(tokens, 1, hidden)
+        if self.weigh_inputs:
+            each = each.repeat(1, self.routing.used) * weights
         answers = self.down(self.act(self.gate(each, ids), self.up(each, ids)), ids)
-        return _sum_of_middle(answers * weights)
+        return _sum_of_middle(answers if self.weigh_inputs else answers * weights)
 
     def _route(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The experts' numbers, I32 (tokens, used), and their weights, F32 (tokens, used, 1)."""
