@@ -163,6 +163,26 @@ def llama4(seed: int, **changes: Any) -> Any:
     return _randomised(transformers.Llama4ForCausalLM(config), seed, 1.5, 1.0)
 
 
+def gemma3n(seed: int, **changes: Any) -> Any:
+    """A Gemma3nForCausalLM of four layers, the last two without keys; `changes` are keys of its config.
+
+    Logits are below 1, see `gemma3`; four layers with two tables each move them more.
+    """
+    own = {
+        "num_hidden_layers": 4,
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
+        "num_kv_shared_layers": 2,
+        "sliding_window": 12,
+        "head_dim": 24,
+        "laurel_rank": 8,
+        "vocab_size_per_layer_input": _SIZES["vocab_size"],
+        "hidden_size_per_layer_input": 16,
+        "activation_sparsity_pattern": [0.6, 0.6, 0.0, 0.0],
+    }
+    config = transformers.Gemma3nTextConfig(**_SIZES | own | changes)
+    return _randomised(transformers.Gemma3nForCausalLM(config), seed, 1.0, 0.15)
+
+
 def gemma3(seed: int, **changes: Any) -> Any:
     """A Gemma3ForCausalLM of four layers, of which the third is global; `changes` are keys of its config.
 

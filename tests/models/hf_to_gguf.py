@@ -3,6 +3,7 @@
 import math
 from collections.abc import Container, Iterator
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -259,6 +260,70 @@ def write_llama4(path: Path, model: Any, *, dialect: str = "llama.cpp") -> None:
     if "chunked_attention" not in config.layer_types:
         keys["attention.sliding_window"] = 0
     write(path, "llama4", keys, tensors)
+
+
+def write_gemma3n(path: Path, model: Any, *, dialect: str = "llama.cpp") -> None:
+    """Writes a Gemma3nForCausalLM with llama.cpp's or Ollama's names of keys."""
+    config = model.config
+    layers, last = config.num_hidden_layers, config.rope_parameters
+    inner = _GEMMA | {
+        "altup.correct_output_scale": "altup_correct_scale",
+        "altup.correction_coefs": "altup_correct_coef",
+        "altup.prediction_coefs": "altup_predict_coef",
+        "altup.modality_router": "altup_router",
+        "altup.router_norm": "altup_router_norm",
+        "laurel.linear_left": "laurel_l",
+        "laurel.linear_right": "laurel_r",
+        "laurel.post_laurel_norm": "laurel_post_norm",
+        "per_layer_input_gate": "inp_gate",
+        "per_layer_projection": "proj",
+        "post_per_layer_input_norm": "post_norm",
+    }
+    outer = {
+        "embed_tokens_per_layer": "per_layer_token_embd",
+        "per_layer_model_projection": "per_layer_model_proj",
+        "per_layer_projection_norm": "per_layer_proj_norm",
+    }
+    state = {
+        f"{name}.weight" if name.endswith("_scale") else name: value
+        for name, value in model.state_dict().items()
+    }
+    tensors = {
+        f"{ours}.weight": state.pop(f"model.{theirs}.weight").numpy() for theirs, ours in outer.items()
+    }
+    for theirs, ours in (
+        ("altup_projections", "altup_proj"),
+        ("altup_unembed_projections", "altup_unembd_proj"),
+    ):
+        names = [f"model.{theirs}.{index}.weight" for index in range(config.altup_num_inputs - 1)]
+        tensors[f"{ours}.weight"] = np.stack([state.pop(name).numpy() for name in names])
+    tensors |= dict(_renamed_state(state, inner, tied=config.tie_word_embeddings))
+    # Published models have these for all layers.
+    width = config.num_key_value_heads * config.head_dim
+    for index in range(layers - config.num_kv_shared_layers, layers):
+        tensors[f"blk.{index}.attn_k.weight"] = np.ones((width, config.hidden_size), np.float32)
+        tensors[f"blk.{index}.attn_v.weight"] = np.ones((width, config.hidden_size), np.float32)
+        tensors[f"blk.{index}.attn_k_norm.weight"] = np.ones(config.head_dim, np.float32)
+    normal = NormalDist()
+    scales = [normal.inv_cdf(part) if part else -math.inf for part in config.activation_sparsity_pattern]
+    local = last["sliding_attention"]["rope_theta"]
+    keys = _sizes(config) | {
+        "altup.active_idx": config.altup_active_idx,
+        "altup.num_inputs": config.altup_num_inputs,
+        "embedding_length_per_layer_input": config.hidden_size_per_layer_input,
+        "attention.shared_kv_layers": config.num_kv_shared_layers,
+        "attention.sliding_window": config.sliding_window,
+        "attention.sliding_window_pattern": [kind == "sliding_attention" for kind in config.layer_types],
+        "activation_sparsity_scale": scales,
+        "rope.freq_base": last["full_attention"]["rope_theta"],
+        "rope.freq_base_swa": local,
+    }
+    if config.final_logit_softcapping != 30:
+        keys["final_logit_softcapping"] = config.final_logit_softcapping
+    if dialect == "ollama":
+        del keys["rope.freq_base_swa"]
+        keys |= {"rope.freq_base_local": local, "feed_forward_length": config.intermediate_size[0]}
+    write(path, "gemma3n", keys, tensors)
 
 
 def write_mistral3(path: Path, model: Any, *, dialect: str = "llama.cpp") -> None:

@@ -20,6 +20,7 @@ from puna.models import (
     build_model,
     deepseek2,
     gemma3,
+    gemma3n,
     hyper,
     llama,
     mistral3,
@@ -91,6 +92,8 @@ def test_every_architecture_has_a_model(architecture: str) -> None:
     changes = {"attention.layer_norm_epsilon": 1e-5, "attention.sliding_window": 4}
     if architecture == "deepseek2":
         changes |= {"attention.kv_lora_rank": 6, "rope.dimension_count": 2}
+    if architecture == "gemma3n":
+        changes["embedding_length_per_layer_input"] = 4
     metadata = _metadata(architecture, changes | experts)
     model = model_class(architecture)(metadata)
     assert isinstance(model, Decoder | Encoder)
@@ -171,6 +174,36 @@ def test_keys_of_deepseek_that_are_all_rotated() -> None:
     changes = {"attention.kv_lora_rank": 6, "rope.dimension_count": 4}
     with pytest.raises(GGUFError, match="keys of width 4 cannot have 4 rotated elements"):
         deepseek2.DeepSeek2(_metadata("deepseek2", changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"altup.num_inputs": 1}, "of 1 streams, number 0 cannot be computed"),
+        ({"altup.active_idx": 4}, "of 4 streams, number 4 cannot be computed"),
+        ({"attention.shared_kv_layers": 2}, "0 layers cannot have the keys of all 2"),
+        ({"attention.shared_kv_layers": 3}, "-1 layers cannot have the keys of all 2"),
+        (
+            {"attention.shared_kv_layers": 1, "attention.sliding_window_pattern": [True, False]},
+            "1 layers cannot have the keys of all 2",
+        ),
+        ({"activation_sparsity_scale": [1.0]}, "activation_sparsity_scale makes no sense for 2 layers"),
+        ({"activation_sparsity_scale": [1.0, math.nan]}, "activation_sparsity_scale makes no sense"),
+    ],
+)
+def test_gemma3n_sizes_that_make_no_sense(changes: dict[str, Any], message: str) -> None:
+    own = {"block_count": 2, "embedding_length_per_layer_input": 4, "attention.sliding_window": 4}
+    with pytest.raises(GGUFError, match=message):
+        gemma3n.Gemma3n(_metadata("gemma3n", own | changes))
+
+
+def test_a_width_for_each_layer() -> None:
+    alike = _metadata("llama", {"block_count": 2, "feed_forward_length": [12, 12]})
+    assert hyper.transformer(alike).feed_forward == 12
+    for widths in ([12, 16], [0, 0]):
+        metadata = _metadata("llama", {"block_count": 2, "feed_forward_length": widths})
+        with pytest.raises(UnsupportedModel, match="layers of different widths"):
+            hyper.transformer(metadata)
 
 
 @pytest.mark.parametrize("scale", [-0.5, math.inf, math.nan])

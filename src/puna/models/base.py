@@ -2,7 +2,6 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,7 +48,7 @@ class Model(Module, ABC):
         context: tokens that a sequence has room for, told before a cache is made.
     """
 
-    ignored: ClassVar[tuple[str, ...]] = ()
+    ignored: tuple[str, ...] = ()
     context: int = 0
 
     @abstractmethod

@@ -89,13 +89,24 @@ def transformer(
     return Transformer(
         layers,
         hidden,
-        count(metadata, "feed_forward_length"),
+        _width(metadata, layers),
         heads,
         kv_heads,
         count(metadata, "attention.key_length", size),
         count(metadata, "attention.value_length", size),
         _epsilon(metadata, eps_key, eps),
     )
+
+
+def _width(metadata: Metadata, layers: int) -> int:
+    """Inside the feed-forward network; some files have a number for each layer."""
+    key = "feed_forward_length"
+    if metadata.full_key(key) not in metadata or not metadata.is_array(metadata.full_key(key)):
+        return count(metadata, key)
+    widths = set(metadata.per_layer(key, layers))
+    if len(widths) > 1 or min(widths) < 1:
+        raise UnsupportedModel(f"{metadata.source}: layers of different widths are not supported")
+    return widths.pop()
 
 
 def mixture(metadata: Metadata, *, normalise: bool, scores: Scores = Scores.SOFTMAX) -> Routing:

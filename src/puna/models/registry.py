@@ -15,6 +15,7 @@ _MODELS = {
     "deepseek2": "puna.models.deepseek2:DeepSeek2",
     "gemma2": "puna.models.gemma2:Gemma2",
     "gemma3": "puna.models.gemma3:Gemma3",
+    "gemma3n": "puna.models.gemma3n:Gemma3n",
     "glm4": "puna.models.glm4:Glm4",
     "gpt-oss": "puna.models.gptoss:GptOss",
     "gptoss": "puna.models.gptoss:GptOss",
