@@ -1,6 +1,7 @@
 """What tokens see, on small examples that can be followed by hand."""
 
 from collections.abc import Callable
+from random import Random
 
 import numpy as np
 import pytest
@@ -42,6 +43,39 @@ def test_two_sequences_copy_and_removal_step_by_step(make_backend: MakeBackend) 
     shape = cache.start([2], [0])
     (mask,) = masks(cache, backend, shape, 1)
     assert np.flatnonzero(mask[0] == 0).tolist() == [0, 2, 5]
+
+
+def test_a_sequence_that_goes_on_apart_has_its_cells_together(make_backend: MakeBackend) -> None:
+    backend = make_backend(PLAIN)
+    cache = ready(Causal(_same), backend, sequences=4)
+    cache.start([0, 1, 2], [0, 0, 0])
+    cache.start([0, 1], [1, 1])
+    cache.copy_prefix(0, 2, 2, apart=True)
+    assert cache.cells.members[:8].tolist() == [1, 1, 1, 0b10, 0b10, 0b100, 0b100, 0]
+    assert cache.is_whole(2, 2) and cache.is_whole(0, 3)
+    shape = cache.start([2], [2])
+    assert shape == (0, 8)
+    (mask,) = masks(cache, backend, shape, 1)
+    assert np.flatnonzero(mask[0] == 0).tolist() == [5, 6, 7]
+    # Now that nobody shares them, tokens of the first can move.
+    cache.remove(0, 0, 1)
+    assert cache.is_whole(0, 2)
+
+
+def test_beginnings_are_shared_where_copies_would_take_too_much(make_backend: MakeBackend) -> None:
+    cache = ready(Causal(_same), make_backend(PLAIN))
+    cache.start([0, 1, 2], [0, 0, 0])
+    cache.copy_prefix(0, 1, 3, apart=True)
+    assert cache.taken == 3 and cache.cells.members[:3].tolist() == [0b11] * 3
+
+
+def test_a_new_sequence_begins_where_most_room_is(make_backend: MakeBackend) -> None:
+    cache = ready(Causal(_same), make_backend(PLAIN), sequences=3, capacity=200, batch=200)
+    cache.start(range(200), [0] * 200)
+    cache.start(range(100), [1] * 100)
+    cache.remove(0, 0)
+    assert cache.start([0, 1], [2, 2]) == (256, 48)
+    assert np.flatnonzero(cache.cells.of(2)).tolist() == [300, 301]
 
 
 def test_shared_tokens_do_not_move(make_backend: MakeBackend) -> None:
@@ -227,6 +261,44 @@ def test_a_graph_serves_many_batches(make_backend: MakeBackend) -> None:
             cache.fill(history)
             (fresh,) = masks(cache, backend, Span(0, 8), 1)
             assert (history.mask.array() == fresh).all()
+
+
+@pytest.mark.parametrize(
+    "make", [Causal, lambda: SlidingWindow(4), lambda: SlidingWindow(3, memory=5), lambda: Chunked(4)]
+)
+def test_a_token_that_follows_sees_what_it_would_in_a_graph_of_its_own(
+    make_backend: MakeBackend, make: Callable[[], Causal]
+) -> None:
+    """One graph for single tokens, whatever else happens to the cache between them."""
+    backend, random = make_backend(CacheConfig(16)), Random(5)
+    cache = ready(make(), backend, sequences=2, capacity=16, batch=8)
+    with backend.new_context() as context:
+        history = cache.trace(context, 1, Span(0, 16))
+        length = [0, 0, 0]
+        for _ in range(300):
+            sequence, event = random.randrange(2), random.randrange(12)
+            if event == 0 or length[sequence] >= 7:
+                half = length[sequence] // 2
+                length[sequence] = half if cache.can_resume(sequence, half) else 0
+                cache.remove(sequence, length[sequence])
+            elif event == 1 and length[sequence]:
+                cache.copy_prefix(sequence, 2, length[sequence], apart=random.random() < 0.5)
+                cache.remove(2, 0)
+            elif event == 2 and length[sequence] < 5:
+                cache.start([length[sequence], length[sequence] + 1], [sequence, sequence])
+                length[sequence] += 2
+            else:
+                for _ in range(random.randrange(1, 4)):
+                    shape = cache.start([length[sequence]], [sequence])
+                    length[sequence] += 1
+                    if shape != Span(0, 16):
+                        continue
+                    cache.fill(history)
+                    (fresh,) = masks(cache, backend, shape, 1)
+                    assert (history.mask.array() == fresh).all()
+                    assert history.cells.array()[0] == cache.cells.between(
+                        sequence, length[sequence] - 1, None
+                    )
 
 
 def test_a_batch_looks_at_the_cells_of_its_own_sequences(make_backend: MakeBackend) -> None:

@@ -118,7 +118,8 @@ def test_only_the_wanted_rows(example: tuple[Path, Any], backend_name: str) -> N
         assert np.abs(found - hf_models.logits(model, tokens)[wanted]).max() < 1e-3
 
 
-def test_sequences_do_not_see_each_other(example: tuple[Path, Any], backend_name: str) -> None:
+@pytest.mark.parametrize("apart", [False, True])
+def test_sequences_do_not_see_each_other(example: tuple[Path, Any], backend_name: str, apart: bool) -> None:
     """Two sequences in turn, in one batch, and one that goes on from a prefix of another."""
     path, model = example
     one, two = hf_models.random_tokens(1, 20), hf_models.random_tokens(2, 20)
@@ -132,7 +133,7 @@ def test_sequences_do_not_see_each_other(example: tuple[Path, Any], backend_name
             np.arange(9, dtype=np.int32),
         )
         mixed = evaluator.evaluate(both).copy()
-        evaluator.cache.copy_prefix(0, 2, 12)
+        evaluator.cache.copy_prefix(0, 2, 12, apart=apart)
         branched = evaluate(evaluator, two, chunk=20, start=12, sequence=2)
         rest = evaluate(evaluator, one[15:], chunk=1, start=15)
     assert np.abs(mixed[:5] - hf_models.logits(model, one)[10:15]).max() < 1e-3

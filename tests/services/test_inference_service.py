@@ -27,6 +27,7 @@ from puna.services.conversation import Finished
 from puna.services.inference import Answer, Inference, Logprobs
 from puna.services.limits import Limits
 from puna.store.library import Library
+from puna.store.name import parse_name
 
 HI = (Message("user", "hi"),)
 NOW = {"type": "function", "function": {"name": "now"}}
@@ -185,6 +186,20 @@ def test_a_model_is_opened_once_for_all_who_want_it(library: Library) -> None:
         assert other.tokenizer is found[0].tokenizer
         assert other.source.digest == found[0].source.digest
         assert other.digest != found[0].digest
+
+    tell(library, story)
+
+
+def test_a_copy_has_its_own_name(library: Library) -> None:
+    async def story(parts: Parts) -> None:
+        first = await parts.inference.open("one")
+        library.copy(parse_name("one"), parse_name("me/copied:v2"))
+        copied = await parts.inference.open("Me/copied:v2")
+        library.delete(parse_name("me/copied:v2"))
+        assert copied.digest == first.digest and copied.tokenizer is first.tokenizer
+        assert copied.source.name == str(copied.model.name) == str(parse_name("me/copied:v2"))
+        assert copied.chat.facts.name == "Me/copied:v2"
+        assert (await parts.inference.open("one")).source.name == first.source.name
 
     tell(library, story)
 

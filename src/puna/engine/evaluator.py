@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +39,12 @@ class Batch:
     segments: NDArray[np.int32] | int = 0
 
     @staticmethod
+    def next(tokens: Sequence[int], positions: Sequence[int], sequences: Sequence[int]) -> Batch:
+        """One more token of each of several sequences, with the logits of all."""
+        values = np.array((tokens, positions, sequences), np.int32)
+        return Batch(values[0], values[1], values[2], _all(len(tokens)))
+
+    @staticmethod
     def of(tokens: Sequence[int], start: int, sequence: int = 0, *, all_outputs: bool = False) -> Batch:
         """Consecutive tokens of one sequence from position `start`, with the last one's logits or all."""
         count = len(tokens)
@@ -50,9 +57,19 @@ class Batch:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@cache
+def _all(count: int) -> NDArray[np.int32]:
+    """Every index of a batch."""
+    return np.arange(count, dtype=np.int32)
+
+
+@dataclass(slots=True)
 class _Traced:
-    """A graph with the arrays through which its inputs are written."""
+    """A graph with the arrays through which its inputs are written.
+
+    Attributes:
+        layout: the outputs and segments that were written last.
+    """
 
     context: Context
     tokens: Array
@@ -62,6 +79,17 @@ class _Traced:
     temperatures: Array
     history: History
     result: Tensor
+    layout: tuple[NDArray[np.int32], NDArray[np.int32] | int] | None = None
+
+    def write(self, batch: Batch) -> None:
+        """Makes the inputs those of a batch."""
+        self.tokens[:] = batch.tokens
+        self.positions[:] = batch.positions
+        # In decoding these are the same arrays step for step.
+        if self.layout is None or self.layout[0] is not batch.outputs or self.layout[1] is not batch.segments:
+            self.outputs[: len(batch.outputs)] = batch.outputs
+            self.segments[:] = batch.segments
+            self.layout = batch.outputs, batch.segments
 
 
 class Evaluator:
@@ -113,11 +141,10 @@ class Evaluator:
         wanted = len(batch.outputs)
         # A graph without outputs would be one of a kind; that of one output serves as well.
         traced = self._graph(len(batch.tokens), wanted or 1, history)
-        traced.tokens[:] = batch.tokens
-        traced.positions[:] = batch.positions
-        traced.outputs[:wanted] = batch.outputs
-        traced.segments[:] = batch.segments
-        traced.temperatures[:] = self.model.temperatures(batch.positions)
+        traced.write(batch)
+        temperatures = self.model.temperatures(batch.positions)
+        if temperatures is not None:
+            traced.temperatures[:] = temperatures
         self.cache.fill(traced.history)
         traced.context.compute(traced.result)
         return traced.result.array()[:wanted]

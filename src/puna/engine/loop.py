@@ -287,10 +287,11 @@ class Engine:
         return True
 
     def _candidates(self) -> Iterator[Prefix]:
-        yield from self.prefixes
+        """The first of those that have as much is taken: with one that runs, cells are best shared."""
         for one in self._running:
             if one.reusable:
                 yield Prefix(one.number, one.tokens[: one.reusable], one.request.scope)
+        yield from self.prefixes
 
     def _seat(self, found: tuple[Prefix, int] | None) -> tuple[int, int]:
         """A number whose sequence is what was found, and how much that is."""
@@ -302,8 +303,13 @@ class Engine:
             self.prefixes.take(prefix.number)
             self._cache.remove(prefix.number, length)
             return prefix.number, length
+        apart = prefix.number in self.prefixes
         number = self._free_number()
-        self._cache.copy_prefix(prefix.number, number, length)
+        try:
+            self._cache.copy_prefix(prefix.number, number, length, apart=apart)
+        except BaseException:
+            self._drop(number)
+            raise
         return number, length
 
     def _is_next_to_go(self, prefix: Prefix) -> bool:
@@ -425,9 +431,13 @@ class Engine:
 
 def _batch(parts: list[_Part]) -> Batch:
     """The parts one after the other; logits of each sequence's last token."""
-    if len(parts) == 1 and parts[0].is_last:
-        sequence = parts[0].sequence
-        return Batch.of(sequence.tokens[sequence.held :], sequence.held, sequence.number)
+    if all(part.sequence.pending == 1 for part in parts):
+        sequences = [part.sequence for part in parts]
+        return Batch.next(
+            [one.tokens[-1] for one in sequences],
+            [one.held for one in sequences],
+            [one.number for one in sequences],
+        )
     tokens: list[int] = []
     positions: list[int] = []
     numbers: list[int] = []

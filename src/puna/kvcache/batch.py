@@ -93,7 +93,7 @@ class WithinBatch(Cache):
         if end is not None and end > begin:
             raise ShiftRefused("nothing is kept of a text that was read, so nothing of it can move")
 
-    def copy_prefix(self, source: int, target: int, length: int) -> None:
+    def copy_prefix(self, source: int, target: int, length: int, *, apart: bool = False) -> None:
         """Nothing is kept, so nothing is shared."""
 
     def can_resume(self, sequence: int, position: int) -> bool:

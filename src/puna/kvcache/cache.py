@@ -111,8 +111,16 @@ class Cache(ABC):
         """
 
     @abstractmethod
-    def copy_prefix(self, source: int, target: int, length: int) -> None:
-        """Makes `target` the first `length` tokens of `source`, sharing cells; what it had before is gone."""
+    def copy_prefix(self, source: int, target: int, length: int, *, apart: bool = False) -> None:
+        """Makes `target` the first `length` tokens of `source`, sharing cells; what it had before is gone.
+
+        Args:
+            apart: what is short is copied where there is room, for a sequence that goes on without the
+                source: its cells then lie together, and a graph looks at all that lies between them.
+
+        Raises:
+            PunaError: copying was stopped or failed; `target` may have a part.
+        """
 
     @abstractmethod
     def can_resume(self, sequence: int, position: int) -> bool:

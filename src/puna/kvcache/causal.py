@@ -1,6 +1,7 @@
 """Causal caches: a token sees its own sequence's earlier tokens, all of them or the latest."""
 
 from collections.abc import Hashable, Sequence, Set
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,28 @@ from puna.ml import Backend, Context, DType
 # Spans begin at multiples of this, so that sequences next to each other share graphs.
 _ALIGNMENT = 256
 
+# Longer beginnings are shared: copies would take more room and time than they save.
+_COPIED = 512
+
 _NOTHING = Batch(np.empty(0, np.int64), np.empty(0, np.int32), np.empty(0, np.uint64))
+
+
+_NOBODY = -1
+
+
+class _Tail(NamedTuple):
+    """Where the last batch came to lie.
+
+    Attributes:
+        sequence: whose it was; _NOBODY if it was of several.
+        begin, end: between these all cells of its sequences are.
+        changes: the state of the books after it.
+    """
+
+    sequence: int
+    begin: int
+    end: int
+    changes: int
 
 
 class Causal(Member):
@@ -30,6 +52,7 @@ class Causal(Member):
         self._shift = shift
         self._dropped: list[tuple[int, Numbers]] = []
         self._overwritten: Positions = np.empty(0, np.int32)
+        self._tail = _Tail(_NOBODY, 0, 0, 0)
 
     # -- what subclasses change -----------------------------------------------------------------------
 
@@ -40,6 +63,10 @@ class Causal(Member):
     def lowest_kept(self, position: int) -> int:
         """The first position that a sequence keeps when its next token comes to `position`."""
         return 0
+
+    def sees_all(self, position: int) -> bool:
+        """Whether a token at `position` sees all before it, and nothing need be let go when it comes."""
+        return True
 
     def cells_needed(self, sequences: int, capacity: int, max_batch: int) -> int:
         """Cells for `sequences` sequences of `capacity` tokens, of which `max_batch` come at a time."""
@@ -58,6 +85,7 @@ class Causal(Member):
         count = padded(self.cells_needed(max_sequences, capacity, max_batch), self._config.cache_padding)
         storage = Storage(backend, dtype, count + 1, permuted=self._config.permuted_v)
         self._ledger = Ledger(Cells(count), storage, self.lowest_seen, _NOTHING)
+        self._numbers = np.arange(count)
 
     @property
     def cells(self) -> Cells:
@@ -66,6 +94,8 @@ class Causal(Member):
 
     def start(self, positions: Integers, sequences: Integers) -> Hashable:
         where, whose = np.asarray(positions, np.int32), np.asarray(sequences, np.int64)
+        if where.size == 1 and (shape := self._following(where, int(whose[0]))):
+            return shape
         cells = self._ledger.cells
         self._dropped = []
         self._forget(where, whose)
@@ -74,12 +104,33 @@ class Causal(Member):
             raise CacheFull(f"a batch of {where.size} tokens does not fit: {cells.free} cells are free")
         bits = BITS[whose]
         begin, end = self._owned(bits)
-        batch = Batch(cells.free_from(begin, where.size), where, bits)
+        batch = Batch(cells.free_from(begin if end else cells.roomiest(), where.size), where, bits)
         self._overwritten = cells.positions[batch.cells]
         cells.take(batch)
         self._ledger.batch = batch
         first, last = int(batch.cells[0]), int(batch.cells[-1]) + 1
-        return self._shape(min(begin, first) if end else first, max(end, last))
+        begin, end = min(begin, first) if end else first, max(end, last)
+        self._tail = _Tail(int(whose[0]) if (whose == whose[0]).all() else _NOBODY, begin, end, cells.changes)
+        return self._shape(begin, end)
+
+    def _following(self, position: Positions, sequence: int) -> Span | None:
+        """Takes the next cell for one more token of the sequence whose batch was the last to change anything.
+
+        Most tokens come like this, and while a model computes, what the long way needs gets out of the
+        processor's caches. None if it must be gone.
+        """
+        tail, cells = self._tail, self.cells
+        if tail.sequence != sequence or tail.changes != cells.changes or not self.sees_all(int(position[0])):
+            return None
+        overwritten = cells.positions[tail.end : tail.end + 1].copy()
+        if not cells.append(tail.end, int(position[0]), sequence):
+            return None
+        self._dropped, self._overwritten = [], overwritten
+        self._ledger.batch = Batch(
+            self._numbers[tail.end : tail.end + 1], position, BITS[sequence : sequence + 1], tail.changes
+        )
+        self._tail = _Tail(sequence, tail.begin, tail.end + 1, cells.changes)
+        return self._shape(tail.begin, tail.end + 1)
 
     def _owned(self, bits: NDArray[np.uint64]) -> tuple[int, int]:
         """Between which cells all that the batch's sequences have lies; (0, 0) if they have nothing.
@@ -128,9 +179,16 @@ class Causal(Member):
     def worst_case(self) -> Hashable:
         return Span(0, self.cells.members.size)
 
-    def copy_prefix(self, source: int, target: int, length: int) -> None:
-        self.cells.drop(target, self.cells.between(target, 0, None))
-        self.cells.share(target, self.cells.between(source, 0, length))
+    def copy_prefix(self, source: int, target: int, length: int, *, apart: bool = False) -> None:
+        cells, storage = self.cells, self._ledger.storage
+        cells.drop(target, cells.between(target, 0, None))
+        shared = cells.between(source, 0, length)
+        if not apart or not storage.copies or not 0 < shared.size <= min(_COPIED, cells.free // 2):
+            cells.share(target, shared)
+            return
+        own = cells.free_from(cells.roomiest(), shared.size)
+        storage.copy(shared, own)
+        cells.take(Batch(own, cells.positions[shared], np.full(own.size, BITS[target])))
 
     def can_resume(self, sequence: int, position: int) -> bool:
         return self._complete(self.cells.held(sequence), position)
@@ -185,7 +243,7 @@ class Causal(Member):
 
     def _move(self, cells: Numbers, offset: int) -> None:
         """Moves tokens by `offset` positions, in batches as large as the model's."""
-        self.cells.positions[cells] += offset
+        self.cells.move(cells, offset)
         if self._shift is not None:
             for begin in range(0, cells.size, self._max_batch):
                 self._ledger.storage.rotate(cells[begin : begin + self._max_batch], offset, self._shift)
@@ -205,6 +263,9 @@ class _Limited(Causal):
         # What sequences have kept in the end, with what they let go of taken off, and one batch on its way.
         kept = sum(self._kept_more(sequence, more) for sequence, more in growth)
         return min(tokens, kept + min(tokens, self._max_batch)) <= self.cells.free
+
+    def sees_all(self, position: int) -> bool:
+        return position < self.memory
 
     def _kept_more(self, sequence: int, tokens: int) -> int:
         """How many more cells a sequence keeps with so many more tokens; below 0 if it has more now."""
@@ -255,6 +316,9 @@ class SlidingWindow(_Limited):
 
     def lowest_kept(self, position: int) -> int:
         return position - (self.memory - 1)
+
+    def sees_all(self, position: int) -> bool:
+        return position < self._window
 
     def cells_needed(self, sequences: int, capacity: int, max_batch: int) -> int:
         return sequences * capacity if self.memory >= capacity else sequences * self.memory + max_batch

@@ -28,11 +28,17 @@ class Span(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Tokens that have been given cells; arrays of one element per token."""
+    """Tokens that have been given cells; arrays of one element per token.
+
+    Attributes:
+        follows: the state of the books, by their changes, after the batch before this one, if nothing else
+            has changed since and this is its sequence's next token, which sees all of it; otherwise -1.
+    """
 
     cells: Numbers
     positions: Positions
     bits: NDArray[np.uint64]
+    follows: int = -1
 
 
 class Cells:
@@ -42,12 +48,14 @@ class Cells:
         positions: int32 (cells,); means nothing in a free cell.
         members: uint64 (cells,), one bit for each sequence that owns the cell; 0 is free.
         used: one more than the number of the last cell in use.
+        changes: counts what has been done to the books.
     """
 
     def __init__(self, count: int) -> None:
         self.positions = np.zeros(count, np.int32)
         self.members = np.zeros(count, np.uint64)
         self.used = 0
+        self.changes = 0
         self._holes = 0
 
     @property
@@ -70,6 +78,13 @@ class Cells:
             return self.free_from(0, count)
         return np.concatenate((holes, np.arange(self.used, self.used + more)))
 
+    def roomiest(self) -> int:
+        """Where the longest row of neighbouring free cells begins."""
+        in_use = np.flatnonzero(self.members[: self.used])
+        begins = np.concatenate(([0], in_use + 1))
+        lengths = np.concatenate((in_use, [self.members.size])) - begins
+        return int(begins[lengths.argmax()])
+
     def span(self, bits: np.uint64) -> tuple[int, int]:
         """The first cell in use that belongs to one of the sequences, and one more than the last.
 
@@ -83,11 +98,23 @@ class Cells:
 
     def take(self, batch: Batch) -> None:
         """Gives free cells to the tokens of a batch."""
+        self.changes += 1
         self.positions[batch.cells] = batch.positions
         self.members[batch.cells] = batch.bits
         last = int(batch.cells[-1]) + 1
         self._holes += max(last - self.used, 0) - batch.cells.size
         self.used = max(self.used, last)
+
+    def append(self, cell: int, position: int, sequence: int) -> bool:
+        """As `take` for one token, if the cell is free; otherwise nothing is done. Returns whether it was."""
+        if cell >= self.members.size or self.members[cell]:
+            return False
+        self.changes += 1
+        self.positions[cell] = position
+        self.members[cell] = BITS[sequence]
+        self._holes += max(cell + 1 - self.used, 0) - 1
+        self.used = max(self.used, cell + 1)
+        return True
 
     def owners(self) -> set[int]:
         """The sequences that have cells."""
@@ -118,6 +145,7 @@ class Cells:
         """Takes cells away from a sequence that owns them."""
         if not cells.size:
             return
+        self.changes += 1
         left = self.members[cells] & ~BITS[sequence]
         self.members[cells] = left
         self._holes += cells.size - int(np.count_nonzero(left))
@@ -126,15 +154,22 @@ class Cells:
 
     def share(self, sequence: int, cells: Numbers) -> None:
         """Gives cells that are in use to one more sequence."""
+        self.changes += 1
         self.members[cells] |= BITS[sequence]
 
     def give_back(self, batch: Batch, positions: Positions, dropped: list[tuple[int, Numbers]]) -> None:
         """Undoes `take`, then each `drop`; `positions` is what the batch's cells held before."""
+        self.changes += 1
         self.members[batch.cells] = 0
         self.positions[batch.cells] = positions
         for sequence, cells in dropped:
             self.share(sequence, cells)
         self._count(self.members.size)
+
+    def move(self, cells: Numbers, offset: int) -> None:
+        """Notes that what cells hold is `offset` positions further on."""
+        self.changes += 1
+        self.positions[cells] += offset
 
     def _count(self, end: int) -> None:
         """Finds out anew what is used, knowing that nothing is from `end` on."""

@@ -69,9 +69,9 @@ class Composed(Cache):
         for member in self._members:
             member.remove(sequence, begin, end)
 
-    def copy_prefix(self, source: int, target: int, length: int) -> None:
+    def copy_prefix(self, source: int, target: int, length: int, *, apart: bool = False) -> None:
         for member in self._members:
-            member.copy_prefix(source, target, length)
+            member.copy_prefix(source, target, length, apart=apart)
 
     def can_resume(self, sequence: int, position: int) -> bool:
         return all(member.can_resume(sequence, position) for member in self._members)

@@ -53,6 +53,8 @@ class CausalHistory(History):
         cells: input I64 (tokens,), the cell of each token.
         mask: input (tokens padded, cells of the span), 0 or -inf.
         value_cells: inputs I64 (tokens * width,), by width: the place of each element of permuted values.
+
+    `_shown` is the state of the books for which the mask was made last.
     """
 
     ledger: Ledger
@@ -62,12 +64,25 @@ class CausalHistory(History):
     cells: Tensor
     mask: Tensor
     value_cells: dict[int, Tensor] = field(default_factory=dict)
+    _shown: int = field(default=-2, init=False)
 
     def layer(self, index: int) -> "CausalLayer":
         return CausalLayer(self, index)
 
     def fill(self) -> None:
-        batch, count = self.ledger.batch, self.ledger.batch.cells.size
+        batch, changes = self.ledger.batch, self.ledger.cells.changes
+        if batch.follows == self._shown and self.tokens == 1:
+            # The mask is that of the token before, which did not see this one's cell.
+            cell = batch.cells[0]
+            self._mask_bits[0, cell - self.span.begin] = 0
+            self._cell_numbers[0] = cell
+            self._fill_value_cells()
+        else:
+            self._fill_all(batch)
+        self._shown = changes
+
+    def _fill_all(self, batch: Batch) -> None:
+        count = batch.cells.size
         bits, rows, minus_infinity = self._mask_bits, self.tokens, self._minus_infinity
         lowest = self.ledger.lowest_seen(batch.positions)
         covered = hidden(self.ledger.cells, self.span, batch, lowest)
@@ -77,6 +92,9 @@ class CausalHistory(History):
             # Leftover rows see what the last token sees, to stay finite, and write where nobody reads.
             bits[count:rows] = bits[count - 1]
             self._cell_numbers[count:] = self.ledger.storage.cells - 1
+        self._fill_value_cells()
+
+    def _fill_value_cells(self) -> None:
         for width, tensor in self.value_cells.items():
             elements = np.arange(width) * self.ledger.storage.cells
             tensor.array()[:] = (self._cell_numbers[:, None] + elements).reshape(-1)

@@ -99,6 +99,23 @@ class Storage:
                 context.forward(stored.set_rows(merge_heads(shift(index, key, offsets)), ids))
             context.compute()
 
+    @property
+    def copies(self) -> bool:
+        """Whether `copy` is possible: what is stored can be read and written back as it is."""
+        return not self.permuted and _BLOCK[self._dtype] == 1
+
+    def copy(self, source: NDArray[np.int64], target: NDArray[np.int64]) -> None:
+        """Writes into the cells `target`, in all layers, what the cells `source` hold."""
+        if not self._layers:
+            return
+        with self._backend.new_context() as context:
+            read = context.input().from_ints(source.astype(np.int32), source.size)
+            write = context.input().from_ints(target.astype(np.int32), target.size)
+            for layer in self._layers.values():
+                for stored in (layer.key.on(context), layer.value.on(context)):
+                    context.forward(stored.set_rows(stored.rows(read), write))
+            context.compute()
+
     def close(self) -> None:
         """Frees every layer's tensors."""
         for context in self._contexts:

@@ -22,7 +22,7 @@ class Step:
         outputs: I32 (outputs,), the rows whose results are wanted, ascending; all, where they are as many.
         history: what came before.
         segments: I32 (tokens,), 1 for the tokens of the second of two texts, else 0; for encoders.
-        temperatures: F32 (tokens, 1, 1), what `Model.temperatures` makes of the positions.
+        temperatures: F32 (tokens, 1, 1), what `Model.temperatures` makes of the positions; else undefined.
     """
 
     tokens: Tensor
@@ -68,9 +68,9 @@ class Model(Module, ABC):
     def cache(self) -> Cache:
         """A cache that suits the model's attention, without room yet."""
 
-    def temperatures(self, positions: NDArray[np.int32]) -> NDArray[np.float64] | float:
-        """What the queries of tokens at these positions are multiplied with, where a layer wants that."""
-        return 1.0
+    def temperatures(self, positions: NDArray[np.int32]) -> NDArray[np.float64] | None:
+        """What layers multiply the queries of tokens at these positions with; None where no layer does."""
+        return None
 
 
 class Decoder(Model):

@@ -119,6 +119,9 @@ class Sampler:
         self._window = self._remembered(history) if parameters.penalises else None
         self._check_ids("logit_bias", self._bias_ids)
         self._scratch: Logits = np.empty(vocab_size, np.float32)
+        self._takes_the_best = (
+            parameters.temperature == 0 and not parameters.logit_bias and not parameters.penalises
+        )
 
     def sample(self, logits: Logits, mask: Mask | None = None) -> Choice:
         """Chooses the next token and remembers it.
@@ -131,9 +134,9 @@ class Sampler:
             BackendError: the logits are of the wrong shape, hold NaN or exceed MAX_LOGIT, or leave no token.
             InvalidOption: the mask allows no token.
         """
-        self._check(logits)
-        with np.errstate(over="ignore"):  # what lies further than a float reaches is -inf: impossible
-            token = self._choose(self._adjusted(logits, mask))
+        if logits.shape != (self._vocab_size,):
+            raise BackendError(f"expected logits of shape ({self._vocab_size},), got {logits.shape}")
+        token = self._best(logits) if self._takes_the_best and mask is None else self._draw(logits, mask)
         if self._window is not None:
             self._window.append(token)
         if not self._parameters.logprobs:
@@ -145,19 +148,16 @@ class Sampler:
         if self._window is not None:
             self._window.append(token)
 
-    def _check(self, logits: Logits) -> None:
-        if logits.shape != (self._vocab_size,):
-            raise BackendError(f"expected logits of shape ({self._vocab_size},), got {logits.shape}")
-        peak = logits.max()
-        if -np.inf < peak < MAX_LOGIT:
-            return
-        if peak == -np.inf:
-            raise BackendError("the model's logits are all -inf, so there is no token to choose")
-        position = int(np.flatnonzero(~(logits < MAX_LOGIT))[0])
-        raise BackendError(
-            f"the model's logit of token {position} is {logits[position]:g}: the model file is damaged or "
-            "the computation overflowed; verify the file, or try an f16 cache without flash attention"
-        )
+    def _best(self, logits: Logits) -> int:
+        # The vector is large, and read once only; NaN would be the best.
+        token = int(logits.argmax())
+        _check(logits, logits[token])
+        return token
+
+    def _draw(self, logits: Logits, mask: Mask | None) -> int:
+        _check(logits, logits.max())
+        with np.errstate(over="ignore"):  # what lies further than a float reaches is -inf: impossible
+            return self._choose(self._adjusted(logits, mask))
 
     def _adjusted(self, logits: Logits, mask: Mask | None) -> Logits:
         """The logits after mask, bias and penalties, in the scratch buffer where they differ."""
@@ -229,3 +229,16 @@ class Sampler:
             raise InvalidOption(
                 f"{where} names token {outside[0]}, but this model's tokens are 0 to {self._vocab_size - 1}"
             )
+
+
+def _check(logits: Logits, peak: np.float32) -> None:
+    """Raises BackendError unless the largest logit is one that a sound model may have."""
+    if -np.inf < peak < MAX_LOGIT:
+        return
+    if peak == -np.inf:
+        raise BackendError("the model's logits are all -inf, so there is no token to choose")
+    position = int(np.flatnonzero(~(logits < MAX_LOGIT))[0])
+    raise BackendError(
+        f"the model's logit of token {position} is {logits[position]:g}: the model file is damaged or "
+        "the computation overflowed; verify the file, or try an f16 cache without flash attention"
+    )

@@ -182,7 +182,7 @@ class Inference:
             PunaError: as `puna.services.opened.open_model`.
         """
         stored = await asyncio.to_thread(find_stored, self._library, name, not_found)
-        return (await self._models.get(stored)).called(name)
+        return (await self._models.get(stored)).called(name, stored.name)
 
     async def chat(self, request: ChatRequest) -> Answer:
         """The answer to a conversation.

@@ -15,7 +15,7 @@ from puna.services.limits import Limits
 from puna.store.library import Library
 from puna.store.manifests import MODEL_LAYER, StoredManifest, model_digest
 from puna.store.model import Model, stored_model
-from puna.store.name import parse_name
+from puna.store.name import ModelName, parse_name
 from puna.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
@@ -51,9 +51,13 @@ class OpenedModel:
         """Roughly the bytes that it takes."""
         return self.tokenizer.vocab_size * _TOKEN_BYTES
 
-    def called(self, name: str) -> "OpenedModel":
-        """The same, as somebody calls it."""
-        return replace(self, chat=replace(self.chat, facts=facts_of(name, self.model)))
+    def called(self, asked: str, name: ModelName) -> "OpenedModel":
+        """The same by another of its names, as the caller wrote it and as the store spells it."""
+        model = replace(self.model, name=name)
+        source = replace(self.source, name=str(name))
+        return replace(
+            self, source=source, model=model, chat=replace(self.chat, facts=facts_of(asked, model))
+        )
 
 
 def open_model(library: Library, stored: StoredManifest, tokenizer: "Tokenizer | None" = None) -> OpenedModel:

@@ -43,6 +43,8 @@ async def store_blob(library: Library, digest: Digest, chunks: AsyncIterator[byt
             writer.commit(digest)
 
     working = asyncio.ensure_future(asyncio.to_thread(work))
+    # An error that comes after its caller has gone is told to nobody.
+    working.add_done_callback(lambda done: done.cancelled() or done.exception())
     try:
         await asyncio.shield(working)
     except asyncio.CancelledError:

@@ -81,7 +81,7 @@ class GGMLTensor(Tensor):
         library: the compute library.
     """
 
-    __slots__ = ("graph", "handle", "library", "offsets", "widens")
+    __slots__ = ("_view", "graph", "handle", "library", "offsets", "widens")
 
     def __init__(
         self, library: Library, handle: int, shape: Sequence[int], dtype: DType, graph: Graph | None
@@ -95,6 +95,7 @@ class GGMLTensor(Tensor):
         self.graph = graph
         self.offsets: GGMLTensor | None = None
         self.widens = False
+        self._view: tuple[int, Array] | None = None
 
     # -- building -------------------------------------------------------------------------------------
 
@@ -189,12 +190,17 @@ class GGMLTensor(Tensor):
         self._require_readable()
         if self.dtype not in _NUMPY:
             raise BackendError(f"NumPy has no element type {self.dtype.name}; use floats()")
+        place = access.data(self.handle)
+        # A result is read after every computation, mostly where it was before.
+        if self._view is not None and self._view[0] == place:
+            return self._view[1]
         buffer = access.buffer(self.handle)
         if not self.library.ggml_backend_buffer_is_host(buffer):
             return self._copied()
         size = self.library.ggml_nbytes(self.handle)
-        memory = access.memory(access.data(self.handle), size)
-        return self._strided(np.frombuffer(memory, np.uint8))
+        view = self._strided(np.frombuffer(access.memory(place, size), np.uint8))
+        self._view = place, view
+        return view
 
     def _copied(self) -> Array:
         self._require_readable()
