@@ -5,8 +5,14 @@ from typing import Any
 
 import pytest
 from tests.models import hf_models
-from tests.models.agreement import check, check_removal
+from tests.models.agreement import agrees, check, check_removal
+from tests.models.driver import evaluate
 from tests.models.hf_to_gguf import write_phi3
+
+from puna.engine.load import new_evaluator
+from puna.engine.options import LoadOptions
+from puna.ml import BackendParams, new_backend
+from puna.models import build_model
 
 pytestmark = pytest.mark.transformers
 
@@ -43,3 +49,25 @@ def test_every_logit_agrees_with_transformers(case: str, backend_name: str, tmp_
 def test_tokens_taken_out_leave_no_trace(case: str, backend_name: str, tmp_path: Path) -> None:
     model = hf_models.phi3(9, **CASES[case] | {"num_hidden_layers": 1})
     check_removal(tmp_path / "model.gguf", model, write_phi3, backend_name)
+
+
+@pytest.mark.parametrize(("context", "case"), [(64, "short"), (130, "long")])
+def test_the_context_that_a_model_is_loaded_with_chooses_the_factors(
+    context: int, case: str, tmp_path: Path
+) -> None:
+    """The original context has 128 tokens; of transformers the other factors are asked for as if short."""
+    model = hf_models.phi3(3, **CASES["short"])
+    write_phi3(tmp_path / "model.gguf", model)
+    tokens = hf_models.random_tokens(3, 20)
+    with new_backend(tmp_path / "model.gguf", BackendParams(num_threads=1)) as backend:
+        built = build_model(backend)
+        backend.load()
+        evaluator = new_evaluator(backend, built, LoadOptions(num_ctx=context, kv_cache_type="f32"))
+        found = evaluate(evaluator, tokens, chunk=20)
+        evaluator.close()
+    if case == "long":
+        model.config.rope_parameters["short_factor"] = LONG["long_factor"]
+        state = model.state_dict()
+        model = type(model)(model.config).eval()
+        model.load_state_dict(state)
+    agrees(found, hf_models.logits(model, tokens))
