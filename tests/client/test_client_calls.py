@@ -4,7 +4,7 @@ import base64
 import json
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from tests.client.played_server import Played, PlayedServer, document, lines
@@ -23,6 +23,7 @@ from puna.client import Client, Message
 from puna.client.arguments import GivenMessage
 from puna.client.replies import Function, ToolCall
 from puna.errors import InvalidOption, ModelNotFound, ServerUnreachable
+from puna.sampling.grammar import Grammar
 
 
 def test_a_whole_answer(server: PlayedServer, client: Client) -> None:
@@ -99,6 +100,29 @@ def test_pictures(server: PlayedServer, client: Client, tmp_path: Path) -> None:
         assert server.last.body["images"] == [spelled]
     with pytest.raises(InvalidOption, match="cannot read the picture"):
         client.generate("tiny", "hi", images=[tmp_path / "dog.png"])
+    with pytest.raises(InvalidOption, match="neither the path of a file nor base64"):
+        client.generate("tiny", "hi", images=["dog.png"])
+    with pytest.raises(InvalidOption, match="not int"):
+        client.generate("tiny", "hi", images=[cast(Any, 1)])
+
+
+def test_unloading(server: PlayedServer, client: Client) -> None:
+    server.play("POST", "/api/generate", document({"done": True, "done_reason": "unload"}))
+    client.unload("tiny")
+    assert server.last.body == {"model": "tiny", "keep_alive": 0, "stream": False}
+    client.unload("tiny", force=True)
+    assert server.last.body["force"] is True
+
+
+def test_grammars(server: PlayedServer, client: Client) -> None:
+    server.play("POST", "/api/chat", CHAT_WHOLE)
+    server.play("POST", "/api/generate", GENERATE_WHOLE)
+    described = {"type": "grammar", "grammar": 'root ::= "a"', "syntax": "gbnf"}
+    for grammar in (described, Grammar.gbnf('root ::= "a"')):
+        client.generate("tiny", "hi", grammar=grammar)
+        assert server.last.body["grammar"] == described
+        client.chat("tiny", [{"role": "user", "content": "hi"}], grammar=grammar)
+        assert server.last.body["grammar"] == described
 
 
 def test_vectors_and_tokens(server: PlayedServer, client: Client) -> None:

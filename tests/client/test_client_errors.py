@@ -1,12 +1,13 @@
 """Errors that a server tells of, in Puna's classes."""
 
+import asyncio
 import socket
 
 import pytest
 from tests.client.played_server import Played, PlayedServer, document, lines
 from tests.client.transcripts import chat_piece, generate_piece
 
-from puna.client import Client
+from puna.client import AsyncClient, Client
 from puna.client.answers import error_of
 from puna.errors import (
     ContextLengthExceeded,
@@ -91,6 +92,22 @@ def test_an_error_that_is_no_json(server: PlayedServer, client: Client) -> None:
         ServerError, match=r"^the server answered with status 502: '<html>Bad Gateway</html>'$"
     ):
         client.list()
+
+
+def test_replies_have_a_limit(server: PlayedServer, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of streams too, where the server complains at length."""
+    monkeypatch.setattr("puna.client.answers.MAX_REPLY", 1 << 20)
+    long = Played(500, (bytes(1 << 20), b"x"))
+    server.play("GET", "/api/tags", long)
+    server.play("POST", "/api/chat", long)
+
+    async def stream() -> None:
+        async with AsyncClient(server.url) as other:
+            await other.chat("tiny", HI, stream=True)
+
+    for ask in (client.list, lambda: client.chat("tiny", HI, stream=True), lambda: asyncio.run(stream())):
+        with pytest.raises(ServerUnreachable, match=r"^the server's reply is longer than 1 MiB$"):
+            ask()
 
 
 def test_nobody_there() -> None:

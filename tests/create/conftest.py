@@ -13,7 +13,7 @@ from puna.create.create import TemplateRules, create_model
 from puna.create.layers import DetectedTemplate
 from puna.create.local import local_request
 from puna.create.request import CreateRequest
-from puna.errors import ModelNotFound, TemplateError
+from puna.errors import ModelNotFound, PunaError, TemplateError
 from puna.gguf import GGMLType, GGUFWriter, Metadata
 from puna.modelfile.parser import parse
 from puna.progress import Progress, Report
@@ -130,6 +130,15 @@ class Maker:
         if self.pulls is None:
             raise ModelNotFound(f"model '{name}' not found")
         self.pulls(name, report)
+
+
+def refused_locally(maker: Maker, text: str, kind: type[PunaError], message: str) -> None:
+    """The Modelfile gives that error, in one line, and changes nothing."""
+    before = tree(maker.library.root)
+    with pytest.raises(kind, match=message) as caught:
+        maker.local(text)
+    assert "\n" not in str(caught.value)
+    assert tree(maker.library.root) == before
 
 
 @pytest.fixture

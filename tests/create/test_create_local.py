@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from tests.create.conftest import CHAT_TEMPLATE, Maker, tree, write_gguf, write_parts
+from tests.create.conftest import Maker, refused_locally, tree, write_gguf, write_parts
 from tests.tiny_llama import write_tiny_llama
 
 from puna.create.local import resolve
@@ -162,14 +162,6 @@ def test_files_of_one_name_in_two_folders(maker: Maker) -> None:
     assert len(read_model(maker.library, parse_name("new")).projectors) == 1
 
 
-def refused(maker: Maker, text: str, kind: type[PunaError], message: str) -> None:
-    before = tree(maker.library.root)
-    with pytest.raises(kind, match=message) as caught:
-        maker.local(text)
-    assert "\n" not in str(caught.value)
-    assert tree(maker.library.root) == before
-
-
 @pytest.mark.parametrize(
     ("text", "kind", "message"),
     [
@@ -214,15 +206,15 @@ def test_faults_give_one_line_and_change_nothing(
     (maker.folder / "empty").mkdir()
     write_parts(maker.folder, 2)[1].unlink()
     os.mkfifo(maker.folder / "pipe.gguf")
-    refused(maker, text, kind, message)
+    refused_locally(maker, text, kind, message)
 
 
 @pytest.mark.parametrize(
     ("name", "kind", "message"),
     [
-        ("model.safetensors", UnsupportedModel, "is a safetensors file"),
-        ("sub/model-00001-of-00002.safetensors", UnsupportedModel, "is a safetensors file"),
-        ("consolidated.00.safetensors", UnsupportedModel, "is a safetensors file"),
+        ("model.safetensors", FormatError, "there is no config.json"),
+        ("sub/model-00001-of-00002.safetensors", FormatError, "cannot be converted"),
+        ("consolidated.00.safetensors", FormatError, "cannot be converted"),
         ("pytorch_model.bin", FormatError, "can hold programs"),
         ("consolidated.00.pth", FormatError, "can hold programs"),
         ("model.ckpt", FormatError, "can hold programs"),
@@ -237,7 +229,7 @@ def test_folders_of_other_formats(maker: Maker, name: str, kind: type[PunaError]
     path.parent.mkdir(parents=True)
     # Unpickling this would make the marker.
     path.write_bytes(b"cos\nsystem\n(S'touch " + bytes(marker) + b"'\ntR.")
-    refused(maker, "FROM d", kind, message)
+    refused_locally(maker, "FROM d", kind, message)
     assert not marker.exists()
 
 
@@ -246,9 +238,11 @@ def test_links_that_lead_out_of_a_folder(maker: Maker, tmp_path: Path) -> None:
     folder = maker.folder / ".cache" / "d"
     folder.mkdir(parents=True)
     (folder / "m.gguf").symlink_to(tmp_path / "outside.gguf")
-    refused(maker, "FROM .cache/d", ModelfileError, "^line 1, column 6: insecure path: m.gguf; .*--local-dir")
+    refused_locally(
+        maker, "FROM .cache/d", ModelfileError, "^line 1, column 6: insecure path: m.gguf; .*--local-dir"
+    )
     folder.rename(maker.folder / "e")
-    refused(maker, "FROM e", ModelfileError, "^line 1, column 6: insecure path: m.gguf$")
+    refused_locally(maker, "FROM e", ModelfileError, "^line 1, column 6: insecure path: m.gguf$")
 
 
 def test_links_within_a_folder_and_to_it(maker: Maker) -> None:
@@ -264,18 +258,8 @@ def test_links_within_a_folder_and_to_it(maker: Maker) -> None:
 def test_links_in_circles(maker: Maker) -> None:
     (maker.folder / "a.gguf").symlink_to("b.gguf")
     (maker.folder / "b.gguf").symlink_to("a.gguf")
-    refused(maker, "FROM a.gguf", ModelfileError, "there is no file 'a.gguf'")
-    refused(maker, "FROM .", PunaError, "a.gguf")
-
-
-def test_quantizing(maker: Maker) -> None:
-    write_gguf(maker.folder / "m.gguf", {"general.file_type": 1, "tokenizer.chat_template": CHAT_TEMPLATE})
-    maker.local("FROM m.gguf", quantize="f16")
-    assert "using autodetected template chatml" in maker.statuses
-    before = tree(maker.library.root)
-    with pytest.raises(UnsupportedModel, match="quantizing"):
-        maker.local("FROM m.gguf", "other", quantize="q8_0")
-    assert tree(maker.library.root) == before
+    refused_locally(maker, "FROM a.gguf", ModelfileError, "there is no file 'a.gguf'")
+    refused_locally(maker, "FROM .", PunaError, "a.gguf")
 
 
 def test_a_failure_after_the_files_were_stored_takes_them_back(maker: Maker) -> None:

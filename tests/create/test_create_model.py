@@ -19,7 +19,6 @@ from puna.errors import (
     PunaError,
     StoreError,
     TemplateError,
-    UnsupportedModel,
 )
 from puna.gguf import GGUFFile
 from puna.progress import Progress, Report
@@ -365,21 +364,24 @@ def test_a_type_that_the_model_has_is_no_work(maker: Maker, base: ModelName, mod
 @pytest.mark.parametrize(
     ("source", "wanted", "kind", "message"),
     [
-        (1, "q4_k_m", UnsupportedModel, "quantizing a F16 model to Q4_K_M is not supported yet"),
-        (0, "Q8_0", UnsupportedModel, "quantizing a F32 model to Q8_0 is not supported yet"),
+        (1, "q4_k_m", FormatError, r"^'m.gguf': the key 'llama.block_count' is missing$"),
         (15, "Q8_0", InvalidOption, "^quantization is only supported for F16, BF16 and F32 models$"),
         (
             1,
             "Q3\n",
             InvalidOption,
-            r"^unsupported quantization type Q3\\n - supported types are F32, F16, Q4_K_S,",
+            r"^unsupported quantization type Q3\\n - supported types are F32, F16, BF16, Q8_0, ",
         ),
     ],
 )
-def test_other_types(maker: Maker, source: int, wanted: str, kind: type[PunaError], message: str) -> None:
+def test_types_that_a_model_cannot_get(
+    maker: Maker, source: int, wanted: str, kind: type[PunaError], message: str
+) -> None:
     digest = maker.add(write_gguf(maker.folder / "q.gguf", {"general.file_type": source}))
+    before = tree(maker.library.root)
     with pytest.raises(kind, match=message):
         maker.create(CreateRequest(name=NEW, files={"m.gguf": digest}, quantize=wanted))
+    assert tree(maker.library.root) == before
 
 
 # Faults: each gives one line, and leaves the store as it was.
@@ -441,7 +443,7 @@ def test_damaged_files(maker: Maker, cut: int) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "kind", "message"),
     [
-        ("model.safetensors", b"\x08\0\0\0\0\0\0\0{}      ", UnsupportedModel, "safetensors file"),
+        ("model.safetensors", b"\x08\0\0\0\0\0\0\0{}      ", FormatError, "there is no config.json"),
         ("pytorch_model.bin", b"PK\x03\x04archive", FormatError, "can hold programs"),
         ("model.pt", b"GGUF", FormatError, "can hold programs"),
         ("model.pth", b"anything", FormatError, "can hold programs"),

@@ -112,7 +112,7 @@ def test_a_file_that_is_no_decoder(tmp_path: Path) -> None:
 
 
 def test_the_command_prints_lines(path: Path) -> None:
-    done = CliRunner().invoke(command, [str(path), "--num-ctx", "8192", "--kv-type", "Q8_0"])
+    done = CliRunner().invoke(command, [str(path), "--num-ctx", "8192", "--kv-cache-type", "Q8_0"])
     assert done.exit_code == 0, done.output
     lines = done.stdout.splitlines()
     assert "Architecture  gemma3" in lines

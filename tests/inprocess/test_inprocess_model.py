@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,10 +14,12 @@ from tests.scripted_llama import START, write_scripted_llama
 from tests.tiny_llama import write_tiny_llama
 
 import puna
+from puna.chat import events
 from puna.client import Client, Message
-from puna.client.replies import ChatReply, GenerateReply
+from puna.client.replies import ChatReply, Function, GenerateReply, ToolCall
 from puna.errors import ContextLengthExceeded, InvalidOption, MissingCapability, ModelNotFound
 from puna.inprocess import Model
+from puna.inprocess.messages import read_message
 from puna.sampling.grammar import Grammar
 
 TEMPLATE = (
@@ -53,8 +56,9 @@ def test_it_has_the_client_s_methods_without_the_model_s_name() -> None:
         return list(inspect.signature(getattr(kind, name)).parameters)
 
     for name in ("generate", "chat", "embed", "tokenize", "detokenize"):
-        own = [parameter for parameter in parameters(Model, name) if parameter != "grammar"]
-        assert own == [parameter for parameter in parameters(Client, name) if parameter != "model"]
+        assert parameters(Model, name) == [
+            parameter for parameter in parameters(Client, name) if parameter != "model"
+        ]
 
 
 def test_a_whole_answer(model: Model, thinker: Path) -> None:
@@ -85,6 +89,25 @@ def test_a_prompt(model: Model) -> None:
     assert model.generate(f"hi{START}", raw=True).response == "<think>Hmm</think>\n\nBlue sky"
 
 
+def test_the_context_goes_on(model: Model) -> None:
+    first = model.generate("hi", think=False)
+    assert first.context is not None
+    written = model._loaded.tokenizer.decode(first.context, render_special=True)
+    assert written.endswith(f"{START}<think>Hmm</think>\n\nBlue sky")
+    *_, last = model.generate("more", stream=True, context=first.context, think=False)
+    assert last.context is not None
+    assert last.context[: len(first.context)] == first.context
+    assert last.prompt_eval_count > len(first.context)
+    assert model.generate("hi", raw=True).context is None
+
+
+def test_what_is_cut_off_a_text_to_embed_is_told(tiny: Path) -> None:
+    with puna.load(tiny, num_ctx=16) as model:
+        whole, cut = model.embed("x"), model.embed("x" * 40, truncate=True)
+    assert (whole.dropped_tokens, cut.prompt_eval_count) == (0, 16)
+    assert cut.dropped_tokens == whole.prompt_eval_count - 1 + 40 - 16
+
+
 def test_the_first_answer_tells_how_long_loading_took(thinker: Path) -> None:
     with puna.load(thinker) as model:
         first, second = model.generate("hi"), model.generate("hi")
@@ -112,6 +135,8 @@ def test_formats(model: Model) -> None:
     assert json.loads(model.chat(HI, format=schema, think=False).message.content) == {"sky": "blue"}
     reply = model.generate("hi", grammar=Grammar.choice(["yes"]), think=False)
     assert reply.response == "yes"
+    described = {"type": "regex", "regex": "[a-c]{3}"}
+    assert re.fullmatch("[a-c]{3}", model.chat(HI, grammar=described, think=False).message.content)
     with pytest.raises(InvalidOption, match="only one of format and grammar"):
         model.generate("hi", format="json", grammar=Grammar.choice(["yes"]))
 
@@ -174,6 +199,20 @@ def test_malformed_messages(model: Model, message: dict[str, Any]) -> None:
         model.chat([message])
 
 
+def test_messages_are_read_as_a_server_reads_them() -> None:
+    """Keys in any case, null for left out, an index as given and else 0, calls of earlier replies."""
+    call = ToolCall(function=Function(name="f", arguments={"x": None}, index=3), id="c")
+    given = {"Role": "Assistant", "content": None, "tool_calls": [call, {"function": {"name": "g"}}]}
+    message = read_message(given)
+    assert (message.role, message.content) == ("assistant", "")
+    assert message.tool_calls == (events.ToolCall(3, "f", {"x": None}, "c"), events.ToolCall(0, "g", {}))
+    whole = read_message(Message(role="user", content="hi", images=["AAAA"]))
+    assert whole.images == (bytes(3),)
+    for wrong in ([b""], [""], ["!"], [None]):
+        with pytest.raises(InvalidOption, match=r"invalid image: images\[0\] is empty|picture"):
+            read_message({"role": "user", "images": wrong})
+
+
 def test_nothing_to_answer(model: Model) -> None:
     assert model.generate().done_reason == "load"
     assert model.chat().done_reason == "load"
@@ -183,7 +222,7 @@ def test_nothing_to_answer(model: Model) -> None:
 def test_what_cannot_be_loaded(tmp_path: Path, thinker: Path) -> None:
     with pytest.raises(ModelNotFound, match="no such file"):
         puna.load(tmp_path / "none.gguf")
-    with pytest.raises(TypeError, match="unexpected option 'num_context'"):
+    with pytest.raises(TypeError, match=r"^unknown option 'num_context'; did you mean num_ctx\?$"):
         puna.load(thinker, num_context=1)
     with pytest.raises(InvalidOption, match="num_ctx must be"):
         puna.load(thinker, num_ctx=0)

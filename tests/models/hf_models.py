@@ -199,6 +199,26 @@ def gemma3(seed: int, **changes: Any) -> Any:
     return _randomised(transformers.Gemma3ForCausalLM(config), seed, 1.5, 0.25)
 
 
+def gemma3_with_pictures(seed: int, **changes: Any) -> Any:
+    """A Gemma3ForConditionalGeneration of seven layers; `changes` are keys of its text's config."""
+    own = {"num_hidden_layers": 7, "sliding_window": 12, "head_dim": 32, "query_pre_attn_scalar": 32}
+    ids = {key: value for key, value in changes.items() if key.endswith("_token_id")}
+    config = transformers.Gemma3Config(
+        text_config=_SIZES | own | changes,
+        vision_config={
+            "hidden_size": 16,
+            "intermediate_size": 24,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "image_size": 28,
+            "patch_size": 14,
+        },
+        mm_tokens_per_image=4,
+        **ids,
+    )
+    return _randomised(transformers.Gemma3ForConditionalGeneration(config), seed, 1.5, 0.25)
+
+
 def bert(seed: int, *, labels: int = 0, **changes: Any) -> Any:
     """A BertModel, or with `labels` a BertForSequenceClassification; `changes` are keys of its config."""
     head: dict[str, Any] = {"num_labels": labels} if labels else {}

@@ -182,10 +182,10 @@ def test_decoders_give_vectors_too(
     pooling: Pooling, backend_name: str, texts: list[list[int]], tmp_path: Path
 ) -> None:
     """Of texts shorter and longer than a batch of 16."""
-    from tests.models.hf_to_gguf import write_llama
+    from tests.models.hf_to_gguf import write_model
 
     model = hf_models.llama(6)
-    write_llama(tmp_path / "model.gguf", model)
+    write_model(tmp_path / "model.gguf", model)
     with opened(tmp_path / "model.gguf", backend_name, max_batch=16) as evaluator:
         evaluator.compute = evaluator.model.hidden
         embedder = Embedder(evaluator, pooling, limit=64, budget=16, vocabulary=96)

@@ -9,7 +9,7 @@ import pytest
 from tests.models import hf_models
 from tests.models.agreement import check, check_removal
 from tests.models.driver import evaluate, opened
-from tests.models.hf_to_gguf import write_deepseek
+from tests.models.hf_written import write_deepseek
 
 pytestmark = pytest.mark.transformers
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tests.models import hf_models
 from tests.models.driver import WAYS, evaluate, opened
-from tests.models.hf_to_gguf import write_gemma3
+from tests.models.hf_to_gguf import write_model, write_ollamas
 
 from puna.ml import BackendParams, DType
 
@@ -48,7 +48,7 @@ def test_every_logit_agrees_with_transformers(case: str, backend_name: str, tmp_
     model = hf_models.gemma3(list(CASES).index(case), **CASES[case])
     tokens = hf_models.random_tokens(list(CASES).index(case), 45)
     expected = hf_models.logits(model, tokens)
-    write_gemma3(tmp_path / "model.gguf", model)
+    write_model(tmp_path / "model.gguf", model)
     with opened(tmp_path / "model.gguf", backend_name) as evaluator:
         found = evaluate(evaluator, tokens, chunk=45)
     assert np.abs(found - expected).max() < 1e-3
@@ -63,7 +63,7 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     """A model as a file and as transformers has it."""
     model = hf_models.gemma3(100, rope_parameters=STRETCHED)
     path = tmp_path_factory.mktemp("gemma3") / "model.gguf"
-    write_gemma3(path, model)
+    write_model(path, model)
     return path, model
 
 
@@ -94,8 +94,8 @@ def test_files_of_both_origins(backend_name: str, tmp_path: Path) -> None:
     model = hf_models.gemma3(4, rope_parameters=OTHER_BASES)
     tokens = hf_models.random_tokens(4, 45)
     expected = hf_models.logits(model, tokens)
-    for dialect in ("llama.cpp", "ollama"):
-        write_gemma3(tmp_path / "model.gguf", model, dialect=dialect)
+    for write in (write_model, write_ollamas):
+        write(tmp_path / "model.gguf", model)
         with opened(tmp_path / "model.gguf", backend_name) as evaluator:
             found = evaluate(evaluator, tokens, chunk=32)
         assert np.abs(found - expected).max() < 1e-3
@@ -123,7 +123,7 @@ def test_tokens_taken_out_leave_no_trace(backend_name: str, tmp_path: Path, kind
     model = hf_models.gemma3(
         9, num_hidden_layers=1, sliding_window=40, rope_parameters=STRETCHED, layer_types=[kind]
     )
-    write_gemma3(tmp_path / "model.gguf", model)
+    write_model(tmp_path / "model.gguf", model)
     tokens = hf_models.random_tokens(9, 40)
     with opened(tmp_path / "model.gguf", backend_name, max_batch=8) as evaluator:
         evaluate(evaluator, tokens[:30], chunk=8)

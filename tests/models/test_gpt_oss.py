@@ -1,13 +1,12 @@
 """gpt-oss, its experts in F32, against transformers."""
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.models import hf_models
 from tests.models.agreement import check, check_removal
-from tests.models.hf_to_gguf import write_gpt_oss
+from tests.models.hf_to_gguf import write_model, write_ollamas
 
 pytestmark = pytest.mark.transformers
 
@@ -34,15 +33,14 @@ CASES: dict[str, dict[str, Any]] = {
 def test_every_logit_agrees_with_transformers(case: str, backend_name: str, tmp_path: Path) -> None:
     seed = list(CASES).index(case)
     model = hf_models.gpt_oss(seed, **CASES[case])
-    check(tmp_path / "model.gguf", model, write_gpt_oss, backend_name, seed)
+    check(tmp_path / "model.gguf", model, write_model, backend_name, seed)
 
 
 def test_ollamas_names(backend_name: str, tmp_path: Path) -> None:
     model = hf_models.gpt_oss(4, rope_parameters=YARN)
-    write = partial(write_gpt_oss, dialect="ollama")
-    check(tmp_path / "model.gguf", model, write, backend_name, 4)
+    check(tmp_path / "model.gguf", model, write_ollamas, backend_name, 4)
 
 
 def test_tokens_taken_out_leave_no_trace(backend_name: str, tmp_path: Path) -> None:
     model = hf_models.gpt_oss(9, num_hidden_layers=1, sliding_window=40, rope_parameters=YARN)
-    check_removal(tmp_path / "model.gguf", model, write_gpt_oss, backend_name)
+    check_removal(tmp_path / "model.gguf", model, write_model, backend_name)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tests.models import hf_models
 from tests.models.driver import WAYS, evaluate, opened
-from tests.models.hf_to_gguf import write_llama
+from tests.models.hf_to_gguf import write_model
 
 from puna.engine.evaluator import Batch
 from puna.ml import BackendParams, DType
@@ -55,7 +55,7 @@ def test_every_logit_agrees_with_transformers(case: str, backend_name: str, tmp_
     model = hf_models.llama(list(CASES).index(case), **CASES[case])
     tokens = hf_models.random_tokens(list(CASES).index(case), 45)
     expected = hf_models.logits(model, tokens)
-    write_llama(tmp_path / "model.gguf", model)
+    write_model(tmp_path / "model.gguf", model)
     with opened(tmp_path / "model.gguf", backend_name) as evaluator:
         found = evaluate(evaluator, tokens, chunk=45)
     assert np.abs(found - expected).max() < 1e-3
@@ -70,7 +70,7 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     """A model that has most of what varies, as a file and as transformers has it."""
     model = hf_models.llama(100, rope_parameters=LLAMA3, attention_bias=True)
     path = tmp_path_factory.mktemp("llama") / "model.gguf"
-    write_llama(path, model)
+    write_model(path, model)
     return path, model
 
 
@@ -100,7 +100,7 @@ def test_ways_to_compute_change_nothing(
 def test_quantised_history(backend_name: str, tmp_path: Path, dtype: DType, bound: float) -> None:
     """Blocks of 32 elements with 8 and 4 bits, with logits of about 4."""
     model = hf_models.llama(5, head_dim=32, gain=1.0)
-    write_llama(tmp_path / "model.gguf", model)
+    write_model(tmp_path / "model.gguf", model)
     tokens = hf_models.random_tokens(5, 45)
     with opened(tmp_path / "model.gguf", backend_name, dtype=dtype) as evaluator:
         found = evaluate(evaluator, tokens, chunk=7)
@@ -146,7 +146,7 @@ def test_sequences_do_not_see_each_other(example: tuple[Path, Any], backend_name
 def test_tokens_taken_out_leave_no_trace(backend_name: str, tmp_path: Path, rope: dict[str, Any]) -> None:
     """With one layer, keys depend on nothing but their token and position: the rest must fit exactly."""
     model = hf_models.llama(9, num_hidden_layers=1, rope_parameters=rope)
-    write_llama(tmp_path / "model.gguf", model)
+    write_model(tmp_path / "model.gguf", model)
     tokens = hf_models.random_tokens(9, 40)
     with opened(tmp_path / "model.gguf", backend_name, max_batch=8) as evaluator:
         evaluate(evaluator, tokens[:30], chunk=8)

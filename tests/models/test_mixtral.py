@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from tests.models import hf_models
 from tests.models.agreement import check
-from tests.models.hf_to_gguf import write_llama
+from tests.models.hf_to_gguf import write_model
 
 pytestmark = pytest.mark.transformers
 
@@ -20,4 +20,4 @@ CASES: list[dict[str, Any]] = [
 @pytest.mark.parametrize("case", range(len(CASES)))
 def test_every_logit_agrees_with_transformers(case: int, backend_name: str, tmp_path: Path) -> None:
     model = hf_models.mixtral(case, **CASES[case])
-    check(tmp_path / "model.gguf", model, write_llama, backend_name, case)
+    check(tmp_path / "model.gguf", model, write_model, backend_name, case)

@@ -7,7 +7,7 @@ import pytest
 from tests.models import hf_models
 from tests.models.agreement import agrees, check, check_removal
 from tests.models.driver import evaluate
-from tests.models.hf_to_gguf import write_phi3
+from tests.models.hf_written import write_phi3
 
 from puna.engine.load import new_evaluator
 from puna.engine.options import LoadOptions

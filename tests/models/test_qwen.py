@@ -1,13 +1,12 @@
 """Qwen 2 and 3, of one piece and with experts, against transformers."""
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.models import hf_models
 from tests.models.agreement import check, check_removal
-from tests.models.hf_to_gguf import write_qwen
+from tests.models.hf_to_gguf import write_model, write_ollamas
 
 pytestmark = pytest.mark.transformers
 
@@ -39,24 +38,15 @@ def test_every_logit_agrees_with_transformers(case: str, backend_name: str, tmp_
     architecture, changes = CASES[case]
     seed = list(CASES).index(case)
     model = hf_models.qwen(architecture, seed, **changes)
-    write = partial(_write, architecture)
-    check(tmp_path / "model.gguf", model, write, backend_name, seed)
-
-
-def _write(architecture: str, path: Path, model: Any) -> None:
-    write_qwen(path, architecture, model)
+    check(tmp_path / "model.gguf", model, write_model, backend_name, seed)
 
 
 def test_ollamas_name_of_the_norm_of_weights(backend_name: str, tmp_path: Path) -> None:
     model = hf_models.qwen("qwen3moe", 3, norm_topk_prob=False)
-
-    def write(path: Path, model: Any) -> None:
-        write_qwen(path, "qwen3moe", model, dialect="ollama")
-
-    check(tmp_path / "model.gguf", model, write, backend_name, 3)
+    check(tmp_path / "model.gguf", model, write_ollamas, backend_name, 3)
 
 
 @pytest.mark.parametrize("architecture", ["qwen2", "qwen3moe"])
 def test_tokens_taken_out_leave_no_trace(architecture: str, backend_name: str, tmp_path: Path) -> None:
     model = hf_models.qwen(architecture, 9, num_hidden_layers=1, rope_parameters=YARN)
-    check_removal(tmp_path / "model.gguf", model, partial(_write, architecture), backend_name)
+    check_removal(tmp_path / "model.gguf", model, write_model, backend_name)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from tests.models import hf_models
 from tests.models.agreement import check, check_removal
-from tests.models.hf_to_gguf import write_starcoder2
+from tests.models.hf_written import write_starcoder2
 
 pytestmark = pytest.mark.transformers
 

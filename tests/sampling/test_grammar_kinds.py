@@ -216,3 +216,18 @@ def test_diagnosis_needs_no_vocabulary() -> None:
     assert "not" in warning
     with pytest.raises(InvalidOption, match="the JSON schema is refused: Invalid type: nope"):
         diagnose(Grammar.json_schema({"type": "nope"}))
+
+
+@pytest.mark.parametrize(
+    "grammar",
+    [
+        Grammar.regex("a|b"),
+        Grammar.choice(["x", "é"]),
+        Grammar.gbnf('root ::= "a"'),
+        Grammar.lark('start: "a"'),
+        Grammar.json_schema({"b": 1, "a": None}),
+        Grammar.any_object(),
+    ],
+)
+def test_an_object_of_the_apis(grammar: Grammar) -> None:
+    assert Grammar.from_document(grammar.document) == grammar

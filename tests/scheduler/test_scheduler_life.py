@@ -157,6 +157,24 @@ async def test_unloading_waits_for_what_runs() -> None:
 
 
 @story
+async def test_unloading_at_once_waits_for_nobody() -> None:
+    machine = Machine()
+    scheduler = machine.scheduler()
+    assert not await scheduler.unload("sha256-a", at_once=True)
+    for moment in (0.5, 5.0):  # while it is loaded, and while it is used
+        task = asyncio.create_task(use(scheduler, "a", 10.0, keep_alive=math.inf))
+        await asyncio.sleep(moment)
+        task.cancel()
+        assert await scheduler.unload("sha256-a", at_once=True)
+        assert machine.running == []
+        assert names(scheduler) == []
+        assert task.cancelled()
+    # It was no crash, so it is loaded again when somebody wants it.
+    await use(scheduler, "a")
+    await scheduler.close(1.0)
+
+
+@story
 async def test_a_full_queue() -> None:
     scheduler = Machine(most=1).scheduler(SchedulerOptions(max_loaded=1, max_queue=2))
     async with held(scheduler, "a"):

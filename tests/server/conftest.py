@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.served import Reply
 
 from puna.gguf import GGMLType, GGUFWriter
 from puna.options import ServerSettings
@@ -30,32 +31,6 @@ from puna.store.library import Library
 from puna.variables import Endpoint
 
 TIMEOUT = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """An answer, read to its end."""
-
-    status: int
-    headers: dict[str, str]
-    body: bytes
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.body)
-
-    @property
-    def lines(self) -> list[Any]:
-        """The documents of a stream of lines."""
-        assert self.body.endswith(b"\n")
-        return [json.loads(line) for line in self.body.splitlines()]
-
-    @property
-    def error(self) -> str:
-        assert {*self.json} == {"error"}
-        text = self.json["error"]
-        assert isinstance(text, str)
-        return text
 
 
 @dataclass(frozen=True, slots=True)

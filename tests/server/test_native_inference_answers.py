@@ -8,6 +8,8 @@ import pytest
 from tests.served import Served
 from tests.served_models import CALL
 
+from puna.sampling.grammar import Grammar
+
 HI = [{"role": "user", "content": "hi"}]
 WEATHER = {
     "type": "function",
@@ -222,6 +224,20 @@ def test_any_json(served: Served) -> None:
     body = {"model": "said", "messages": HI, "format": "json", "stream": False, "options": options}
     assert served.post("/api/chat", body).json["message"]["content"].startswith("{")
     assert served.post("/api/chat", {**body, "format": ""}).json["message"]["content"] == "onetwothreefour"
+
+
+@pytest.mark.parametrize(
+    "grammar", [Grammar.regex("(ab){2}c"), Grammar.choice(["ababc", "xyz"]), Grammar.lark('start: "ababc"')]
+)
+def test_grammars(served: Served, grammar: Grammar) -> None:
+    """What a format cannot say; thoughts come before and are free, as with formats."""
+    asked = {"grammar": grammar.document, "stream": False, "prompt": "hi", "messages": HI}
+    assert re.fullmatch(
+        "ababc|xyz", served.post("/api/generate", {"model": "said", **asked}).json["response"]
+    )
+    message = served.post("/api/chat", {"model": "thinks", **asked}).json["message"]
+    assert re.fullmatch("ababc|xyz", message["content"])
+    assert message["thinking"] == "Hmm…\n"
 
 
 def test_calls_of_tools(served: Served) -> None:

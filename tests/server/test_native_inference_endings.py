@@ -220,6 +220,37 @@ def test_load_and_unload(narrow: Served) -> None:
         assert narrow.post(path, {"model": "nix", "keep_alive": 0}).status == 404
 
 
+def test_unloading_by_force_ends_what_runs(narrow: Served) -> None:
+    unload = {"model": "tiny", "keep_alive": 0, "force": True}
+    with narrow.stream("/api/generate", {**ENDLESS, "keep_alive": -1}) as running:
+        assert json.loads(running.readline())["done"] is False
+        (process,) = runners(narrow)
+        assert narrow.post("/api/generate", unload).json["done_reason"] == "unload"
+        assert not Path(f"/proc/{process}").exists()
+        assert json.loads(running.read().splitlines()[-1]) == {"error": "request canceled"}
+    assert in_memory(narrow) == {}
+    assert narrow.post("/api/chat", unload).json["done_reason"] == "unload"  # it is not there
+    body = {"model": "tiny", "prompt": "hi", "options": {"num_predict": 1}, "stream": False}
+    assert narrow.post("/api/generate", body).json["eval_count"] == 1
+
+
+def test_unloading_by_force_ends_what_another_key_runs(served: Served, tmp_path: Path) -> None:
+    keys = {"inference": "the-first-key-of-two", "manage,inference": "the-second-key-of-two"}
+    file = tmp_path / "keys"
+    file.write_text("".join(f"{secret} {scopes}\n" for scopes, secret in keys.items()))
+    asks, manages = ({"authorization": f"Bearer {secret}"} for secret in keys.values())
+    unload = {"model": "tiny", "keep_alive": 0, "force": True}
+    with (
+        serving(tmp_path, served.store, PUNA_API_KEY_FILE=str(file)) as server,
+        server.stream("/api/generate", ENDLESS, **asks) as running,
+    ):
+        assert json.loads(running.readline())["done"] is False
+        assert server.post("/api/generate", unload, **asks).status == 403
+        assert json.loads(running.readline())["done"] is False
+        assert server.post("/api/generate", unload, **manages).status == 200
+        assert json.loads(running.read().splitlines()[-1]) == {"error": "request canceled"}
+
+
 def test_keep_alive(narrow: Served) -> None:
     def stays() -> float:
         expires = datetime.fromisoformat(in_memory(narrow)["said:latest"]["expires_at"])

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from tests.server.conftest import Reply, Running, Serve
+from tests.served import Reply
+from tests.server.conftest import Running, Serve
 
 from puna.errors import InvalidOption
 from puna.options import INFERENCE, MANAGE, ApiKey, ServerSettings, api_key

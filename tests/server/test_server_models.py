@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.server.conftest import Reply, Running, Serve
+from tests.convert.tiny_llama_folder import LlamaFolder
+from tests.served import Reply
+from tests.server.conftest import Running, Serve
 
 from puna.store.library import Library
 from puna.store.name import parse_name
@@ -249,6 +251,21 @@ def test_create_refuses_at_once(running: Running, fields: dict[str, Any], text: 
     reply = running.post("/api/create", {"model": "new", **fields})
     assert reply.status == 400
     assert text is None or reply.error == text
+
+
+def test_create_from_safetensors(running: Running, tmp_path: Path) -> None:
+    folder = LlamaFolder().write(tmp_path / "folder")
+    files = {path.name: upload(running, path.read_bytes()) for path in folder.iterdir()}
+    reply = running.post("/api/create", {"model": "converted", "files": files})
+    statuses = [line["status"] for line in reply.lines]
+    assert [*dict.fromkeys(statuses)][:2] == ["converting model", "verifying conversion"]
+    assert statuses[-1] == "success"
+    shown = running.post("/api/show", {"model": "converted"}).json
+    assert (shown["details"]["family"], shown["model_info"]["llama.block_count"]) == ("llama", 2)
+    del files["config.json"]
+    reply = running.post("/api/create", {"model": "no", "files": files, "stream": False})
+    assert reply.status == 400
+    assert reply.json == {"error": "there is no config.json beside the safetensors files, or nothing in it"}
 
 
 @pytest.mark.parametrize("key", ["path", "modelfile"])

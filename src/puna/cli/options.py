@@ -9,7 +9,7 @@ from puna.errors import InvalidOption
 from puna.humanize import duration_seconds
 from puna.sampling.grammar import Grammar
 from puna.sampling.parameters import RANGES
-from puna.services.options import NAMES, RANGE_OF, read_options
+from puna.services.options import NAMES, RANGE_OF, read_options, unknown_option
 
 
 def parse_assignments(texts: Iterable[str]) -> list[tuple[str, str]]:
@@ -32,7 +32,7 @@ def option_values(pairs: Iterable[tuple[str, str]]) -> dict[str, Any]:
     given: dict[str, Any] = {}
     for name, text in pairs:
         if name not in NAMES:
-            raise InvalidOption(f"unknown option {name[:100]!r}; the options are {', '.join(NAMES)}")
+            raise InvalidOption(unknown_option(name))
         given[name] = [*given.get(name, ()), text] if name == "stop" else option_value(name, text)
     read_options(given)
     return given

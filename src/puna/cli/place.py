@@ -71,6 +71,7 @@ class Order:
         folder: what the paths in the Modelfile are relative to.
         quantize: the type the weights are to have; empty leaves them as they are.
         insecure: plain http and private addresses are allowed for a pull.
+        imatrix: an importance matrix to quantize by.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Order:
     folder: Path
     quantize: str = ""
     insecure: bool = False
+    imatrix: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)

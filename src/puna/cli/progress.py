@@ -29,6 +29,7 @@ class ProgressDisplay:
         self._step = Progress("")
         self._began = self._drawn = 0.0
         self._before = 0
+        self._fleeting = False
 
     def update(self, step: Progress) -> None:
         """Show a step: its status, and how far it is if bytes are counted."""
@@ -47,20 +48,20 @@ class ProgressDisplay:
             self._write(_CLEAR + line(step, rate, width, self._characters()))
 
     def fraction(self, status: str, done: float) -> None:
-        """Show how much of something is done, 0 to 1; nothing at all where there is no terminal."""
+        """Show how much of something is done, 0 to 1, in a line that goes when the display ends.
+
+        Nothing at all is shown where there is no terminal.
+        """
         now = time.monotonic()
         if self._live and now - self._drawn >= _REDRAW_SECONDS:
-            self._drawn = now
+            self._drawn, self._fleeting = now, True
             self._write(f"{_CLEAR}{status} {done:4.0%}")
 
-    def clear(self) -> None:
-        """Take away the line that is being drawn."""
-        if self._live:
-            self._write(_CLEAR)
-            self._step = Progress("")
-
     def _end_step(self) -> None:
-        if self._step.status:
+        if self._fleeting:
+            self._fleeting = False
+            self._write(_CLEAR)
+        elif self._step.status:
             self._write("\n" if self._live else self._step.status + "\n")
 
     def _characters(self) -> str:

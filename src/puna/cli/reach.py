@@ -28,7 +28,9 @@ Where = Literal["auto", "server", "local"]
 
 def where_options(command: "Callable[..., Any]") -> "Callable[..., Any]":
     """Adds `--server` and `--local` to a command, which gets them as `where`."""
-    server = click.option("--server", "where", flag_value="server", help="Only through the server at HOST.")
+    server = click.option(
+        "--server", "where", flag_value="server", help="Only through the server at PUNA_HOST."
+    )
     local = click.option(
         "--local", "where", flag_value="local", default="auto", help="Only on this machine, without a server."
     )

@@ -12,7 +12,7 @@ import msgspec
 from puna.cli import terminal
 from puna.cli.place import Order, SavedSession, Wanted
 from puna.cli.progress import ProgressDisplay
-from puna.cli.speaker import Prompt, Speaker, sayable
+from puna.cli.speaker import Prompt, Speaker
 from puna.client.arguments import AnswerArguments, EmbedArguments, Format, GivenMessage
 from puna.client.replies import ChatReply, EmbedReply, GenerateReply, ProgressReply
 from puna.errors import FetchError, InvalidOption, ModelNotFound, PunaError, ServerError
@@ -57,7 +57,7 @@ class ServerPlace:
 
     def delete(self, name: str) -> str:
         try:
-            self.client.generate(name, keep_alive=0)
+            self.client.unload(name)
         except ModelNotFound:
             pass  # the deletion says so
         except PunaError:
@@ -115,15 +115,17 @@ class ServerSpeaker:
     def generate(
         self, prompt: Prompt, grammar: Grammar | None, arguments: AnswerArguments
     ) -> Iterator[GenerateReply]:
-        kept: AnswerArguments = {**arguments, "format": format_of(grammar)}
+        kept = kept_to(grammar, arguments)
         with self.client.generate(self.name, prompt.text, stream=True, **prompt.arguments, **kept) as pieces:
+            check_obeyed(kept, pieces.request_id)
             yield from pieces
 
     def chat(
         self, messages: Sequence[GivenMessage], grammar: Grammar | None, arguments: AnswerArguments
     ) -> Iterator[ChatReply]:
-        kept: AnswerArguments = {**arguments, "format": format_of(grammar)}
+        kept = kept_to(grammar, arguments)
         with self.client.chat(self.name, messages, stream=True, **kept) as pieces:
+            check_obeyed(kept, pieces.request_id)
             yield from pieces
 
     def embed(self, text: str, arguments: EmbedArguments) -> EmbedReply:
@@ -139,18 +141,26 @@ class ServerSpeaker:
         return
 
 
-def format_of(grammar: Grammar | None) -> Format | None:
-    """The grammar as the API can say it. Raises: InvalidOption: it cannot."""
+def kept_to(grammar: Grammar | None, arguments: AnswerArguments) -> AnswerArguments:
+    """The arguments with the grammar: as a format where that can say it, which is all that Ollama knows."""
     if grammar is None:
-        return None
-    if not sayable(grammar):
-        raise InvalidOption(
-            "a server keeps answers to --format only: run without a server for other grammars"
-        )
+        return arguments
+    if grammar.kind != "json_schema":
+        return {**arguments, "grammar": grammar}
     if grammar == Grammar.any_object():
-        return "json"
+        return {**arguments, "format": "json"}
     schema: Format = msgspec.json.decode(grammar.source)
-    return schema
+    return {**arguments, "format": schema}
+
+
+def check_obeyed(arguments: AnswerArguments, request_id: str) -> None:
+    """Check that a server which answers so keeps to a grammar: Ollama's passes it over, and has no ids.
+
+    Raises:
+        InvalidOption: it does not.
+    """
+    if "grammar" in arguments and not request_id:
+        raise InvalidOption("this server keeps answers to --format only; say --local to run without it")
 
 
 def follow(steps: "Iterable[ProgressReply]", report: Report) -> None:

@@ -3,15 +3,12 @@
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypedDict
+from typing import Any, Protocol, TypedDict
 
 from puna.chat.conversation import Think
 from puna.client.arguments import AnswerArguments, EmbedArguments, GivenMessage
 from puna.client.replies import ChatReply, EmbedReply, GenerateReply
 from puna.sampling.grammar import Grammar
-
-if TYPE_CHECKING:
-    pass
 
 
 class PromptArguments(TypedDict):
@@ -78,11 +75,6 @@ class Speaker(Protocol):
 
     def close(self) -> None:
         """Free what it takes here."""
-
-
-def sayable(grammar: Grammar | None) -> bool:
-    """Whether the API can say it."""
-    return grammar is None or grammar.kind == "json_schema"
 
 
 def answer_arguments(

@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from puna.cli.models import find_model
 from puna.cli.place import Order, SavedSession, Wanted
 from puna.cli.progress import ProgressDisplay
 from puna.errors import ModelNotFound
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from puna.client.replies import ChatReply, EmbedReply, GenerateReply
     from puna.inprocess import Model
     from puna.sampling.grammar import Grammar
-    from puna.services.finding import FoundModel
 
 _LOADING_SHOWN_AFTER = 0.3
 
@@ -66,7 +66,13 @@ class StorePlace:
 
         name, library = parse_name(order.name), self.library
         with local_request(
-            order.modelfile, name, order.folder, library, report, quantize=order.quantize
+            order.modelfile,
+            name,
+            order.folder,
+            library,
+            report,
+            quantize=order.quantize,
+            imatrix=order.imatrix,
         ) as request:
             create(request, library, report, insecure=order.insecure)
 
@@ -85,28 +91,19 @@ class StorePlace:
         )
         create(request, self.library, lambda step: None)
 
-    def find(self, name: str, *, insecure: bool = False) -> "FoundModel":
-        """The model's file; it is pulled if it is not there. Raises: PunaError."""
-        from puna.services.finding import find_model
-
-        with ProgressDisplay() as display:
-            return find_model(name, self.library, display.update, insecure=insecure)
-
     def open(self, name: str, wanted: Wanted) -> "Speaker":
-        found = self.find(name, insecure=wanted.insecure)
+        found = find_model(name, self.library, insecure=wanted.insecure)
         began = time.perf_counter()
         # Only now, with the model at hand, is the compute half worth its start-up time.
         from puna.inprocess.loading import load_found
 
-        display = ProgressDisplay()
+        with ProgressDisplay() as display:
 
-        def show_loading(done: float) -> None:
-            if time.perf_counter() - began > _LOADING_SHOWN_AFTER:
-                display.fraction("loading model", done)
+            def show_loading(done: float) -> None:
+                if time.perf_counter() - began > _LOADING_SHOWN_AFTER:
+                    display.fraction("loading model", done)
 
-        model = load_found(name, found, dict(wanted.options), show_loading)
-        display.clear()
-        return LocalSpeaker(model)
+            return LocalSpeaker(load_found(name, found, dict(wanted.options), show_loading))
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,15 +127,15 @@ class LocalSpeaker:
     def generate(
         self, prompt: "Prompt", grammar: "Grammar | None", arguments: "AnswerArguments"
     ) -> "Iterator[GenerateReply]":
-        with self.model.generate(
-            prompt.text, stream=True, grammar=grammar, **prompt.arguments, **arguments
-        ) as pieces:
+        kept: AnswerArguments = {**arguments, "grammar": grammar}
+        with self.model.generate(prompt.text, stream=True, **prompt.arguments, **kept) as pieces:
             yield from pieces
 
     def chat(
         self, messages: "Sequence[GivenMessage]", grammar: "Grammar | None", arguments: "AnswerArguments"
     ) -> "Iterator[ChatReply]":
-        with self.model.chat(messages, stream=True, grammar=grammar, **arguments) as pieces:
+        kept: AnswerArguments = {**arguments, "grammar": grammar}
+        with self.model.chat(messages, stream=True, **kept) as pieces:
             yield from pieces
 
     def embed(self, text: str, arguments: "EmbedArguments") -> "EmbedReply":

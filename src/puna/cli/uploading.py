@@ -31,6 +31,7 @@ def create_on(client: "Client", order: Order, report: Report) -> "Stream[Progres
         "parameters": texts["parameters"] or None,
         "messages": [Message(role=m.role, content=m.content) for m in texts["messages"] or ()] or None,
         "quantize": order.quantize or None,
+        "imatrix": _sent(client, _imatrix(order), report) or None,
         "template": texts.get("template"),
         "system": texts.get("system"),
         "renderer": texts.get("renderer"),
@@ -38,6 +39,10 @@ def create_on(client: "Client", order: Order, report: Report) -> "Stream[Progres
         "requires": texts.get("requires"),
     }
     return client.create(order.name, stream=True, **arguments)
+
+
+def _imatrix(order: Order) -> dict[str, Path]:
+    return {order.imatrix.name: order.imatrix} if order.imatrix else {}
 
 
 def _sent(client: "Client", files: Mapping[str, Path], report: Report) -> dict[str, str]:

@@ -9,20 +9,19 @@ with Client() as client:
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from puna.client.replies import (
-    ChatReply,
-    EmbedReply,
-    GenerateReply,
-    ListReply,
-    Message,
-    ProgressReply,
-    RunningReply,
-    ShowReply,
-    ToolCall,
-)
-
 if TYPE_CHECKING:
     from puna.client.asynchronous import AsyncClient, AsyncStream
+    from puna.client.replies import (
+        ChatReply,
+        EmbedReply,
+        GenerateReply,
+        ListReply,
+        Message,
+        ProgressReply,
+        RunningReply,
+        ShowReply,
+        ToolCall,
+    )
     from puna.client.synchronous import Client, Stream
 
 __all__ = [
@@ -41,16 +40,16 @@ __all__ = [
     "ToolCall",
 ]
 
-_LAZY = {
-    "AsyncClient": "puna.client.asynchronous",
-    "AsyncStream": "puna.client.asynchronous",
-    "Client": "puna.client.synchronous",
-    "Stream": "puna.client.synchronous",
-}
+_ASYNCHRONOUS, _SYNCHRONOUS = ("AsyncClient", "AsyncStream"), ("Client", "Stream")
 
 
 def __getattr__(name: str) -> Any:
-    """Loads what speaks HTTP only when it is asked for: replies are used without it."""
-    if name in _LAZY:
-        return getattr(import_module(_LAZY[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    """Loads what is asked for, and nothing that speaks HTTP with it: replies are used without."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = "replies"
+    if name in _ASYNCHRONOUS:
+        module = "asynchronous"
+    elif name in _SYNCHRONOUS:
+        module = "synchronous"
+    return getattr(import_module(f"{__name__}.{module}"), name)

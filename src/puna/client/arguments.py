@@ -2,15 +2,21 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 
 from puna.client.replies import Message
+
+if TYPE_CHECKING:
+    from puna.sampling.grammar import Grammar
 
 Image: TypeAlias = bytes | str | Path
 """A picture: its file's content, or its path; a text that is no path is the content in base64."""
 
 Format: TypeAlias = str | Mapping[str, Any]
 """What an answer is kept to: "json", or a JSON schema."""
+
+GivenGrammar: TypeAlias = "Grammar | Mapping[str, Any]"
+"""A grammar, or the object that describes it; see `puna.sampling.grammar.Grammar.from_document`."""
 
 GivenMessage: TypeAlias = Message | Mapping[str, Any]
 """A message, or a mapping of the same fields."""
@@ -24,6 +30,8 @@ class AnswerArguments(TypedDict, total=False):
         keep_alive: how long the model stays loaded afterwards: seconds, or a text such as "10m"; below 0 for
             ever. Without meaning in process.
         format: "json", or a JSON schema, which the answer is kept to.
+        grammar: what the answer is kept to, where `format` cannot say it: a regular expression, a grammar, or
+            choices. Ollama's own server passes it over.
         think: whether to think first, or how hard: "low", "medium", "high", "max".
         truncate: leave out the oldest turns of a conversation that is too long, which else is an error.
         shift: when the context is full, drop the oldest tokens and go on.
@@ -34,6 +42,7 @@ class AnswerArguments(TypedDict, total=False):
     options: Mapping[str, Any] | None
     keep_alive: float | str | None
     format: Format | None
+    grammar: "GivenGrammar | None"
     think: bool | str | None
     truncate: bool | None
     shift: bool | None
@@ -99,6 +108,7 @@ class CreateArguments(TypedDict, total=False):
         adapters: the same for an adapter.
         license: licence texts.
         quantize: the type the weights are to have, such as `Q4_K_M`.
+        imatrix: the digest of an importance matrix to quantize by, by its name; Puna only.
     """
 
     from_: str | None
@@ -110,6 +120,7 @@ class CreateArguments(TypedDict, total=False):
     parameters: Mapping[str, Any] | None
     messages: Sequence[GivenMessage] | None
     quantize: str | None
+    imatrix: Mapping[str, str] | None
     renderer: str | None
     parser: str | None
     requires: str | None

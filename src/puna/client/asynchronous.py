@@ -78,9 +78,10 @@ class AsyncStream(Generic[Reply]):
 
 
 class AsyncClient:
-    """A client of one server; a context manager. Several threads may use it.
+    """A client of one server for asyncio; an async context manager. Any number of tasks may use it at once.
 
-    Methods that take `stream` give a whole reply without it, and with it an iterator over pieces of one.
+    It has the methods of `Client`, each to be awaited. Those that take `stream` give a whole reply without
+    it, and with it an async iterator over pieces of one. It belongs to the event loop that first uses it.
     All raise `puna.errors`: `ServerUnreachable`, what the server complains of in the class that it has
     in process (`InvalidOption`, `ModelNotFound`, `ContextLengthExceeded`, `MissingCapability`, `Overloaded`,
     `Unauthorized`), or else `ServerError`.
@@ -160,6 +161,14 @@ class AsyncClient:
     ) -> ChatReply | AsyncStream[ChatReply]:
         """The model's next message. No messages load it, or with `keep_alive=0` unload it."""
         return await self._answer(calls.chat(model, messages, arguments), stream)
+
+    async def unload(self, model: str, *, force: bool = False) -> None:
+        """Have the server unload a model once nobody uses it.
+
+        Args:
+            force: at once, which ends the requests that use it; Ollama's own server passes it over.
+        """
+        await self._answer(calls.unload(model, force=force), stream=False)
 
     async def embed(
         self, model: str, input: str | Sequence[str] = (), **arguments: Unpack[EmbedArguments]
@@ -283,13 +292,11 @@ class AsyncClient:
         request = self._http.build_request(
             call.method, call.path, content=content, headers=headers_of(call, length)
         )
-        reply = Body()
         with self._connection.errors():
             response = await self._http.send(request, stream=True)
             async with aclosing(response):
-                async for part in response.aiter_bytes():
-                    reply.feed(part)
-        return read_reply(call, response.status_code, response.headers, reply.content)
+                reply = await _whole(response)
+        return read_reply(call, response.status_code, response.headers, reply)
 
     async def _open(self, call: Call[Reply]) -> AsyncStream[Reply]:
         request = self._http.build_request(
@@ -300,7 +307,7 @@ class AsyncClient:
             if response.status_code == 200:
                 return AsyncStream(call, response, self._connection)
             async with aclosing(response):
-                content = await response.aread()
+                content = await _whole(response)
         raise failure(response.status_code, response.headers, content)
 
     async def close(self) -> None:
@@ -312,6 +319,14 @@ class AsyncClient:
 
     async def __aexit__(self, *exception: object) -> None:
         await self.close()
+
+
+async def _whole(response: httpx2.Response) -> bytes:
+    """The content of a reply. Raises: ServerUnreachable: it is too long."""
+    body = Body()
+    async for part in response.aiter_bytes():
+        body.feed(part)
+    return body.content
 
 
 async def _from_thread(pieces: Iterator[bytes]) -> AsyncIterator[bytes]:

@@ -71,15 +71,21 @@ class Call(Generic[Reply]):
 
 def generate(model: str, prompt: str, arguments: GenerateArguments) -> Call[GenerateReply]:
     """A prompt to go on with, or with an empty one a model to load. Raises: TypeError, InvalidOption."""
-    given = _given(arguments, GenerateArguments)
+    given = _given_for_answer(arguments, GenerateArguments)
     if "images" in given:
         given["images"] = [encoded_image(image) for image in given["images"]]
     return Call("POST", "/api/generate", GenerateReply, {"model": model, "prompt": prompt, **given})
 
 
+def unload(model: str, *, force: bool) -> Call[GenerateReply]:
+    """A model to take out of memory."""
+    body = {"model": model, "keep_alive": 0, **({"force": True} if force else {})}
+    return Call("POST", "/api/generate", GenerateReply, body)
+
+
 def chat(model: str, messages: Sequence[GivenMessage], arguments: ChatArguments) -> Call[ChatReply]:
     """A conversation to go on with. Raises: TypeError, InvalidOption."""
-    given = _given(arguments, ChatArguments)
+    given = _given_for_answer(arguments, ChatArguments)
     document = [message_document(message) for message in messages]
     return Call("POST", "/api/chat", ChatReply, {"model": model, "messages": document, **given})
 
@@ -162,25 +168,25 @@ def cancel(request_id: str) -> Call[Nothing]:
 
 
 def encoded_image(image: Image) -> str:
-    """The picture in base64. Raises: InvalidOption: its file cannot be read."""
+    """The picture in base64. Raises: InvalidOption: its file cannot be read, or it is no picture at all."""
     if isinstance(image, bytes):
         return base64.b64encode(image).decode()
-    return base64.b64encode(image_bytes(image)).decode() if is_path(image) else str(image)
-
-
-def image_bytes(image: Image) -> bytes:
-    """The content of the picture's file. Raises: InvalidOption: it cannot be read, or is no base64."""
-    if isinstance(image, bytes):
-        return image
-    if not is_path(image):
-        try:
-            return base64.b64decode(str(image), validate=True)
-        except ValueError as error:
-            raise InvalidOption("a picture is neither the path of a file nor base64") from error
+    if not isinstance(image, str | Path):
+        raise InvalidOption(f"a picture is bytes, a path or base64, not {type(image).__name__}")
+    if is_path(image):
+        return base64.b64encode(_content(image)).decode()
     try:
-        return Path(image).read_bytes()
+        base64.b64decode(str(image), validate=True)
+    except ValueError as error:
+        raise InvalidOption("a picture is neither the path of a file nor base64") from error
+    return str(image)
+
+
+def _content(path: str | Path) -> bytes:
+    try:
+        return Path(path).read_bytes()
     except OSError as error:
-        raise InvalidOption(f"cannot read the picture {str(image)[:100]!r}: {error.strerror}") from error
+        raise InvalidOption(f"cannot read the picture {str(path)[:100]!r}: {error.strerror}") from error
 
 
 def is_path(image: Path | str) -> bool:
@@ -212,6 +218,13 @@ def _given(arguments: Any, known: Any) -> dict[str, Any]:
     """Those of the arguments that say something. Raises: TypeError for one that there is not."""
     check_names(arguments, known)
     return {name: value for name, value in arguments.items() if value is not None}
+
+
+def _given_for_answer(arguments: Any, known: Any) -> dict[str, Any]:
+    given = _given(arguments, known)
+    if "grammar" in given and not isinstance(given["grammar"], Mapping):
+        given["grammar"] = given["grammar"].document
+    return given
 
 
 def check_names(arguments: Mapping[str, Any], known: Any) -> None:

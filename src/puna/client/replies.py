@@ -128,6 +128,7 @@ class EmbedReply(_Reply, frozen=True):
 
     Attributes:
         prompt_eval_count: tokens of all texts.
+        dropped_tokens: tokens that were cut off.
     """
 
     model: str = ""
@@ -135,6 +136,7 @@ class EmbedReply(_Reply, frozen=True):
     total_duration: int = 0
     load_duration: int = 0
     prompt_eval_count: int = 0
+    dropped_tokens: int = 0
 
 
 class TokenizeReply(_Reply, frozen=True):

@@ -157,6 +157,14 @@ class Client:
         """The model's next message. No messages load it, or with `keep_alive=0` unload it."""
         return self._answer(calls.chat(model, messages, arguments), stream)
 
+    def unload(self, model: str, *, force: bool = False) -> None:
+        """Have the server unload a model once nobody uses it.
+
+        Args:
+            force: at once, which ends the requests that use it; Ollama's own server passes it over.
+        """
+        self._answer(calls.unload(model, force=force), stream=False)
+
     def embed(
         self, model: str, input: str | Sequence[str] = (), **arguments: Unpack[EmbedArguments]
     ) -> EmbedReply:
@@ -275,11 +283,9 @@ class Client:
         request = self._http.build_request(
             call.method, call.path, content=content, headers=headers_of(call, length)
         )
-        reply = Body()
         with self._connection.errors(), closing(self._http.send(request, stream=True)) as response:
-            for part in response.iter_bytes():
-                reply.feed(part)
-        return read_reply(call, response.status_code, response.headers, reply.content)
+            reply = _whole(response)
+        return read_reply(call, response.status_code, response.headers, reply)
 
     def _open(self, call: Call[Reply]) -> Stream[Reply]:
         request = self._http.build_request(
@@ -290,7 +296,7 @@ class Client:
             if response.status_code == 200:
                 return Stream(call, response, self._connection)
             with closing(response):
-                content = response.read()
+                content = _whole(response)
         raise failure(response.status_code, response.headers, content)
 
     def close(self) -> None:
@@ -302,3 +308,11 @@ class Client:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def _whole(response: httpx2.Response) -> bytes:
+    """The content of a reply. Raises: ServerUnreachable: it is too long."""
+    body = Body()
+    for part in response.iter_bytes():
+        body.feed(part)
+    return body.content

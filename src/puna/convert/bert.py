@@ -5,16 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from puna.convert.folder import Fields, ModelFolder, shown
-from puna.convert.plan import Plan, Target, matched
+from puna.convert.plan import MAX_LAYERS, Plan, Target, matched
+from puna.convert.pooling import pooling
 from puna.convert.safetensors import StoredTensor
 from puna.convert.wordpiece import vocabulary_keys
 from puna.errors import UnsupportedModel
 from puna.gguf.keys import Pooling
-
-_MAX_LAYERS = 4096
-# Kinds of pooling, by the fields of Sentence Transformers that ask for them.
-_POOLING = {"mean_tokens": Pooling.MEAN, "cls_token": Pooling.CLS, "lasttoken": Pooling.LAST}
-_POOLING_MODES = {"mean": Pooling.MEAN, "cls": Pooling.CLS, "lasttoken": Pooling.LAST}
 
 # Names of GGUF's tensors after `blk.N.`, by those after `encoder.layer.N.`.
 _LAYER = {
@@ -112,7 +108,7 @@ def plan_nomic_bert(folder: ModelFolder) -> Plan:
 def _shared(config: Fields) -> tuple[int, int, int, int]:
     """Width, width of the feed-forward network, layers and heads, by the names of either kind."""
     layers = config.count("num_hidden_layers", "n_layer")
-    if layers > _MAX_LAYERS:
+    if layers > MAX_LAYERS:
         raise UnsupportedModel(f"config.json: {layers} layers are more than any model has")
     hidden, heads = config.count("hidden_size", "n_embd"), config.count("num_attention_heads", "n_head")
     if hidden % heads:
@@ -148,7 +144,7 @@ def _plan(folder: ModelFolder, sizes: _Sizes, keys: Mapping[str, Any], targets: 
         "attention.head_count": sizes.heads,
         "attention.layer_norm_epsilon": sizes.eps,
         "attention.causal": False,
-        "pooling_type": int(Pooling.RANK if sizes.labels else _pooling(folder)),
+        "pooling_type": int(Pooling.RANK if sizes.labels else pooling(folder)),
     }
     described = {
         "general.architecture": sizes.architecture,
@@ -158,31 +154,6 @@ def _plan(folder: ModelFolder, sizes: _Sizes, keys: Mapping[str, Any], targets: 
         **vocabulary_keys(folder, sizes.vocabulary),
     }
     return Plan(described, tensors, longest if longest < sizes.positions else None)
-
-
-def _pooling(folder: ModelFolder) -> Pooling:
-    """How a text's vector is made; the mean, where nothing says how."""
-    settings = folder.pooling()
-    mode = settings.get("pooling_mode")
-    asked = {name.removeprefix("pooling_mode_") for name, value in settings.items() if value is True}
-    asked &= {
-        "mean_tokens",
-        "cls_token",
-        "lasttoken",
-        "max_tokens",
-        "mean_sqrt_len_tokens",
-        "weightedmean_tokens",
-    }
-    if isinstance(mode, str) and mode in _POOLING_MODES:
-        return _POOLING_MODES[mode]
-    if not settings or (not asked and mode is None):
-        return Pooling.MEAN
-    if len(asked) != 1 or not asked <= _POOLING.keys():
-        found = ", ".join(sorted(asked)) or shown(mode)
-        raise UnsupportedModel(
-            f"a vector made by {found} is not supported: only by mean, first or last token"
-        )
-    return _POOLING[asked.pop()]
 
 
 def _named(tensors: Mapping[str, StoredTensor], sizes: _Sizes) -> dict[str, StoredTensor]:

@@ -1,14 +1,24 @@
 """From a folder with safetensors files to a GGUF file. Only data are read: no pickles, no programs."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from puna.convert.bert import plan_bert, plan_nomic_bert
+from puna.convert.content import Content
+from puna.convert.decoder import Family, plan_decoder
 from puna.convert.elements import converted, element_type
 from puna.convert.folder import ModelFolder, shown
+from puna.convert.gemma import GEMMA2, GEMMA3, GEMMA3_WITH_PICTURES
+from puna.convert.gptoss import GPT_OSS
+from puna.convert.llama import GRANITE, LLAMA, MISTRAL, MIXTRAL
+from puna.convert.olmo import OLMO2
 from puna.convert.plan import Plan
-from puna.convert.safetensors import StoredTensor
+from puna.convert.qwen import QWEN2, QWEN2MOE, QWEN3, QWEN3MOE
+from puna.convert.sources import shifted
 from puna.errors import InvalidOption, UnsupportedModel
 from puna.gguf import GGMLType, GGUFWriter
 from puna.progress import Progress, Report
@@ -17,24 +27,37 @@ STATUS = "converting model"
 VERSION = 1
 """Counts the changes of what the same files become."""
 
-FILES = frozenset(
-    (
-        *("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"),
-        *("modules.json", "sentence_bert_config.json"),
-    )
-)
-"""The files beside the weights that say what the model is; `modules.json` names one more."""
-
 # By what `architectures` in `config.json` names first.
+_DECODERS: dict[str, Family] = {
+    "LlamaForCausalLM": LLAMA,
+    "LLaMAForCausalLM": LLAMA,
+    "LlamaModel": replace(LLAMA, head=False),
+    "MistralForCausalLM": MISTRAL,
+    "MixtralForCausalLM": MIXTRAL,
+    "GraniteForCausalLM": GRANITE,
+    "Qwen2ForCausalLM": QWEN2,
+    "Qwen2Model": replace(QWEN2, head=False),
+    "Qwen2MoeForCausalLM": QWEN2MOE,
+    "Qwen3ForCausalLM": QWEN3,
+    "Qwen3Model": replace(QWEN3, head=False),
+    "Qwen3MoeForCausalLM": QWEN3MOE,
+    "Gemma2ForCausalLM": GEMMA2,
+    "Gemma3ForCausalLM": GEMMA3,
+    "Gemma3ForConditionalGeneration": GEMMA3_WITH_PICTURES,
+    "Olmo2ForCausalLM": OLMO2,
+    "Olmo3ForCausalLM": OLMO2,
+    "GptOssForCausalLM": GPT_OSS,
+}
 _PLANNERS: dict[str, Callable[[ModelFolder], Plan]] = {
     "BertModel": plan_bert,
     "BertForMaskedLM": plan_bert,
     "BertForPreTraining": plan_bert,
     "BertForSequenceClassification": plan_bert,
     "NomicBertModel": plan_nomic_bert,
+    **{name: partial(plan_decoder, family) for name, family in _DECODERS.items()},
 }
 # llama.cpp's numbers of types of files.
-_FILE_TYPES = {GGMLType.F32: 0, GGMLType.F16: 1, GGMLType.BF16: 32}
+_FILE_TYPES = {GGMLType.F32: 0, GGMLType.F16: 1, GGMLType.BF16: 32, GGMLType.MXFP4: 38}
 _WANTED = {"F32": GGMLType.F32, "F16": GGMLType.F16}
 
 
@@ -45,13 +68,25 @@ class Converted:
     Attributes:
         num_ctx: the parameter that keeps texts to the length for which the model was made; None where that
             is all it can take.
+        sampling: parameters for generating, as the model's makers want them.
     """
 
     num_ctx: int | None
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """All of it as parameters of a model."""
+        return {**({} if self.num_ctx is None else {"num_ctx": self.num_ctx}), **self.sampling}
 
 
 def convert(folder: Path, target: Path, report: Report, *, file_type: str = "") -> Converted:
-    """Write the model in a folder as the GGUF file `target`, a piece at a time.
+    """Write the model in the folder at a path as the GGUF file `target`, see `convert_model`."""
+    return convert_model(ModelFolder.at(folder), target, report, file_type=file_type)
+
+
+def convert_model(folder: ModelFolder, target: Path, report: Report, *, file_type: str = "") -> Converted:
+    """Write a model as the GGUF file `target`, a piece at a time.
 
     Args:
         file_type: F32 or F16 for matrices; empty leaves them as they are.
@@ -65,29 +100,35 @@ def convert(folder: Path, target: Path, report: Report, *, file_type: str = "") 
     """
     if file_type and file_type not in _WANTED:
         raise InvalidOption(f"a model cannot be converted to {file_type[:40]!r}: known are F32 and F16")
-    plan = plan_folder(folder)
+    plan = _plan(folder)
+    if plan.left_out:
+        report(Progress(f"leaving out {plan.left_out} tensors that are not of the language model"))
     meter = _Meter(report, sum(tensor.nbytes for tensor, _ in plan.tensors))
     with GGUFWriter(target) as writer:
         for key, value in plan.keys.items():
             writer.add(key, value)
-        types = set()
+        sizes: Counter[GGMLType] = Counter()
         for tensor, made in plan.tensors:
-            type_ = element_type(tensor, _WANTED.get(file_type) if made.matrix else GGMLType.F32)
-            types |= {type_} if made.matrix else set()
-            writer.add_tensor(made.name, type_, tensor.shape, _data(tensor, type_, meter))
-        writer.add("general.file_type", _FILE_TYPES[types.pop()] if len(types) == 1 else 0)
-    return Converted(plan.max_length)
+            content = shifted(tensor, made.offset) if made.offset else tensor
+            type_ = element_type(content, _WANTED.get(file_type) if made.matrix else GGMLType.F32)
+            sizes[type_] += content.nbytes if made.matrix else 0
+            writer.add_tensor(made.name, type_, content.shape, _data(content, type_, meter))
+        writer.add("general.file_type", _FILE_TYPES[_main(sizes)])
+    return Converted(plan.max_length, plan.sampling)
 
 
-def plan_folder(folder: Path) -> Plan:
-    """How the model in a folder is converted. Raises: as `convert`."""
-    files = ModelFolder(folder)
-    architectures = files.config().get("architectures")
+def _main(sizes: Counter[GGMLType]) -> GGMLType:
+    """The type that the file is named after: that of blocks, if there are any, or else of the most bytes."""
+    return max(sizes, key=lambda type_: (type_.is_quantized, sizes[type_]), default=GGMLType.F32)
+
+
+def _plan(folder: ModelFolder) -> Plan:
+    architectures = folder.config().get("architectures")
     name = architectures[0] if isinstance(architectures, list) and architectures else None
     if not isinstance(name, str) or name not in _PLANNERS:
         known = ", ".join(_PLANNERS)
         raise UnsupportedModel(f"unsupported architecture {shown(name)}; conversion knows {known}")
-    return _PLANNERS[name](files)
+    return _PLANNERS[name](folder)
 
 
 class _Meter:
@@ -101,6 +142,6 @@ class _Meter:
         self._report(Progress(STATUS, self._done, self._total))
 
 
-def _data(tensor: StoredTensor, type_: GGMLType, meter: _Meter) -> Iterator[bytes]:
+def _data(tensor: Content, type_: GGMLType, meter: _Meter) -> Iterator[bytes]:
     yield from converted(tensor, type_)
     meter.add(tensor.nbytes)

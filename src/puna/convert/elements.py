@@ -4,15 +4,15 @@ import struct
 from array import array
 from collections.abc import Iterable, Iterator
 
-from puna.convert.safetensors import StoredTensor
+from puna.convert.content import Content
 from puna.errors import FormatError
 from puna.gguf import GGMLType
 
-_STORED = {"F32": GGMLType.F32, "F16": GGMLType.F16, "BF16": GGMLType.BF16, "F64": GGMLType.F64}
+_STORED = {name: GGMLType[name] for name in ("F32", "F16", "BF16", "F64", "MXFP4")}
 
 
-def element_type(tensor: StoredTensor, wanted: GGMLType | None) -> GGMLType:
-    """The type that a matrix gets: the wanted one, or its own, or for doubles F32.
+def element_type(tensor: Content, wanted: GGMLType | None) -> GGMLType:
+    """The type that a tensor gets: the wanted one, or its own, or for doubles F32. Blocks stay as they are.
 
     Raises:
         FormatError: its elements are no floating-point numbers.
@@ -20,15 +20,15 @@ def element_type(tensor: StoredTensor, wanted: GGMLType | None) -> GGMLType:
     own = _STORED.get(tensor.dtype)
     if own is None:
         raise FormatError(
-            f"{tensor.path.name}: the tensor {tensor.name[:100]!r} has elements of type {tensor.dtype}, "
+            f"{tensor.file}: the tensor {tensor.name[:100]!r} has elements of type {tensor.dtype}, "
             "which cannot be converted"
         )
-    if wanted is not None:
+    if wanted is not None and not own.is_quantized:
         return wanted
     return GGMLType.F32 if own is GGMLType.F64 else own
 
 
-def converted(tensor: StoredTensor, target: GGMLType) -> Iterator[bytes]:
+def converted(tensor: Content, target: GGMLType) -> Iterator[bytes]:
     """The tensor's elements as F32, F16, or of its own type; rounded to nearest.
 
     Raises:
@@ -37,22 +37,22 @@ def converted(tensor: StoredTensor, target: GGMLType) -> Iterator[bytes]:
     if _STORED[tensor.dtype] is target:
         yield from tensor.chunks()
         return
-    floats = _floats(tensor.dtype, tensor.chunks())
+    numbers = floats(tensor.dtype, tensor.chunks())
     if target is GGMLType.F32:
-        yield from floats
+        yield from numbers
         return
-    for chunk in floats:
+    for chunk in numbers:
         values = memoryview(chunk).cast("f")
         try:
             yield struct.pack(f"<{len(values)}e", *values)
         except OverflowError as error:
             raise FormatError(
-                f"{tensor.path.name}: the tensor {tensor.name[:100]!r} has numbers too large for F16; "
+                f"{tensor.file}: the tensor {tensor.name[:100]!r} has numbers too large for F16; "
                 "convert it to F32"
             ) from error
 
 
-def _floats(dtype: str, chunks: Iterable[bytes]) -> Iterator[bytes]:
+def floats(dtype: str, chunks: Iterable[bytes]) -> Iterator[bytes]:
     """The same numbers in single precision."""
     for chunk in chunks:
         if dtype == "F32":

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from puna.convert.folder import Fields, ModelFolder, shown
+from puna.convert.vocabulary import filler, in_order
 from puna.errors import FormatError, UnsupportedModel
 
 _NORMAL, _CONTROL, _UNUSED = 1, 3, 5
-_MAX_TOKENS = 1 << 22
 _PREFIX = "tokenizer.ggml."
 
 # GGUF's names of special tokens, and BERT's. The format spells "separator" its own way.
@@ -48,7 +48,7 @@ def vocabulary_keys(folder: ModelFolder, size: int) -> dict[str, Any]:
     missing = [names[key] for key in _REQUIRED if key not in special]
     if missing:
         raise FormatError(f"the vocabulary has no token {missing[0][:100]!r}")
-    tokens = _in_order(vocabulary.ids, size)
+    tokens = in_order(vocabulary.ids, size)
     hidden = set(special.values())
     return {
         _PREFIX + "model": "bert",
@@ -115,25 +115,9 @@ def _special_names(folder: ModelFolder) -> dict[str, str]:
     return found
 
 
-def _in_order(ids: Mapping[str, int], size: int) -> list[str | None]:
-    """The tokens by id, `size` of them; None where the vocabulary has none."""
-    if size > _MAX_TOKENS:
-        raise FormatError(
-            f"config.json: a vocabulary of {size} tokens is larger than any; {_MAX_TOKENS} is the limit"
-        )
-    tokens: list[str | None] = [None] * size
-    for text, id in ids.items():
-        if type(id) is not int or not 0 <= id < size or tokens[id] is not None:
-            raise FormatError(
-                f"the vocabulary gives {text[:60]!r} the id {shown(id)}, which is taken or not below {size}"
-            )
-        tokens[id] = text
-    return tokens
-
-
 def _marked(id: int, text: str | None, hidden: Container[int]) -> str:
     if text is None:
-        return f"[PAD{id}]"
+        return filler(id)
     if id in hidden:
         return text
     return text[2:] if text.startswith("##") else "▁" + text

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from puna.create.layers import Base, DetectedTemplate, Part, Stored, described, inherited, planned
-from puna.create.quantize import check_quantization
+from puna.create.quantize import quantization, quantized
 from puna.create.request import CreateRequest
 from puna.create.weights import Weights, in_order, new_weights, stored_weights
 from puna.errors import ModelNotFound, TemplateError
@@ -53,18 +53,22 @@ def create_model(
         InvalidOption: what is asked for makes no sense.
         FormatError: a file is no GGUF file, is damaged, or is not of the kind that belongs there.
         TemplateError: the template has a fault.
-        UnsupportedModel: a file would have to be converted or quantized.
+        UnsupportedModel: a file cannot be converted.
+        WeightError: weights do not fit what is said of them.
+        BackendError: the weights cannot be quantized: the compute library is missing or has given up.
         StoreError: a file is missing, or the store cannot be read or written.
         ModelNotFound, FetchError: the model to derive from cannot be fetched.
     """
     if request.template:
         _check_template(request.template, templates)
     with library.tidy_session() as session:
-        session.pin(*request.files.values(), *request.adapters.values())
+        session.pin(*request.files.values(), *request.adapters.values(), *request.imatrix.values())
         parent = _parent(request.from_, library, session, report, pull)
-        brought = new_weights(request, library, session, report)
+        brought = new_weights(request, parent, library, session, report)
         base = _base(library, parent, brought)
-        check_quantization(request.quantize, base.config.file_type)
+        wanted = quantization(request.quantize, base.config.file_type)
+        if wanted is not None:
+            base = quantized(base, wanted, request, library, session, report)
         detected = _detected(brought, templates) if request.template is None else None
         stored = [_store(part, library, session) for part in planned(base, request, detected)]
         config = session.add(CONFIG_TYPE, [encode_config(inherited(base.config, request))])
@@ -101,7 +105,8 @@ def _parent(
 def _base(library: Library, parent: Model | None, brought: Sequence[Weights]) -> Base:
     parts = [Stored(weights.layer, weights.new) for weights in brought]
     if parent is None:
-        return Base(tuple(parts), described([weights.config for weights in brought], None), {})
+        parameters = {name: value for weights in brought for name, value in weights.parameters.items()}
+        return Base(tuple(parts), described([weights.config for weights in brought], None), parameters)
     origin = str(parent.name)
     copied = [
         Stored(Layer(layer.media_type, layer.digest, layer.size, from_=origin, name=layer.name))

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from puna.errors import FormatError, GGUFError, UnsupportedModel
+from puna.errors import FormatError, GGUFError
 from puna.gguf import GGUFFile, Metadata
 from puna.regular import regular_only
 from puna.store.manifests import ADAPTER_LAYER, MODEL_LAYER, PROJECTOR_LAYER
@@ -90,14 +90,9 @@ def check_gguf(path: Path, name: str) -> None:
         name: what to call it.
 
     Raises:
-        UnsupportedModel: it is a safetensors file.
         FormatError: it is something else, a pickle for one, or cannot be read.
     """
     suffix = PurePosixPath(name.lower()).suffix
-    if suffix == ".safetensors":
-        raise UnsupportedModel(
-            f"{shown(name)} is a safetensors file; converting these is not supported yet, give a GGUF file"
-        )
     magic = _first_bytes(path, name)
     if magic.startswith(_GGUF) and (suffix not in PICKLE_SUFFIXES or suffix == ".bin"):
         return
@@ -113,7 +108,7 @@ def open_gguf(path: Path, name: str) -> GGUFFile:
     """Open a GGUF file and check it whole.
 
     Raises:
-        FormatError, UnsupportedModel: as `check_gguf`.
+        FormatError: as `check_gguf`.
         GGUFError: it is damaged; this message, and later ones about its metadata, have `name` for the path.
     """
     check_gguf(path, name)

@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from puna.convert.folder import wanted
+from puna.create.converting import SUFFIX, not_convertible, packed
 from puna.create.files import PICKLE_SUFFIXES, Unit, open_gguf, split_name, units
-from puna.create.request import CreateRequest, checked_parameters, checked_version
+from puna.create.request import ADAPTER_FILES, CreateRequest, checked_parameters, checked_version
 from puna.create.weights import merged
 from puna.errors import InvalidOption, ModelfileError, UnsupportedModel
 from puna.modelfile.commands import Command, Modelfile
@@ -32,13 +34,34 @@ class Sources:
 
     Attributes:
         from_: the model to derive from.
-        files: its local files by a name of their own: the model and projectors.
+        files: its local files by a name of their own: the model and projectors. Those of a folder with
+            safetensors have their paths in it.
         adapters: the same for adapters.
     """
 
     from_: ModelName | None = None
     files: Mapping[str, Path] = field(default_factory=dict)
     adapters: Mapping[str, Path] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A file that a command means.
+
+    Attributes:
+        name: its path in the folder that the command names; empty where it names the file itself.
+    """
+
+    path: Path
+    name: str = ""
+
+    @property
+    def own_name(self) -> str:
+        return self.name or self.path.name
+
+    @property
+    def folder(self) -> Path:
+        return self.path.parents[self.name.count("/")]
 
 
 @contextmanager
@@ -50,6 +73,7 @@ def local_request(
     report: Report,
     *,
     quantize: str = "",
+    imatrix: Path | None = None,
 ) -> Iterator[CreateRequest]:
     """The request for the model `name` that a Modelfile describes; make it with `create_model` in the block.
 
@@ -58,12 +82,14 @@ def local_request(
 
     Args:
         folder: what the paths in the Modelfile are relative to.
+        quantize: the type the weights are to have; empty leaves them as they are.
+        imatrix: an importance matrix to quantize by.
 
     Raises:
         ModelfileError: a command that cannot be followed; names the place.
         InvalidOption: a parameter out of its range.
-        FormatError: a file is no GGUF file, or is damaged.
-        UnsupportedModel: a file would have to be converted.
+        FormatError: a file is not of a kind that is read, or is damaged.
+        UnsupportedModel: a file cannot be converted.
         StoreError: the store cannot be written.
     """
     texts = stated(modelfile, report)
@@ -72,8 +98,15 @@ def local_request(
         report(Progress(_GATHERING))
         files = _adopted(sources.files, library, session, report)
         adapters = _adopted(sources.adapters, library, session, report)
+        matrices = _adopted({imatrix.name: imatrix} if imatrix else {}, library, session, report)
         yield CreateRequest(
-            name=name, from_=sources.from_, files=files, adapters=adapters, quantize=quantize, **texts
+            name=name,
+            from_=sources.from_,
+            files=files,
+            adapters=adapters,
+            quantize=quantize,
+            imatrix=matrices,
+            **texts,
         )
 
 
@@ -82,11 +115,11 @@ def resolve(modelfile: Modelfile, folder: Path) -> Sources:
 
     Raises:
         ModelfileError: a name is neither, or a folder has nothing to make a model from.
-        UnsupportedModel: a folder has files that would have to be converted; or there is a `DRAFT`.
+        UnsupportedModel: there is a `DRAFT`.
     """
     from_: ModelName | None = None
-    files: list[Path] = []
-    adapters: list[Path] = []
+    files: list[_Found] = []
+    adapters: list[_Found] = []
     for command in modelfile.commands:
         if command.name == "draft":
             raise UnsupportedModel(f"line {command.place.line}: DRAFT is not supported yet; leave it out")
@@ -141,43 +174,59 @@ def _model_name(command: Command) -> ModelName:
         raise _error(command, f"{error}; and there is no file of that name") from error
 
 
-def _files(command: Command, folder: Path) -> list[Path]:
+def _files(command: Command, folder: Path) -> list[_Found]:
     """The files that the command's path means, parts of a split one all; none when there is no such path."""
     path = folder / os.path.expanduser(command.value)
     if not command.value or not os.path.exists(path):
         return []
+    if path.suffix.lower() == SUFFIX and not path.is_dir():
+        raise _error(command, f"{path.name[:100]!r} needs the files beside it; name the folder that it is in")
     try:
         return _folder_files(command, path) if path.is_dir() else _with_other_parts(path)
     except OSError as error:
         raise _error(command, f"{command.value[:100]!r} cannot be read: {error.strerror}") from error
 
 
-def _with_other_parts(path: Path) -> list[Path]:
-    wanted = split_name(path.name)
-    if wanted is None:
-        return [path]
+def _with_other_parts(path: Path) -> list[_Found]:
+    part = split_name(path.name)
+    if part is None:
+        return [_Found(path)]
     parts = [(other, split_name(other.name)) for other in sorted(path.parent.iterdir())]
     return [
-        other
-        for other, part in parts
-        if part is not None and (part.prefix, part.count) == (wanted.prefix, wanted.count)
+        _Found(other)
+        for other, found in parts
+        if found is not None and (found.prefix, found.count) == (part.prefix, part.count)
     ]
 
 
-def _folder_files(command: Command, folder: Path) -> list[Path]:
-    """The GGUF files of a folder, or the error that says what else is there."""
+def _folder_files(command: Command, folder: Path) -> list[_Found]:
+    """The GGUF files of a folder, else its model in safetensors, else the error that says what is there."""
     visible = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    found = [path for path in visible if path.suffix.lower() == ".gguf"]
-    # Without a GGUF file, the first of the others is looked at for what it is: safetensors before pickles.
-    others = [path for path in visible if path.suffix.lower() == ".safetensors"]
-    others += sorted(folder.glob("*/model*.safetensors"))
-    others += [path for path in visible if path.suffix.lower() in PICKLE_SUFFIXES]
-    if not found and not others:
+    chosen = [_Found(path) for path in visible if path.suffix.lower() == ".gguf"]
+    chosen = chosen or _packed_files(command, folder, visible) or _pickles(command, folder, visible)[:1]
+    if not chosen:
         raise _error(command, "no Modelfile or safetensors files found")
-    chosen = found or others[:1]
-    for path in chosen:
-        _check_inside(command, path, folder)
+    for found in chosen:
+        _check_inside(command, found.path, folder)
     return chosen
+
+
+def _packed_files(command: Command, folder: Path, visible: list[Path]) -> list[_Found]:
+    """A model in safetensors, or an adapter, with all that belongs to it."""
+    inner = sorted(f"{path.parent.name}/{path.name}" for path in folder.glob("*/config.json"))
+    names = [path.name for path in visible] + inner
+    read = ADAPTER_FILES.intersection(names) if command.name == "adapter" else wanted(names)
+    chosen = [_Found(folder / name, name) for name in sorted(read)]
+    return chosen if any(found.path.suffix == SUFFIX for found in chosen) else []
+
+
+def _pickles(command: Command, folder: Path, visible: list[Path]) -> list[_Found]:
+    """Files that can hold programs, to be refused by name; safetensors that are no whole model come first."""
+    strange = [path for path in visible if path.suffix.lower() == SUFFIX]
+    strange += sorted(folder.glob("*/model*.safetensors"))
+    if strange:
+        raise _error(command, str(not_convertible(strange[0].name)))
+    return [_Found(path) for path in visible if path.suffix.lower() in PICKLE_SUFFIXES]
 
 
 def _check_inside(command: Command, path: Path, folder: Path) -> None:
@@ -188,13 +237,13 @@ def _check_inside(command: Command, path: Path, folder: Path) -> None:
         raise _error(command, f"insecure path: {path.relative_to(folder)}{hint}")
 
 
-def _named(paths: Iterable[Path]) -> dict[str, Path]:
-    """The files by base name; for those of the second folder and later ones with its number before."""
+def _named(files: Iterable[_Found]) -> dict[str, Path]:
+    """The files by name; for those of the second folder and later ones with its number before."""
     named: dict[str, Path] = {}
     folders: dict[Path, int] = {}
-    for path in {os.path.realpath(path): path for path in paths}.values():
-        number = folders.setdefault(path.parent, len(folders))
-        named[f"{number}/{path.name}" if number else path.name] = path
+    for found in {os.path.realpath(found.path): found for found in files}.values():
+        number = folders.setdefault(found.folder, len(folders))
+        named[f"{number}/{found.own_name}" if number else found.own_name] = found.path
     return named
 
 
@@ -202,7 +251,18 @@ def _adopted(
     files: Mapping[str, Path], library: Library, session: Session, report: Report
 ) -> dict[str, Digest]:
     """The files in the store, split ones joined."""
-    return {unit.name: _adopt(unit, files, library, session, report) for unit in units(files)}
+    converted = packed(files)
+    whole = [name for name in files if name not in converted]
+    adopted = {unit.name: _adopt(unit, files, library, session, report) for unit in units(whole)}
+    return adopted | {name: _stored(files[name], session, report) for name in converted}
+
+
+def _stored(path: Path, session: Session, report: Report) -> Digest:
+    real = Path(os.path.realpath(path))
+    size = real.stat().st_size
+    return session.adopt(
+        MODEL_LAYER, real, seen=lambda read: report(Progress(_GATHERING, read, size))
+    ).content
 
 
 def _adopt(
@@ -212,11 +272,9 @@ def _adopt(
     if len(parts) > 1:
         return merged(unit.name, parts, library, session, report).content
     name, path = parts[0]
-    with open_gguf(path, name) as file:
-        size = file.size
-    return session.adopt(
-        MODEL_LAYER, path, seen=lambda read: report(Progress(_GATHERING, read, size))
-    ).content
+    with open_gguf(path, name):
+        pass
+    return _stored(path, session, report)
 
 
 def _error(command: Command, message: str) -> ModelfileError:

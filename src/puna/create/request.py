@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from puna.convert.folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from puna.errors import InvalidOption, StoreError
 from puna.modelfile.parameters import KINDS, Kind
 from puna.sampling.parameters import SamplingParameters
@@ -17,6 +18,7 @@ from puna.store.name import ModelName
 
 MAX_FILES = 1024
 MAX_FILE_NAME = 1024
+ADAPTER_FILES = {ADAPTER_CONFIG, ADAPTER_WEIGHTS}
 
 _ROLES = ("system", "user", "assistant", "tool")
 _NUMBER = "(?:0|[1-9][0-9]*)"
@@ -39,12 +41,14 @@ class CreateRequest:
     Attributes:
         name: of the new model.
         from_: the model to derive from.
-        files: GGUF files by relative path: a model, whole or split, and projectors. With `from_`, projectors.
-        adapters: at most one GGUF file.
+        files: by relative path: a model, in GGUF files or in safetensors with all that belongs to these, and
+            projectors. With `from_`, projectors.
+        adapters: at most one: a GGUF file, or safetensors and their configuration.
         licenses: added to those of `from_`.
         parameters: options; they go before those of `from_`.
         messages: replace those of `from_`; None keeps them.
         quantize: the type the weights are to have, such as `Q4_K_M`; empty leaves them as they are.
+        imatrix: at most one GGUF file, an importance matrix to quantize by.
         requires: the least version of Ollama that runs the model.
 
     Raises:
@@ -61,6 +65,7 @@ class CreateRequest:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     messages: tuple[Message, ...] | None = None
     quantize: str = ""
+    imatrix: Mapping[str, Digest] = field(default_factory=dict)
     renderer: str | None = None
     parser: str | None = None
     requires: str | None = None
@@ -70,9 +75,13 @@ class CreateRequest:
             raise InvalidOption("neither 'from' or 'files' was specified")
         if len(self.files) > MAX_FILES:
             raise InvalidOption(f"a model is made of at most {MAX_FILES} files, not {len(self.files)}")
-        if len(self.adapters) > 1:
+        if len(self.adapters) > 1 and self.adapters.keys() != ADAPTER_FILES:
             raise InvalidOption("only one adapter is currently supported")
-        for path in (*self.files, *self.adapters):
+        if len(self.imatrix) > 1:
+            raise InvalidOption("only one importance matrix can be used")
+        if self.imatrix and not self.quantize:
+            raise InvalidOption("an importance matrix is of use for quantizing only; give 'quantize' too")
+        for path in (*self.files, *self.adapters, *self.imatrix):
             check_file_name(path)
         for message in self.messages or ():
             if message.role not in _ROLES:

@@ -1,9 +1,11 @@
-"""The GGUF files of a model: found in the store, merged where they are split, checked, and told apart."""
+"""The GGUF files of a model: found in the store, converted or merged if need be, checked, and told apart."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
+from puna.create.converting import converted_adapter, converted_model, packed
 from puna.create.files import Unit, base_name, media_type, open_gguf, shown, units
 from puna.create.merge import COUNT, merge
 from puna.create.request import CreateRequest
@@ -27,31 +29,65 @@ class Weights:
         layer: what it is in a model.
         config: what the config says of a model with this file.
         new: whether this creation has put it into the store.
+        parameters: that the model's makers want for it.
     """
 
     layer: Layer
     config: ModelConfig
     metadata: Metadata
     new: bool = False
+    parameters: Mapping[str, Any] = field(default_factory=dict)
 
 
-def new_weights(request: CreateRequest, library: Library, session: Session, report: Report) -> list[Weights]:
+def new_weights(
+    request: CreateRequest, parent: Model | None, library: Library, session: Session, report: Report
+) -> list[Weights]:
     """The files that a request brings, models first, then projectors, then adapters.
 
+    Args:
+        parent: the model to derive from.
+
     Raises:
-        FormatError: one is no GGUF file, is damaged, incomplete, or not of the kind that belongs there.
-        UnsupportedModel: one would have to be converted.
-        StoreError: one is not in the store, or cannot be read.
+        FormatError: one is damaged, incomplete, or not of the kind that belongs there.
+        UnsupportedModel: one is of a kind that cannot be converted.
+        WeightError: weights do not fit what is said of them.
+        StoreError: one is not in the store, or the store cannot be read or written.
     """
-    files = [_weights(unit, request.files, library, session, report) for unit in units(request.files)]
-    adapters = [
-        _weights(unit, request.adapters, library, session, report) for unit in units(request.adapters)
-    ]
+    converted = packed(request.files)
+    whole = [name for name in request.files if name not in converted]
+    files = [_weights(unit, request.files, library, session, report) for unit in units(whole)]
+    if converted:
+        files.append(_converted({name: request.files[name] for name in converted}, library, session, report))
     _check_files(files, request)
+    adapters = _adapters(request, [*files, *_parent_weights(parent, library)], library, session, report)
     for adapter in adapters:
         if adapter.layer.media_type != ADAPTER_LAYER:
             raise FormatError(f"{shown(adapter.layer.from_)} is no adapter: its general.type does not say so")
     return in_order([*files, *adapters])
+
+
+def _converted(files: Mapping[str, Digest], library: Library, session: Session, report: Report) -> Weights:
+    paths = {name: _blob(library, name, digest) for name, digest in files.items()}
+    layer, parameters = converted_model(paths, library, session, report)
+    return replace(_opened(layer, layer.from_, library), new=True, parameters=parameters)
+
+
+def _adapters(
+    request: CreateRequest, models: Sequence[Weights], library: Library, session: Session, report: Report
+) -> list[Weights]:
+    """The request's adapters; one in safetensors is converted for the first of the models."""
+    converted = packed(request.adapters)
+    if not converted:
+        units_ = units(request.adapters)
+        return [_weights(unit, request.adapters, library, session, report) for unit in units_]
+    paths = {name: _blob(library, name, request.adapters[name]) for name in converted}
+    base = next(file.metadata for file in models if file.layer.media_type == MODEL_LAYER)
+    layer = converted_adapter(paths, base, library, session, report)
+    return [replace(_opened(layer, layer.from_, library), new=True)]
+
+
+def _parent_weights(parent: Model | None, library: Library) -> list[Weights]:
+    return [] if parent is None else stored_weights(parent, library)
 
 
 def stored_weights(model: Model, library: Library) -> list[Weights]:

@@ -13,6 +13,7 @@ from typing import Self
 
 import msgspec
 
+from puna.engine.activations import Activations
 from puna.engine.embed import Embedder, pooling_of, scored, texts_together
 from puna.engine.evaluator import Evaluator
 from puna.engine.events import Done, Event
@@ -212,6 +213,11 @@ class LoadedModel:
         budget = texts_together(model, self.num_batch)
         vocabulary = self.tokenizer.vocab_size
         return Embedder(evaluator, pooling, self.num_ctx, budget, vocabulary, segments, separator)
+
+    def activations(self) -> Activations:
+        """What sums up what the model's matrices are multiplied with, with a cache of its own."""
+        names = frozenset(self.backend.names())
+        return Activations(self._model, names, self._second_evaluator, self.num_batch)
 
     def _second_evaluator(self, compute: Callable[[Step], Tensor]) -> Evaluator:
         """One with room for one request, made without reserving, for it may never be needed."""

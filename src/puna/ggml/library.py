@@ -23,6 +23,7 @@ from puna.ggml import layouts, processor
 from puna.ggml.functions import FUNCTIONS
 from puna.ggml.layouts import ggml_init_params, ggml_tensor
 from puna.ggml.locate import Candidate, candidates
+from puna.ggml.record import check_installed
 from puna.settings import ggml_path, prepare_ggml
 
 ABORT_STATUS = 1
@@ -70,6 +71,7 @@ class Library:
         self.folder = candidate.folder
         self.log: deque[str] = deque(maxlen=64)
         self.on_abort: Callable[[str], None] = lambda message: None
+        check_installed(candidate)
         self._holding = [open_library(ctypes.PyDLL, file) for file in candidate.files]
         self._releasing = [open_library(ctypes.CDLL, file) for file in candidate.files]
         self.version: tuple[int, ...] = ()

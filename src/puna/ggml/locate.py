@@ -43,10 +43,12 @@ class Candidate:
     Attributes:
         origin: `path` (given by the caller or by PUNA_GGML_PATH), or the distribution that installed it.
         folder: absolute path of the folder.
+        record: what the installer has noted of the distribution's files, if it has.
     """
 
     origin: str
     folder: Path
+    record: Path | None = None
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -89,34 +91,37 @@ def user_candidate(path: Path) -> Candidate:
     )
 
 
-def release(root: Path, distribution: str) -> tuple[int, ...] | None:
-    """The release of the distribution installed beside a package's folder, None when there is none.
+def metadata_folder(root: Path, distribution: str) -> Path | None:
+    """The metadata of the distribution installed beside a package's folder, None when there is none.
 
-    Read from the name of its metadata folder: importing importlib.metadata costs more than loading ggml.
+    Looked for by its name: importing importlib.metadata costs more than loading ggml.
     """
-    for folder in root.parent.glob(f"{distribution.replace('-', '_')}-*.dist-info"):
-        text = folder.name.removesuffix(".dist-info").rpartition("-")[2]
-        return tuple(int(number) for number in re.findall(r"\d+", text)[:3])
-    return None
+    return next(root.parent.glob(f"{distribution.replace('-', '_')}-*.dist-info"), None)
 
 
-def installed_folder(package: Package) -> Path | None:
-    """The folder of a package's libraries; None when it is not installed, too old, or holds none."""
+def release(metadata: Path) -> tuple[int, ...]:
+    """The release that a metadata folder is of, from its name."""
+    text = metadata.name.removesuffix(".dist-info").rpartition("-")[2]
+    return tuple(int(number) for number in re.findall(r"\d+", text)[:3])
+
+
+def installed_candidate(package: Package) -> Candidate | None:
+    """A package with its libraries; None when it is not installed, too old, or holds none."""
     spec = importlib.util.find_spec(package.name)
     for root in map(Path, (spec.submodule_search_locations or ()) if spec else ()):
-        installed = release(root, package.distribution)
-        if installed is None or installed < package.oldest:
+        metadata = metadata_folder(root, package.distribution)
+        if metadata is None or release(metadata) < package.oldest:
             continue
         for folder in package.folders:
             if holds_ggml(root / folder):
-                return root / folder
+                record = metadata / "RECORD"
+                return Candidate(package.distribution, root / folder, record if record.exists() else None)
     return None
 
 
 def installed_candidates() -> list[Candidate]:
     """The installed packages that hold a ggml Puna can use, best first, found without importing them."""
-    found = [(package.distribution, installed_folder(package)) for package in PACKAGES]
-    return [Candidate(distribution, folder) for distribution, folder in found if folder]
+    return [found for package in PACKAGES if (found := installed_candidate(package))]
 
 
 def candidates(path: Path | None) -> list[Candidate]:

@@ -12,7 +12,6 @@ from puna.gguf.types import GGMLType, padded
 
 BATCH: Final = 512
 CELLS_MULTIPLE: Final = 256
-KV_TYPES: Final = (GGMLType.F16, GGMLType.Q8_0, GGMLType.Q4_0, GGMLType.BF16, GGMLType.F32)
 
 
 @dataclass(frozen=True, slots=True)

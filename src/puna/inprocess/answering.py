@@ -1,32 +1,39 @@
 """An answer's events as the replies of Ollama's API."""
 
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from puna.chat.events import Content, Event, Thinking, ToolCall
 from puna.client import replies
 from puna.client.replies import Answer, ChatReply, Function, GenerateReply, Message
-from puna.engine.events import Done, TextChunk, TokenLogprob
 from puna.engine.events import Event as EngineEvent
+from puna.engine.events import TextChunk, TokenLogprob
 from puna.services.conversation import Finished
+from puna.services.figures import figures, now_text
 
 Reply = TypeVar("Reply", bound=Answer)
 
 
 @dataclass(slots=True)
 class Heard:
-    """The log-probabilities of an answer, taken from the engine's events as they pass."""
+    """What is taken from the engine's events as they pass.
+
+    Attributes:
+        pending: log-probabilities that are still to be told.
+        texts: the answer as the model has written it.
+    """
 
     pending: list[TokenLogprob] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
 
     def listen(self, events: Iterable[EngineEvent]) -> Iterator[EngineEvent]:
         """The events, unchanged."""
         for event in events:
             if isinstance(event, TextChunk):
                 self.pending += event.logprobs
+                self.texts.append(event.text)
             yield event
 
     def take(self) -> list[replies.TokenLogprob] | None:
@@ -37,31 +44,24 @@ class Heard:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What the last reply tells besides the engine's counts.
+    """What the last reply tells that the answer's events do not.
 
     Attributes:
         began: when the request came, by `time.perf_counter`.
         load_seconds: how long the model took to load, if this is its first answer.
+        context: from the answer's text, the tokens that a next prompt can go on from; None tells none.
     """
 
     began: float
     load_seconds: float
+    context: Callable[[str], Sequence[int]] | None = None
 
-    def counts(self, finished: Finished) -> dict[str, Any]:
-        """The fields of the last reply."""
-        done: Done = finished.counts
-        return {
-            "done": True,
-            "done_reason": finished.reason,
-            "total_duration": nanoseconds(time.perf_counter() - self.began + self.load_seconds),
-            "load_duration": nanoseconds(self.load_seconds),
-            "prompt_eval_count": done.prompt_tokens,
-            "prompt_eval_duration": nanoseconds(done.prompt_seconds),
-            "eval_count": done.generated_tokens,
-            "eval_duration": nanoseconds(done.generation_seconds),
-            "cached_tokens": done.cached_tokens,
-            "dropped_tokens": finished.dropped_tokens + done.shifted_tokens,
-        }
+    def last(self, finished: Finished, answer: str) -> dict[str, Any]:
+        """The fields of the last reply, to an answer of this text."""
+        total = time.perf_counter() - self.began + self.load_seconds
+        measured = replace(finished, load_seconds=self.load_seconds, total_seconds=total)
+        context = {"context": list(self.context(answer))} if self.context else {}
+        return {"done": True, "done_reason": finished.reason, **figures(measured), **context}
 
 
 Build = Callable[[str, "Event | None", dict[str, Any]], Reply]
@@ -75,7 +75,7 @@ def pieces(
     for event in events:
         fields: dict[str, Any] = {"created_at": now_text(), "logprobs": heard.take()}
         if isinstance(event, Finished):
-            yield build(model, None, {**fields, **measured.counts(event)})
+            yield build(model, None, {**fields, **measured.last(event, "".join(heard.texts))})
         else:
             yield build(model, event, fields)
 
@@ -127,6 +127,7 @@ def whole_generate(parts: Iterable[GenerateReply]) -> GenerateReply:
         response="".join(part.response for part in taken),
         thinking="".join(part.thinking for part in taken),
         tool_calls=[call for part in taken for call in part.tool_calls or ()] or None,
+        context=taken[-1].context,
         **_common(taken[-1], taken),
     )
 
@@ -149,13 +150,3 @@ def _logprob(token: TokenLogprob) -> replies.TokenLogprob:
         bytes=list(token.bytes),
         top_logprobs=[_logprob(one) for one in token.top] or None,
     )
-
-
-def now_text() -> str:
-    """This moment as RFC 3339 writes it, in UTC."""
-    return datetime.now(UTC).isoformat().replace("+00:00", "Z")
-
-
-def nanoseconds(seconds: float) -> int:
-    """Seconds as the API counts them."""
-    return round(seconds * 1e9)

@@ -11,7 +11,7 @@ from puna.inprocess.model import Model
 from puna.progress import Report
 from puna.services.conversation import Chat, facts_of
 from puna.services.finding import FoundModel, find_model
-from puna.services.options import NAMES, read_options
+from puna.services.options import NAMES, read_options, unknown_option
 from puna.store.library import Library
 
 
@@ -44,7 +44,7 @@ def load(
     """
     unknown = next((name for name in options if name not in NAMES), None)
     if unknown is not None:
-        raise TypeError(f"unexpected option {unknown!r}; the options are {', '.join(NAMES)}")
+        raise TypeError(unknown_option(unknown))
     read_options(options)
     library = Library(settings.models_path(), keep_unused=settings.keep_unused())
     found = find_model(str(model), library, report, insecure=insecure)

@@ -1,45 +1,29 @@
-"""Messages as callers write them, as conversations have them."""
+"""Messages and pictures as callers write them: read as a server would that had been sent them."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
 
+import msgspec
+
+from puna import gojson
 from puna.chat.conversation import Message
-from puna.chat.events import ToolCall
-from puna.client.arguments import GivenMessage
-from puna.client.calls import image_bytes, message_fields
+from puna.client.arguments import GivenMessage, Image
+from puna.client.calls import encoded_image, message_document
 from puna.errors import InvalidOption
+from puna.services.messages import MessageBody, message_of, pictures
 
 
 def read_message(message: GivenMessage) -> Message:
     """The message. Raises: InvalidOption: a field is missing or of the wrong type, or a picture is none."""
-    fields = message_fields(message)
-    role = _text(fields, "role")
-    if not role:
+    try:
+        document = msgspec.to_builtins(message_document(message))
+        body = gojson.convert(document, MessageBody)
+    except (TypeError, msgspec.ValidationError) as error:
+        raise InvalidOption(f"invalid message: {str(error).replace('`', '')[:200]}") from error
+    if not body.role:
         raise InvalidOption("a message has no role")
-    return Message(
-        role=role.lower(),
-        content=_text(fields, "content"),
-        thinking=_text(fields, "thinking"),
-        images=tuple(image_bytes(image) for image in fields.get("images") or ()),
-        tool_calls=tuple(_call(index, call) for index, call in enumerate(fields.get("tool_calls") or ())),
-        tool_name=_text(fields, "tool_name"),
-        tool_call_id=_text(fields, "tool_call_id"),
-    )
+    return message_of(body)
 
 
-def _text(fields: Mapping[str, Any], name: str) -> str:
-    value = fields.get(name)
-    if value is not None and not isinstance(value, str):
-        raise InvalidOption(f"a message's {name} must be a text, not {type(value).__name__}")
-    return value or ""
-
-
-def _call(index: int, call: Any) -> ToolCall:
-    function = call.get("function") if isinstance(call, Mapping) else None
-    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
-        raise InvalidOption('a tool call must be {"function": {"name": …, "arguments": {…}}}')
-    arguments = function.get("arguments") or {}
-    if not isinstance(arguments, Mapping):
-        raise InvalidOption(f"the arguments of a tool call must be an object, not {type(arguments).__name__}")
-    identity = call.get("id") or None
-    return ToolCall(index, function["name"], dict(arguments), identity)
+def read_pictures(images: Sequence[Image]) -> tuple[bytes, ...]:
+    """The content of the pictures' files. Raises: InvalidOption: one is none."""
+    return pictures([encoded_image(image) for image in images])

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from array import array
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Generic, Literal, Self, TypeVar, Unpack, overload
 
 from puna.chat.conversation import read_tool_choice
@@ -18,7 +19,7 @@ from puna.client.arguments import (
     GenerateArguments,
     GivenMessage,
 )
-from puna.client.calls import check_names, image_bytes
+from puna.client.calls import check_names
 from puna.client.replies import ChatReply, DetokenizeReply, EmbedReply, GenerateReply, TokenizeReply
 from puna.engine.events import Event
 from puna.engine.load import LoadedModel
@@ -28,13 +29,11 @@ from puna.inprocess.answering import (
     Measured,
     chat_reply,
     generate_reply,
-    nanoseconds,
-    now_text,
     pieces,
     whole_chat,
     whole_generate,
 )
-from puna.inprocess.messages import read_message
+from puna.inprocess.messages import read_message, read_pictures
 from puna.sampling.grammar import Grammar
 from puna.sampling.parameters import SamplingParameters
 from puna.services.asked import (
@@ -42,13 +41,17 @@ from puna.services.asked import (
     ChatRequest,
     CompletionRequest,
     chat_conversation,
+    check_raw,
     check_tokens,
     completion_conversation,
+    kept_context,
+    only_format,
     prepare_completion,
     with_template,
 )
 from puna.services.conversation import Chat, Finished, Prepared
 from puna.services.embedding import encode_inputs, finished_vectors
+from puna.services.figures import nanoseconds, now_text
 from puna.services.limits import DEFAULT_LIMITS
 from puna.services.options import Options, read_options
 from puna.store import model as store
@@ -136,7 +139,6 @@ class Model:
         prompt: str = "",
         *,
         stream: Literal[False] = False,
-        grammar: Grammar | None = None,
         **arguments: Unpack[GenerateArguments],
     ) -> GenerateReply: ...
     @overload
@@ -145,7 +147,6 @@ class Model:
         prompt: str = "",
         *,
         stream: Literal[True],
-        grammar: Grammar | None = None,
         **arguments: Unpack[GenerateArguments],
     ) -> Pieces[GenerateReply]: ...
     def generate(
@@ -153,13 +154,9 @@ class Model:
         prompt: str = "",
         *,
         stream: bool = False,
-        grammar: Grammar | None = None,
         **arguments: Unpack[GenerateArguments],
     ) -> GenerateReply | Pieces[GenerateReply]:
         """The model's answer to a prompt.
-
-        Args:
-            grammar: what the answer is kept to, where `format` cannot say it.
 
         Raises:
             InvalidOption: an argument is malformed.
@@ -179,15 +176,17 @@ class Model:
             template=arguments.get("template") or "",
             context=arguments.get("context") or (),
             raw=bool(arguments.get("raw")),
-            images=tuple(image_bytes(image) for image in arguments.get("images") or ()),
-            **self._asked(arguments, grammar),
+            images=read_pictures(arguments.get("images") or ()),
+            **self._asked(arguments),
         )
+        check_raw(request)
         check_tokens(request.context, self._loaded.tokenizer, "context")
         chat = with_template(self._chat, request.template)
         conversation = completion_conversation(request, self._stored, DEFAULT_LIMITS)
         chat.check(conversation, "generate")
         prepared = prepare_completion(chat, request, conversation)
-        parts = pieces(*self._answer(chat, prepared, request, began), generate_reply)
+        context = None if request.raw else partial(kept_context, self._loaded.tokenizer, prepared.prompt)
+        parts = pieces(*self._answer(chat, prepared, request, began, context), generate_reply)
         return Pieces(parts) if stream else whole_generate(parts)
 
     @overload
@@ -196,7 +195,6 @@ class Model:
         messages: Sequence[GivenMessage] = (),
         *,
         stream: Literal[False] = False,
-        grammar: Grammar | None = None,
         **arguments: Unpack[ChatArguments],
     ) -> ChatReply: ...
     @overload
@@ -205,7 +203,6 @@ class Model:
         messages: Sequence[GivenMessage] = (),
         *,
         stream: Literal[True],
-        grammar: Grammar | None = None,
         **arguments: Unpack[ChatArguments],
     ) -> Pieces[ChatReply]: ...
     def chat(
@@ -213,7 +210,6 @@ class Model:
         messages: Sequence[GivenMessage] = (),
         *,
         stream: bool = False,
-        grammar: Grammar | None = None,
         **arguments: Unpack[ChatArguments],
     ) -> ChatReply | Pieces[ChatReply]:
         """The model's next message. Raises: as `generate`."""
@@ -226,7 +222,7 @@ class Model:
             messages=[read_message(message) for message in messages],
             tools=arguments.get("tools") or (),
             tool_choice=read_tool_choice(arguments.get("tool_choice")),
-            **self._asked(arguments, grammar),
+            **self._asked(arguments),
         )
         conversation = chat_conversation(request, self._stored, DEFAULT_LIMITS)
         prepared = self._chat.prepare(conversation)
@@ -254,6 +250,7 @@ class Model:
             total_duration=nanoseconds(time.perf_counter() - began + load_seconds),
             load_duration=nanoseconds(load_seconds),
             prompt_eval_count=encoded.tokens,
+            dropped_tokens=encoded.dropped_tokens,
         )
 
     def tokenize(self, text: str) -> TokenizeReply:
@@ -283,16 +280,13 @@ class Model:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _asked(self, arguments: AnswerArguments, grammar: Grammar | None) -> dict[str, Any]:
+    def _asked(self, arguments: AnswerArguments) -> dict[str, Any]:
         """What every request for an answer says. Raises: InvalidOption."""
-        format = arguments.get("format")
-        if format and grammar is not None:
-            raise InvalidOption("only one of format and grammar can be given")
         logprobs = bool(arguments.get("logprobs"))
         return {
             "model": self.name,
             "options": arguments.get("options") or {},
-            "format": grammar or format,
+            "format": only_format(arguments.get("format"), arguments.get("grammar")),
             "think": arguments.get("think"),
             "truncate": bool(arguments.get("truncate")),
             "shift": bool(arguments.get("shift")),
@@ -301,14 +295,19 @@ class Model:
         }
 
     def _answer(
-        self, chat: Chat, prepared: Prepared, request: AskedAnswer, began: float
+        self,
+        chat: Chat,
+        prepared: Prepared,
+        request: AskedAnswer,
+        began: float,
+        context: Callable[[str], Sequence[int]] | None = None,
     ) -> tuple[str, Iterator[ChatEvent | Finished], Heard, Measured]:
         options, heard = self._options(request.options), Heard()
         sampling = replace(options.sampling, logprobs=request.logprobs, top_logprobs=request.top_logprobs)
         ear = _Ear(self._loaded, heard, options, request.shift)
         num_predict = options.most_tokens(self.num_ctx)
         events = chat.answer(prepared, ear, sampling, num_predict=num_predict, stop=options.stop)
-        return self.name, events, heard, Measured(began, self._take_load_seconds())
+        return self.name, events, heard, Measured(began, self._take_load_seconds(), context)
 
     def _options(self, given: Mapping[str, Any] | None) -> Options:
         """The options of one call. Raises: InvalidOption: one is wrong, or set when a model is loaded."""

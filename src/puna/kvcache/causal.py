@@ -183,7 +183,8 @@ class Causal(Member):
         cells, storage = self.cells, self._ledger.storage
         cells.drop(target, cells.between(target, 0, None))
         shared = cells.between(source, 0, length)
-        if not apart or not storage.copies or not 0 < shared.size <= min(_COPIED, cells.free // 2):
+        apart = apart and self._config.copies and storage.copies
+        if not apart or not 0 < shared.size <= min(_COPIED, cells.free // 2):
             cells.share(target, shared)
             return
         own = cells.free_from(cells.roomiest(), shared.size)

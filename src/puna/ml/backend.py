@@ -25,12 +25,14 @@ class CacheConfig:
             saves a copy where attention is not fused.
         mask_dtype: element type of the mask, F32 or F16.
         mask_batch_padding: the mask's rows are padded to a multiple of this; rows beyond the batch are -inf.
+        copies: cells may be copied, which takes room for a graph that nobody has planned.
     """
 
     cache_padding: int = 1
     permuted_v: bool = False
     mask_dtype: DType = DType.F32
     mask_batch_padding: int = 1
+    copies: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -195,9 +195,8 @@ def _listing(pieces: Sequence[_Piece]) -> str:
 
 def _store(name: ModelName, file: _ModelFile, wheel: Wheel, library: Library, report: Report) -> None:
     with library.session() as session:
-        layers = [_model_layer(name, file, session, report)]
-        model = _config(name, file, library.blobs.path(layers[0].content))
-        _publish(name, layers, model, wheel, session, report)
+        layer, model = _model_layer(name, file, session, report)
+        _publish(name, [layer], model, wheel, session, report)
 
 
 def _publish(
@@ -225,7 +224,9 @@ def _store_converted(name: ModelName, packed: PackedFolder, library: Library, re
         _publish(name, layers, model, packed.wheel, session, report)
 
 
-def _model_layer(name: ModelName, file: _ModelFile, session: Session, report: Report) -> Layer:
+def _model_layer(
+    name: ModelName, file: _ModelFile, session: Session, report: Report
+) -> tuple[Layer, ModelConfig]:
     with session.create(file.size) as writer:
         for chunk in _content(file):
             writer.write(chunk)
@@ -234,9 +235,9 @@ def _model_layer(name: ModelName, file: _ModelFile, session: Session, report: Re
         digest = writer.flush()
         if file.checksum not in (None, digest):
             raise FormatError(f"{name}: {file.name} does not have the checksum that the package gives for it")
-        _config(name, file, writer.path)
+        config = _config(name, file, writer.path)
         writer.commit(digest)
-    return Layer(MODEL_LAYER, str(digest), writer.size, from_=file.name)
+    return Layer(MODEL_LAYER, str(digest), writer.size, from_=file.name), config
 
 
 def _config(name: ModelName, file: _ModelFile, path: Path) -> ModelConfig:

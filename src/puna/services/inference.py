@@ -29,6 +29,7 @@ from puna.services.asked import (
     check_raw,
     check_tokens,
     completion_conversation,
+    kept_context,
     prepare_completion,
     with_template,
 )
@@ -228,13 +229,23 @@ class Inference:
         if act:
             model.chat.check_completion(act)
         options = self._options(request, model)
-        async with self._scheduler.lease(model.source, options.load, request.keep_alive) as lease:
-            return lease.load_seconds
+        with self.requests.running(request.id, request.key, model.source.digest) as running, running:
+            async with self._scheduler.lease(model.source, options.load, request.keep_alive) as lease:
+                return lease.load_seconds
 
-    async def unload(self, name: str) -> bool:
-        """Take a model out of memory once nobody uses it; whether it was there. Raises: as `open`."""
-        model = await self.open(name)
-        return await self._scheduler.unload(model.source.digest)
+    async def unload(self, name: str, *, force: bool = False) -> bool:
+        """Take a model out of memory once nobody uses it; whether it was there.
+
+        Args:
+            force: take it out at once, and end the requests that use it or wait for it.
+
+        Raises:
+            PunaError: as `open`.
+        """
+        digest = (await self.open(name)).source.digest
+        if force:
+            self.requests.cancel_for(digest)
+        return await self._scheduler.unload(digest, at_once=force)
 
     async def tokenize(
         self, name: str, text: str, *, add_special: bool = True, parse_special: bool = False
@@ -266,7 +277,7 @@ class Inference:
         check_count("inputs", request.inputs, self._limits.inputs)
         model = await self.open(request.model, not_found)
         options = self._options(request, model)
-        with self.requests.running(request.id, request.key) as running, running:
+        with self.requests.running(request.id, request.key, model.source.digest) as running, running:
             async with self._scheduler.lease(model.source, options.load, request.keep_alive) as lease:
                 encoded = await self._apart(
                     encode_inputs,
@@ -355,7 +366,8 @@ class Inference:
         return _Job(request, model, options, chat, prepare, keeps_context=not request.raw)
 
     def _started(self, job: _Job) -> Answer:
-        events = self.requests.cancellable(job.request.id, job.request.key, self._events(job))
+        request, events = job.request, self._events(job)
+        events = self.requests.cancellable(request.id, request.key, events, job.model.source.digest)
         return Answer(job.options.ignored, events, job.model.digest)
 
     async def _events(self, job: _Job) -> AsyncGenerator[AnswerEvent, None]:
@@ -393,11 +405,14 @@ class Inference:
             counts=counts,
             dropped_tokens=prepared.dropped_tokens,
             load_seconds=lease.load_seconds,
-            context=await self._apart(_whole, job, prepared, "".join(texts)) if job.keeps_context else (),
+            context=await self._context(job, prepared, "".join(texts)) if job.keeps_context else (),
             total_seconds=time.perf_counter() - began,
             stop_text=reading.stop_text(counts),
             thinking_tokens=await self._count(job, "".join(thoughts)),
         )
+
+    async def _context(self, job: _Job, prepared: Prepared, text: str) -> tuple[int, ...]:
+        return await self._apart(kept_context, job.model.tokenizer, prepared.prompt, text)
 
     async def _count(self, job: _Job, text: str) -> int:
         """How many tokens a text within an answer takes."""
@@ -456,11 +471,6 @@ class _Clock:
 
 def _prepare_chat(conversation: Conversation, chat: Chat) -> Prepared:
     return chat.prepare(conversation)
-
-
-def _whole(job: _Job, prepared: Prepared, text: str) -> tuple[int, ...]:
-    """The tokens of the prompt and of the answer."""
-    return (*prepared.prompt, *job.model.tokenizer.encode_continuation(text, parse_special=True))
 
 
 def _for_engine(job: _Job, prepared: Prepared, lease: Lease) -> GenerateRequest:

@@ -105,6 +105,15 @@ def read_options(given: Values, defaults: Values | None = None, limits: Limits =
     )
 
 
+def unknown_option(name: str) -> str:
+    """What to say of a name that no option has: those most like it, or all where none is like it."""
+    from difflib import get_close_matches  # few need it
+
+    near = get_close_matches(name[:100].lower(), NAMES)
+    known = f"did you mean {' or '.join(near)}?" if near else f"the options are {', '.join(NAMES)}"
+    return f"unknown option {name[:100]!r}; {known}"
+
+
 def _means(name: str, value: object) -> bool:
     return name in NAMES and value is not None
 

@@ -17,11 +17,13 @@ class RunningRequest:
 
     Attributes:
         owner: the name of the key that it came with; empty where keys are not asked for.
+        model: the digest of the model that it is for.
         cancelled: it has been told to end.
     """
 
-    def __init__(self, owner: str) -> None:
+    def __init__(self, owner: str, model: str = "") -> None:
         self.owner = owner
+        self.model = model
         self.cancelled = False
         self._task: asyncio.Task[object] | None = None
 
@@ -54,9 +56,9 @@ class RunningRequests:
         self._running: dict[str, list[RunningRequest]] = {}
 
     @contextmanager
-    def running(self, id: str, owner: str) -> Iterator[RunningRequest]:
+    def running(self, id: str, owner: str, model: str = "") -> Iterator[RunningRequest]:
         """A request of this id runs; one without an id cannot be found."""
-        request = RunningRequest(owner)
+        request = RunningRequest(owner, model)
         if not id:
             yield request
             return
@@ -69,11 +71,11 @@ class RunningRequests:
                 del self._running[id]
 
     async def cancellable(
-        self, id: str, owner: str, events: AsyncGenerator[T, None]
+        self, id: str, owner: str, events: AsyncGenerator[T, None], model: str = ""
     ) -> AsyncGenerator[T, None]:
         """The events of a request that runs, until it is told to end. Raises: Interrupted."""
         async with aclosing(events):
-            with self.running(id, owner) as request:
+            with self.running(id, owner, model) as request:
                 while True:
                     with request:
                         event = await anext(events, None)
@@ -94,6 +96,13 @@ class RunningRequests:
         for request in found:
             request.cancel()
         return bool(found)
+
+    def cancel_for(self, model: str) -> None:
+        """End everyone's requests for the model of this digest."""
+        for requests in self._running.values():
+            for request in requests:
+                if request.model == model:
+                    request.cancel()
 
     def __len__(self) -> int:
         return sum(map(len, self._running.values()))

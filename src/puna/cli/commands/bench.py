@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from puna.benchmark import Case, EngineSubject, Measurement, measure, plan_cases
-from puna.cli.models import resolve_model
+from puna.cli.models import find_model
 from puna.engine.options import DEFAULT_CACHE_TYPE, KV_CACHE_TYPES, LoadOptions
 from puna.errors import InvalidOption
 
@@ -124,7 +124,7 @@ def command(
     if repetitions < 1:
         raise InvalidOption(f"repetitions is {repetitions}; it must be at least 1")
     options = load_options(cases, **load)
-    path = resolve_model(model)
+    path = find_model(model).path
     # Only now, with the model at hand, is the compute half worth its start-up time.
     from puna.engine import load_model
 

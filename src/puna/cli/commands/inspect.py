@@ -6,14 +6,14 @@ from typing import Final
 import click
 import msgspec
 
+from puna.engine.options import DEFAULT_CACHE_TYPE, KV_CACHE_TYPES
 from puna.gguf.inspect import Inspection, MetadataItem, as_plain, inspect_file
-from puna.gguf.memory import KV_TYPES, MemoryNeed
+from puna.gguf.memory import MemoryNeed
 from puna.gguf.reader import GGUFFile
 from puna.gguf.types import GGMLType
 from puna.humanize import bytes_text, count_text
 
 _VALUE_WIDTH: Final = 76
-_TYPE_NAMES: Final = {type_.name.lower(): type_ for type_ in KV_TYPES}
 
 
 @click.command("inspect")
@@ -21,16 +21,16 @@ _TYPE_NAMES: Final = {type_.name.lower(): type_ for type_ in KV_TYPES}
 @click.option("--json", "as_json", is_flag=True, help="Print everything as one JSON document.")
 @click.option("--num-ctx", type=int, help="Tell the memory for a context of this many tokens.")
 @click.option(
-    "--kv-type",
-    type=click.Choice(tuple(_TYPE_NAMES), case_sensitive=False),
-    default="f16",
+    "--kv-cache-type",
+    type=click.Choice(KV_CACHE_TYPES, case_sensitive=False),
+    default=DEFAULT_CACHE_TYPE,
     show_default=True,
-    help="How keys and values are stored.",
+    help="Of the cache.",
 )
-def command(file: str, as_json: bool, num_ctx: int | None, kv_type: str) -> None:
+def command(file: str, as_json: bool, num_ctx: int | None, kv_cache_type: str) -> None:
     """Show the metadata and tensors of a GGUF file and the memory it needs."""
     with GGUFFile.open(file) as opened:
-        inspection = inspect_file(opened, num_ctx, _TYPE_NAMES[kv_type])
+        inspection = inspect_file(opened, num_ctx, GGMLType[kv_cache_type.upper()])
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(as_plain(inspection)), indent=2))
     else:

@@ -47,7 +47,7 @@ def _unload(server: "Client", model: str) -> None:
     try:
         name = parse_name(model)
         if any(parse_name(loaded.name) == name for loaded in server.ps().models):
-            server.generate(model, keep_alive=0)
+            server.unload(model)
     except (InvalidOption, ServerUnreachable):
         return  # the removal tells of a bad name, and what listens there may be no server at all
     except PunaError as error:

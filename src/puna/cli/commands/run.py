@@ -1,19 +1,19 @@
 """`puna run`: a prompt to a model, or a conversation with it."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from puna.chat.conversation import Think
 from puna.cli import terminal
 from puna.cli.answer import new_answer, show_timings
-from puna.cli.pictures import look
+from puna.cli.pictures import Illustrated, look
 from puna.cli.reach import Where, running_server, where_options, without_server
-from puna.cli.speaker import Prompt, Speaker, answer_arguments, sayable
+from puna.cli.speaker import Prompt, Speaker, answer_arguments
 from puna.errors import InvalidOption
 from puna.sampling.grammar import Grammar
 
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from puna.client import Client
     from puna.client.arguments import EmbedArguments
     from puna.client.replies import ChatReply, GenerateReply
-
-Reply = TypeVar("Reply", "ChatReply", "GenerateReply")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,21 +77,36 @@ class _Command(click.Command):
 @click.option("--raw", is_flag=True, help="Send the prompt as it is, without the model's chat template.")
 @click.option("--keepalive", metavar="TIME", help="How long a server keeps the model loaded, such as 10m.")
 @click.option("--nowordwrap", is_flag=True, help="Do not wrap words at the line's end.")
-@click.option("--num-ctx", metavar="N", help="Tokens of context.")
+@click.option("--num-ctx", metavar="N", help="Tokens of context.  [default: 4096 at most]")
 @click.option("--num-predict", metavar="N", help="Most tokens to generate; -1 for no limit.")
 @click.option("--temperature", metavar="X", help="0 always takes the likeliest token.  [default: 0.8]")
 @click.option("--top-k", metavar="N", help="Choose among the N likeliest tokens.  [default: 40]")
 @click.option("--top-p", metavar="X", help="Choose among the tokens that make up X of all.  [default: 0.9]")
 @click.option("--seed", metavar="N", help="Makes the answer repeatable.")
-@click.option("--threads", "num_thread", metavar="N", help="Threads to compute with.")
-@click.option("--num-gpu", metavar="N", help="Layers to put on GPUs; -1 for as many as fit.")
-@click.option("--kv-cache-type", metavar="TYPE", help="f16, q8_0 or q4_0.  [default: f16]")
+@click.option(
+    "--threads", "num_thread", metavar="N", help="Threads to compute with.  [default: one per core]"
+)
+@click.option("--num-gpu", metavar="N", help="Layers to put on GPUs.  [default: as many as fit]")
+@click.option("--kv-cache-type", metavar="TYPE", help="Of the cache: f16, q8_0, q4_0 or f32.  [default: f16]")
 @click.option("--insecure", is_flag=True, help="Allow plain http and private addresses for a pull.")
 @click.option("--format", metavar="FORMAT", help="Answer in JSON: json, a JSON schema, or @FILE with one.")
 @click.option("--grammar", metavar="TEXT", help="Keep the answer to a GBNF grammar: its text, or @FILE.")
 @click.option("--regex", metavar="PATTERN", help="Keep the answer to a regular expression.")
-@click.option("--choice", "choices", multiple=True, metavar="TEXT", help="Answer with one of these texts.")
-@click.option("-o", "--option", "assignments", multiple=True, metavar="NAME=VALUE", help="Any other option.")
+@click.option(
+    "--choice",
+    "choices",
+    multiple=True,
+    metavar="TEXT",
+    help="Answer with this text; given several times, with one of them.",
+)
+@click.option(
+    "-o",
+    "--option",
+    "assignments",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Any other option of docs/api.md, as min_p=0.1.",
+)
 @click.option("--truncate", type=bool, metavar="BOOL", help="Of a text to embed, cut off what is too long.")
 @click.option("--dimensions", type=click.IntRange(1), metavar="N", help="Numbers of an embedding's vector.")
 @where_options
@@ -123,7 +136,7 @@ def command(
     With a PROMPT, or text on standard input, or both (the text comes first), the answer goes to standard
     output. Without, you converse. An embedding model answers with its vector.
 
-    The model runs on the server at HOST if one answers there, else in this process.
+    The model runs on the server that PUNA_HOST names (127.0.0.1:11434) if it answers, else in this process.
     """
     from puna.cli.options import answer_grammar, keep_alive_option, option_values, parse_assignments
     from puna.cli.options import think_option as read_think
@@ -168,10 +181,11 @@ def _prompt_text(words: tuple[str, ...]) -> str | None:
 def _opened(model: str, request: Request, where: Where) -> "Iterator[tuple[Place, Speaker]]":
     """The model, loaded, and the place that it is from."""
     from puna.cli.place import Wanted, store_place
+    from puna.services.finding import is_file_name
 
     client = running_server(where)
-    if client is not None and (why := _unfit(model, request)):
-        without_server(client, where, why)
+    if client is not None and is_file_name(model):
+        without_server(client, where, f"a server cannot be given the file {model[:100]!r}")
         client = None
     with ExitStack() as stack:
         if client is not None:
@@ -190,15 +204,6 @@ def _server_place(client: "Client") -> "Place":
     return ServerPlace(client)
 
 
-def _unfit(model: str, request: Request) -> str:
-    """Why no server can do this; empty if one can."""
-    from puna.services.finding import is_file_name
-
-    if is_file_name(model):
-        return f"a server cannot be given the file {model[:100]!r}"
-    return "" if sayable(request.grammar) else "a server keeps answers to --format only"
-
-
 def _show_warnings(warnings: Sequence[str]) -> None:
     for warning in warnings:
         click.echo(f"Warning: {warning[:200]}", err=True)
@@ -206,22 +211,29 @@ def _show_warnings(warnings: Sequence[str]) -> None:
 
 def _answer_once(speaker: Speaker, request: Request, text: str) -> None:
     answer = new_answer(hides_thinking=request.hides_thinking, wraps=request.wraps)
-    arguments = answer_arguments(request.options, request.think, request.keep_alive)
     with speaker.interruptible():
-        if request.system == "":
-            # A prompt cannot say that there is to be no system message; a conversation can.
-            messages = [{"role": "system", "content": ""}, {"role": "user", "content": text}]
-            answer.show(_noted(speaker, request, speaker.chat(messages, request.grammar, arguments)))
-        else:
-            found = look(text, speaker.name, sees="vision" in speaker.capabilities)
-            prompt = Prompt(found.text, request.system, found.images, request.raw)
-            answer.show(_noted(speaker, request, speaker.generate(prompt, request.grammar, arguments)))
+        found = look(text, speaker.name, sees="vision" in speaker.capabilities)
+        answer.show(_noted(speaker, request, _replies(speaker, request, found)))
     terminal.show("\n\n" if terminal.is_terminal(sys.stdout) else "\n")
     if request.verbose:
         show_timings(answer)
 
 
-def _noted(speaker: Speaker, request: Request, replies: "Iterator[Reply]") -> "Iterator[Reply]":
+def _replies(
+    speaker: Speaker, request: Request, prompt: Illustrated
+) -> "Iterable[ChatReply | GenerateReply]":
+    arguments = answer_arguments(request.options, request.think, request.keep_alive)
+    if request.system == "" and not request.raw:
+        # A prompt cannot say that there is to be no system message; a conversation can.
+        user = {"role": "user", "content": prompt.text, "images": list(prompt.images)}
+        return speaker.chat([{"role": "system", "content": ""}, user], request.grammar, arguments)
+    sent = Prompt(prompt.text, request.system or None, prompt.images, request.raw)
+    return speaker.generate(sent, request.grammar, arguments)
+
+
+def _noted(
+    speaker: Speaker, request: Request, replies: "Iterable[ChatReply | GenerateReply]"
+) -> "Iterator[ChatReply | GenerateReply]":
     """The replies; before the first, so that an error stands alone, what is to be known of the model."""
     for number, reply in enumerate(replies):
         if not number:
@@ -244,6 +256,8 @@ def _embed(speaker: Speaker, request: Request, text: str | None) -> None:
     arguments: EmbedArguments = {"truncate": request.truncate, "dimensions": request.dimensions}
     if request.options:
         arguments["options"] = request.options
+    if request.keep_alive is not None:
+        arguments["keep_alive"] = request.keep_alive
     with speaker.interruptible():
         reply = speaker.embed(text, arguments)
     click.echo(json.dumps(reply.embeddings[0]))

@@ -1,7 +1,7 @@
 """Building blocks of models: layers that declare their weights, attention, and binding to a model file."""
 
 from puna.ml.nn.attention import LayerHistory, attention, merge_heads, split_heads
-from puna.ml.nn.bind import bind
+from puna.ml.nn.bind import bind, declared
 from puna.ml.nn.feed_forward import (
     FeedForward,
     MixtureOfExperts,
@@ -36,6 +36,7 @@ __all__ = [
     "WeightGroup",
     "attention",
     "bind",
+    "declared",
     "geglu",
     "merge_heads",
     "split_heads",

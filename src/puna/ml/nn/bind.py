@@ -26,7 +26,7 @@ def bind(model: Module, backend: Backend, ignored: Sequence[str] = ()) -> None:
         WeightError: tensors are missing, have other shapes, or are of no use; one sentence names them all.
     """
     binding = _Binding(backend)
-    for scope, part in _declared(model, ""):
+    for scope, part in declared(model):
         if isinstance(part, WeightGroup):
             binding.bind_group(scope, part)
         else:
@@ -36,12 +36,12 @@ def bind(model: Module, backend: Backend, ignored: Sequence[str] = ()) -> None:
         raise WeightError(f"the file does not fit the model: {'; '.join(problems)}")
 
 
-def _declared(module: Module, outer: str) -> "Iterator[tuple[str, Weight | WeightGroup]]":
-    """Every weight below `module` with what stands before its name."""
+def declared(module: Module, outer: str = "") -> "Iterator[tuple[str, Weight | WeightGroup]]":
+    """Every weight below `module` with what stands before its name: `outer` and the modules' scopes."""
     scope = f"{outer}{module.scope}." if module.scope else outer
     for part in module.parts():
         if isinstance(part, Module):
-            yield from _declared(part, scope)
+            yield from declared(part, scope)
         else:
             yield scope, part
 
@@ -99,6 +99,9 @@ class _Binding:
 
 
 def _fits(shape: tuple[int, ...], expected: Shape) -> bool:
+    # llama.cpp's converter keeps the single row of what it reads as a vector.
+    if len(shape) == len(expected) + 1 and shape[0] == 1:
+        shape = shape[1:]
     return len(shape) == len(expected) and all(
         wanted in (None, size) for size, wanted in zip(shape, expected, strict=True)
     )

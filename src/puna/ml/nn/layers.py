@@ -22,6 +22,7 @@ class Linear(Module):
         self.bias = _bias(name, (outputs,), bias)
 
     def __call__(self, x: Tensor) -> Tensor:
+        self.weight.tell(x)
         return _plus(self.weight.tensor.mul_mat(x), self.bias)
 
 
@@ -44,6 +45,8 @@ class Projections(Module):
         return tuple(_plus(y, bias) for y, bias in zip(self._products(x), self.biases, strict=True))
 
     def _products(self, x: Tensor) -> list[Tensor]:
+        for weight in self.weights.weights:
+            weight.tell(x)
         if self.weights.fused is None:
             return [weight.tensor.mul_mat(x) for weight in self.weights.weights]
         return self.weights.fused.mul_mat(x).chunk_sections(-1, *self.outputs)
@@ -105,6 +108,7 @@ class Experts(Module):
 
     def __call__(self, x: Tensor, ids: Tensor) -> Tensor:
         """x (tokens, 1 or used, inputs), ids I32 (tokens, used) → F32 (tokens, used, outputs)."""
+        self.weight.tell(x, ids)
         product = self.weight.tensor.mul_mat_id(x, ids)
         if self.bias is None or self.bias.maybe is None:
             return product

@@ -1,11 +1,14 @@
 """Weights: what a layer needs from the model file, declared before the file is read."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from puna.errors import WeightError
 from puna.ml.tensor import Tensor
 
 Shape = tuple[int | None, ...]
+
+Watcher = Callable[[Tensor, Tensor | None], None]
+"""Takes what a weight is to be multiplied with, and, for experts, which of them each token uses."""
 
 
 class Weight:
@@ -18,9 +21,10 @@ class Weight:
         optional: a file may lack it.
         rows: it is a table looked up row by row, see `Backend.get`.
         maybe: the tensor, or None before binding and where the file has none.
+        watcher: told of each product with the weight when a graph is made of it, if there is one.
     """
 
-    __slots__ = ("maybe", "names", "optional", "rows", "shape")
+    __slots__ = ("maybe", "names", "optional", "rows", "shape", "watcher")
 
     def __init__(self, names: str, shape: Shape, *, optional: bool = False, rows: bool = False) -> None:
         """Declares a weight; alternative names are separated by "|"."""
@@ -29,6 +33,7 @@ class Weight:
         self.optional = optional
         self.rows = rows
         self.maybe: Tensor | None = None
+        self.watcher: Watcher | None = None
 
     @property
     def tensor(self) -> Tensor:
@@ -36,6 +41,11 @@ class Weight:
         if self.maybe is None:
             raise WeightError(f"the weight {self.names[0]} is used but was not bound to a file that has it")
         return self.maybe
+
+    def tell(self, x: Tensor, ids: Tensor | None = None) -> None:
+        """Tell the watcher that the weight is to be multiplied with `x`."""
+        if self.watcher is not None:
+            self.watcher(x, ids)
 
 
 class WeightGroup:

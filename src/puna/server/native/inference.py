@@ -15,7 +15,7 @@ from starlette.routing import Route
 from puna.chat.conversation import read_tool_choice
 from puna.chat.events import Content, Thinking, ToolCall
 from puna.errors import InvalidOption, ModelNotFound
-from puna.options import INFERENCE
+from puna.options import INFERENCE, MANAGE
 from puna.sampling.parameters import MAX_TOP_LOGPROBS
 from puna.scheduler.keep_alive import parse_keep_alive
 from puna.server.caller import caller_of
@@ -43,17 +43,16 @@ from puna.server.native.inference_wire import (
     generate_reply,
     in_memory_on_wire,
     logprob_on_wire,
-    measures,
-    message_from_wire,
-    pictures,
 )
 from puna.server.native.names import local_name
 from puna.server.routing import route
 from puna.server.state import AppState
-from puna.services.asked import Asked, ChatRequest, CompletionRequest, EmbedRequest
+from puna.services.asked import Asked, ChatRequest, CompletionRequest, EmbedRequest, only_format
 from puna.services.conversation import Finished
+from puna.services.figures import figures, nanoseconds
 from puna.services.inference import Answer, Logprobs, Prompted, Rendered
 from puna.services.loaded import models_in_memory
+from puna.services.messages import message_of, pictures
 
 T = TypeVar("T", bound=msgspec.Struct)
 Reply: TypeAlias = Callable[..., GenerateReply | ChatReply]
@@ -118,7 +117,7 @@ class _Routes:
             return await self._load(request, body, chat_reply, "chat")
         asked = ChatRequest(
             **common,
-            messages=await asyncio.to_thread(lambda: [message_from_wire(one) for one in body.messages]),
+            messages=await asyncio.to_thread(lambda: [message_of(one) for one in body.messages]),
             tools=body.tools,
             tool_choice=read_tool_choice(body.tool_choice),
         )
@@ -141,13 +140,13 @@ class _Routes:
             return json_response(embedded(body.model, []))
         asked = EmbedRequest(**common, inputs=inputs, truncate=body.truncate, dimensions=body.dimensions)
         made = await while_connected(request.receive, self.state.inference.embed(asked, _not_pulled))
-        figures = {
-            "total_duration": round(made.total_seconds * 1e9),
-            "load_duration": round(made.load_seconds * 1e9),
+        told = {
+            "total_duration": nanoseconds(made.total_seconds),
+            "load_duration": nanoseconds(made.load_seconds),
             "prompt_eval_count": made.tokens,
             "dropped_tokens": made.dropped_tokens,
         }
-        document = embedded(body.model, made.vectors, figures)
+        document = embedded(body.model, made.vectors, told)
         # A thousand vectors take the encoder tens of milliseconds.
         return Response(await asyncio.to_thread(_encode, document), 200, _ignored(made.ignored), JSON)
 
@@ -222,7 +221,9 @@ class _Routes:
         """What a request without a prompt means: that the model be loaded, or unloaded."""
         asked = Asked(**_asked(request, body))
         if asked.keep_alive == 0:
-            await self.state.inference.unload(asked.model)
+            if body.force and not caller_of(request).may_manage:
+                raise Refused(403, f"force needs an API key with the scope {MANAGE!r}")
+            await self.state.inference.unload(asked.model, force=body.force)
             return json_response(reply(body.model, Part(), "unload"))
         await while_connected(request.receive, self.state.inference.load(asked, act))
         return json_response(reply(body.model, Part(), "load"))
@@ -287,7 +288,7 @@ def _add(part: Part, event: Content | Thinking | ToolCall) -> None:
 
 def _last(model: str, part: Part, finished: Finished, reply: Reply) -> GenerateReply | ChatReply:
     context = {"context": list(finished.context)} if finished.context else {}
-    return reply(model, part, finished.reason, **measures(finished), **context)
+    return reply(model, part, finished.reason, **figures(finished), **context)
 
 
 def _debug(body: AnswerBody, rendered: Rendered, reply: Reply) -> Response:
@@ -315,7 +316,7 @@ def _answered(body: AnswerBody) -> dict[str, Any]:
             'think must be a boolean or string ("high", "medium", "low", "max", true, or false)'
         )
     return {
-        "format": body.format,
+        "format": only_format(body.format, body.grammar),
         "think": body.think,
         "truncate": body.truncate,
         "shift": body.shift,

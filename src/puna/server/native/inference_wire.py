@@ -1,7 +1,5 @@
 """What the routes of `puna.server.native.inference` read and write: Ollama's documents."""
 
-import base64
-import binascii
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -10,12 +8,11 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from puna.chat.conversation import Message
 from puna.chat.events import ToolCall
 from puna.engine.events import TokenLogprob
-from puna.errors import InvalidOption
-from puna.services.conversation import Finished
+from puna.services.figures import now_text
 from puna.services.loaded import ModelInMemory
+from puna.services.messages import MessageBody
 
 # As far in the future as Go's clocks reach: how Ollama says for ever.
 _FOR_EVER = (2**63 - 1) / 1e9
@@ -33,10 +30,15 @@ class Body(msgspec.Struct, kw_only=True):
 
 
 class AnswerBody(Body, kw_only=True):
-    """What every request for an answer has. Everything is streamed where `stream` is not false."""
+    """What every request for an answer has. Everything is streamed where `stream` is not false.
+
+    `grammar` is as `Grammar.from_document` reads it. `force` is for requests that unload.
+    """
 
     stream: bool = True
+    force: bool = False
     format: Any = None
+    grammar: dict[str, Any] = {}
     think: Any = None
     truncate: bool = False
     shift: bool = False
@@ -55,33 +57,6 @@ class GenerateBody(AnswerBody, kw_only=True):
     context: list[Any] = []
     raw: bool = False
     images: list[str] = []
-
-
-class FunctionBody(msgspec.Struct, kw_only=True):
-    """A function that was called."""
-
-    index: int = 0
-    name: str = ""
-    arguments: dict[str, Any] = {}
-
-
-class CallBody(msgspec.Struct, kw_only=True):
-    """A call in an earlier answer."""
-
-    id: str = ""
-    function: FunctionBody = msgspec.field(default_factory=FunctionBody)
-
-
-class MessageBody(msgspec.Struct, kw_only=True):
-    """A message of a conversation."""
-
-    role: str = ""
-    content: str = ""
-    thinking: str = ""
-    images: list[str] = []
-    tool_calls: list[CallBody] = []
-    tool_name: str = ""
-    tool_call_id: str = ""
 
 
 class ChatBody(AnswerBody, kw_only=True):
@@ -167,19 +142,6 @@ class DebugOnWire(msgspec.Struct, kw_only=True):
     image_count: int
 
 
-class Measures(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """The figures at an answer's end; durations are nanoseconds."""
-
-    total_duration: int = 0
-    load_duration: int = 0
-    prompt_eval_count: int = 0
-    prompt_eval_duration: int = 0
-    eval_count: int = 0
-    eval_duration: int = 0
-    cached_tokens: int = 0
-    dropped_tokens: int = 0
-
-
 class GenerateReply(msgspec.Struct, kw_only=True, omit_defaults=True):
     """A piece of the answer of /api/generate, or all of it."""
 
@@ -245,7 +207,7 @@ def generate_reply(model: str, part: Part, reason: str = "", **more: Any) -> Gen
     """The part as /api/generate gives it; with a reason it is the last."""
     return GenerateReply(
         model=model,
-        created_at=now(),
+        created_at=now_text(),
         response=part.content,
         thinking=part.thinking,
         done=bool(reason),
@@ -260,7 +222,7 @@ def chat_reply(model: str, part: Part, reason: str = "", **more: Any) -> ChatRep
     """The part as /api/chat gives it; with a reason it is the last."""
     return ChatReply(
         model=model,
-        created_at=now(),
+        created_at=now_text(),
         message=MessageOnWire(
             role="assistant", content=part.content, thinking=part.thinking, tool_calls=part.calls or UNSET
         ),
@@ -269,21 +231,6 @@ def chat_reply(model: str, part: Part, reason: str = "", **more: Any) -> ChatRep
         logprobs=part.logprobs or UNSET,
         **more,
     )
-
-
-def measures(finished: Finished) -> dict[str, int]:
-    """The figures at an answer's end, by their names on the wire."""
-    counts = finished.counts
-    return {
-        "total_duration": _nanoseconds(finished.total_seconds),
-        "load_duration": _nanoseconds(finished.load_seconds),
-        "prompt_eval_count": counts.prompt_tokens,
-        "prompt_eval_duration": _nanoseconds(counts.prompt_seconds),
-        "eval_count": counts.generated_tokens,
-        "eval_duration": _nanoseconds(counts.generation_seconds),
-        "cached_tokens": counts.cached_tokens,
-        "dropped_tokens": finished.dropped_tokens + counts.shifted_tokens,
-    }
 
 
 def call_on_wire(call: ToolCall) -> CallOnWire:
@@ -300,37 +247,6 @@ def logprob_on_wire(token: TokenLogprob) -> LogprobOnWire:
         bytes=list(token.bytes),
         top_logprobs=[logprob_on_wire(other) for other in token.top] if token.top else UNSET,
     )
-
-
-def message_from_wire(message: MessageBody) -> Message:
-    """A message of a conversation. Raises: InvalidOption, for pictures that are no base64."""
-    return Message(
-        role=message.role.lower(),
-        content=message.content,
-        thinking=message.thinking,
-        images=pictures(message.images),
-        tool_calls=tuple(
-            ToolCall(call.function.index, call.function.name, call.function.arguments, call.id or None)
-            for call in message.tool_calls
-        ),
-        tool_name=message.tool_name,
-        tool_call_id=message.tool_call_id,
-    )
-
-
-def pictures(texts: Sequence[str]) -> tuple[bytes, ...]:
-    """The content of image files in base64. Raises: InvalidOption."""
-    return tuple(_picture(index, text) for index, text in enumerate(texts))
-
-
-def _picture(index: int, text: str) -> bytes:
-    try:
-        content = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise InvalidOption(f"invalid image: images[{index}] is not base64") from error
-    if not content:
-        raise InvalidOption(f"invalid image: images[{index}] is empty")
-    return content
 
 
 def in_memory_on_wire(models: Iterable[ModelInMemory]) -> dict[str, Any]:
@@ -363,15 +279,6 @@ def _in(seconds: float) -> str:
     """The local time so many seconds from now."""
     lasting = _FOR_EVER if math.isinf(seconds) else min(seconds, _FOR_EVER)
     return (datetime.now(UTC) + timedelta(seconds=lasting)).astimezone().isoformat()
-
-
-def now() -> str:
-    """The time in UTC, as RFC 3339 writes it."""
-    return datetime.now(UTC).isoformat().removesuffix("+00:00") + "Z"
-
-
-def _nanoseconds(seconds: float) -> int:
-    return round(seconds * 1e9)
 
 
 def embedded(

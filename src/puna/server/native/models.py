@@ -97,6 +97,7 @@ class Create(Named):
     messages: list[StartMessage] = []
     quantize: str = ""
     quantization: str = ""
+    imatrix: dict[str, str] = {}
     renderer: str = ""
     parser: str = ""
     requires: str = ""
@@ -320,6 +321,7 @@ def _create_request(body: Create) -> "CreateRequest":
         parameters=body.parameters,
         messages=tuple(Message(each.role, each.content) for each in body.messages) or None,
         quantize=body.quantize or body.quantization,
+        imatrix=named_files(body.imatrix),
         renderer=body.renderer or None,
         parser=body.parser or None,
         requires=body.requires or None,

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from puna.errors import InvalidOption
 from puna.sampling.grammar import Grammar
 from puna.server.errors import Refused
 from puna.services.asked import Format
@@ -57,18 +58,17 @@ def _schema(described: _Described) -> Format:
 
 
 def _grammar(described: _Described) -> Format:
-    makers = {"gbnf": Grammar.gbnf, "lark": Grammar.lark}
-    syntax = described.values.get("syntax", "gbnf")
-    if syntax not in ("gbnf", "lark"):
-        raise Refused(400, f"{described.param}: 'syntax' must be gbnf or lark", param=described.param)
-    return makers[syntax](described.get("grammar", str))
+    try:
+        return Grammar.from_document(described.values)
+    except InvalidOption as error:
+        raise Refused(400, f"{described.param}: {error}", param=described.param) from error
 
 
 _READERS: Mapping[str, Callable[[_Described], Format]] = {
     "text": lambda described: None,
     "json_object": lambda described: Grammar.any_object(),
     "json_schema": _schema,
-    "regex": lambda described: Grammar.regex(described.get("regex", str)),
+    "regex": _grammar,
     "grammar": _grammar,
-    "choice": lambda described: Grammar.choice(described.get("choice", list)),
+    "choice": _grammar,
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
+from mmap import mmap
 from pathlib import Path
 
 import puna.ggml
@@ -12,7 +13,7 @@ from puna.errors import InvalidOption
 from puna.ggml import access
 from puna.gguf import GGUFFile, Metadata
 from puna.ml.backend import Backend, BackendParams, CacheConfig
-from puna.ml.backends.ggml import loading, placement
+from puna.ml.backends.ggml import loading, pages, placement
 from puna.ml.backends.ggml.context import GGMLContext
 from puna.ml.backends.ggml.devices import accelerators, physical_cores, processor
 from puna.ml.backends.ggml.executor import Devices, Executor, OutOfMemory, Processor
@@ -74,6 +75,7 @@ class GGMLBackend(Backend):
         self._executor = self._new_executor()
         self._weights = Weights(library, file, params, self.cpu.handle, self.layers, self._buffer_types)
         self._buffers: list[int] = []
+        self._toucher = pages.Toucher()
         self._memory = self._empty_memory()
         self._allocated = False
         self._closed = False
@@ -173,7 +175,7 @@ class GGMLBackend(Backend):
 
     def cache_config(self) -> CacheConfig:
         mask = DType.F16 if self.params.flash_attention else DType.F32
-        return CacheConfig(cache_padding=_CELLS_PADDING, mask_dtype=mask)
+        return CacheConfig(cache_padding=_CELLS_PADDING, mask_dtype=mask, copies=self._executor.on_cpu)
 
     def new_context(self) -> GGMLContext:
         return self.new_context_size(self._max_nodes)
@@ -193,19 +195,39 @@ class GGMLBackend(Backend):
             raise InsufficientMemory(self.backend_memory())
         return buffer
 
-    def allocate_storage(self, tensor: int, layer: int) -> int:
-        """A buffer on a layer's device, booked as its cache; returns the buffer."""
+    def allocate_storage(self, tensor: int, layer: int) -> tuple[int, mmap | None]:
+        """A buffer of zeros on a layer's device, booked as its cache.
+
+        Returns:
+            The buffer, and memory that must be kept as long as the buffer.
+        """
         device = self.layers[min(layer, self.blocks)]
         entry = self._device_memory(device).cache[min(layer, self.blocks)]
         size = self._size_of(tensor, device)
         if not self.params.alloc_memory:
             entry.add(size, AllocationStatus.UNALLOCATED)
-            return self._pretend(tensor, self._buffer_types[device])
-        buffer = self._buffer_for(tensor, self._buffer_types[device])
+            return self._pretend(tensor, self._buffer_types[device]), None
+        buffer, memory = self._zeros(tensor, size, device)
         entry.add(size, AllocationStatus.FAILED if buffer is None else AllocationStatus.ALLOCATED)
         if buffer is None:
             raise InsufficientMemory(self.backend_memory())
-        return buffer
+        return buffer, memory
+
+    def _zeros(self, tensor: int, size: int, device: int) -> tuple[int | None, mmap | None]:
+        if device != placement.CPU:
+            buffer = self._buffer_for(tensor, self._buffer_types[device])
+            if buffer is not None:
+                self.library.ggml_backend_buffer_clear(buffer, 0)
+            return buffer, None
+        try:
+            memory = pages.zeroed(size)
+        except OSError:
+            return None, None
+        address = pages.address(memory)
+        buffer = int(self.library.ggml_backend_cpu_buffer_from_ptr(address, size))
+        self.library.ggml_backend_tensor_alloc(buffer, tensor, address)
+        self._toucher.touch(memory)
+        return buffer, memory
 
     def _size_of(self, tensor: int, device: int) -> int:
         return int(self.library.ggml_backend_buft_get_alloc_size(self._buffer_types[device], tensor))
@@ -254,6 +276,7 @@ class GGMLBackend(Backend):
         if self._closed:
             return
         self._closed = True
+        self._toucher.close()
         self._executor.close()
         for buffer in self._buffers:
             self.library.ggml_backend_buffer_free(buffer)

@@ -54,12 +54,12 @@ class GGMLContext(Context):
             library.ggml_set_input(handle)
             graph.adopt(handle, self.backend.allocate_input(handle))
         else:
-            graph.adopt(handle, self.backend.allocate_storage(handle, self._place))
+            graph.adopt(handle, *self.backend.allocate_storage(handle, self._place))
         return tensor
 
     def zeros(self, dtype: DType, *shape: int) -> GGMLTensor:
         tensor = self.empty(dtype, *shape)
-        if self.backend.params.alloc_memory:
+        if self._place == _INPUT and self.backend.params.alloc_memory:
             self.backend.library.ggml_backend_buffer_clear(access.buffer(tensor.handle), 0)
         return tensor
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from mmap import mmap
 from typing import TYPE_CHECKING
 
 from puna.errors import BackendError, InvalidOption
@@ -42,6 +43,7 @@ class Graph:
         self.handle = access.new_context(library, self._room + spare + overhead)
         self.cgraph = 0
         self._buffers: list[int] = []
+        self._memory: list[mmap] = []
         self._own: set[int] = set()
         self._outputs: set[int] = set()
         self._wiring: list[tuple[int, bytes]] = []
@@ -51,9 +53,11 @@ class Graph:
         if self.library.ggml_used_mem(self.handle) >= self._room:
             raise BackendError(f"the graph is full: open its context with more than {self.nodes} nodes")
 
-    def adopt(self, tensor: int, buffer: int) -> None:
-        """Takes over a buffer that was made for one of this graph's tensors."""
+    def adopt(self, tensor: int, buffer: int, memory: mmap | None = None) -> None:
+        """Takes over a buffer that was made for one of this graph's tensors, and the memory it lies in."""
         self._buffers.append(buffer)
+        if memory is not None:
+            self._memory.append(memory)
         self._own.add(tensor)
 
     def owns(self, tensor: int) -> bool:
@@ -102,4 +106,4 @@ class Graph:
         for buffer in self._buffers:
             self.library.ggml_backend_buffer_free(buffer)
         self.library.ggml_free(self.handle)
-        self._buffers, self.handle, self.cgraph = [], 0, 0
+        self._buffers, self._memory, self.handle, self.cgraph = [], [], 0, 0

@@ -13,7 +13,9 @@ import numpy as np
 from puna.ggml.enums import BackendBufferUsage
 from puna.gguf import GGUFFile, TensorInfo
 from puna.gguf.byteorder import swap_bytes
+from puna.linux import prefer_large_pages
 from puna.ml.array import Array
+from puna.ml.backends.ggml import placement
 from puna.ml.backends.ggml.weights import Storage, Weight
 
 if TYPE_CHECKING:
@@ -41,7 +43,10 @@ def allocate(library: Library, weights: Sequence[Weight], buffer_type: int) -> i
     if not buffer:
         return None
     library.ggml_backend_buffer_set_usage(buffer, BackendBufferUsage.WEIGHTS)
-    position = _padded(library.ggml_backend_buffer_get_base(buffer), alignment)
+    base = library.ggml_backend_buffer_get_base(buffer)
+    if weights[0].device == placement.CPU:
+        prefer_large_pages(base, sum(sizes))
+    position = _padded(base, alignment)
     for weight, size in zip(weights, sizes, strict=True):
         library.ggml_backend_tensor_alloc(buffer, weight.handle, position)
         position += size

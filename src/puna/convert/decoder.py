@@ -1,0 +1,301 @@
+"""What the converters of decoders have in common; what each adds is data in its own file."""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from puna.convert.content import Content, Source
+from puna.convert.experts import with_experts
+from puna.convert.float8 import unscaled
+from puna.convert.folder import Fields, ModelFolder, shown
+from puna.convert.generation import sampling, sampling_keys
+from puna.convert.plan import MAX_LAYERS, Plan, Target, matched, readable
+from puna.convert.pooling import pooling
+from puna.convert.rotary import rotary_factors, rotary_keys
+from puna.convert.sources import constant, paired
+from puna.convert.tokenizer import tokenizer_keys
+from puna.errors import FormatError, UnsupportedModel
+
+_QUANTIZATION_VERSION = 2
+
+# What stands before the names of the language model's own tensors.
+_PREFIX = re.compile(r"(?:model\.|language_model\.)+", re.ASCII)
+# What follows from the configuration.
+_DERIVED = (".rotary_emb.inv_freq", ".attention.masked_bias", ".attention.bias")
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """A tensor of a layer.
+
+    Attributes:
+        name: after `blk.N.`.
+        axes: what each axis counts, slowest first, see `Sizes.axes`.
+        optional: the model may lack it.
+        pairs: how many heads' rows are put in pairs for rotation, as an axis; empty where they stay.
+        matrix: it may keep a type of less precision than F32.
+    """
+
+    name: str
+    axes: tuple[str, ...]
+    optional: bool = False
+    pairs: str = ""
+    matrix: bool = True
+
+
+Layer = Mapping[str, Weight]
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Those of a model; the last three are 0 where there are no experts.
+
+    Attributes:
+        vocabulary: rows of the table of tokens.
+        context: the longest text.
+        head: width of one head.
+        shared_width: of the feed-forward network that every token uses beside its experts.
+    """
+
+    vocabulary: int
+    context: int
+    hidden: int
+    feed_forward: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head: int
+    eps: float
+    experts: int = 0
+    expert_width: int = 0
+    shared_width: int = 0
+
+    @property
+    def axes(self) -> dict[str, int]:
+        """Lengths by the names that a `Weight` has for them."""
+        return {
+            "hidden": self.hidden,
+            "feed_forward": self.feed_forward,
+            "heads": self.heads,
+            "kv_heads": self.kv_heads,
+            "head": self.head,
+            "queries": self.heads * self.head,
+            "keys": self.kv_heads * self.head,
+            "experts": self.experts,
+            "expert_width": self.expert_width,
+            "shared_width": self.shared_width,
+            "one": 1,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """What a configuration may leave out, because the architecture's own value is meant."""
+
+    theta: float = 10000.0
+    heads: int | None = None
+    kv_heads: int | None = None
+    head: int | None = None
+    context: int | None = None
+    eps: float | None = None
+    tied: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """Models of one architecture.
+
+    Attributes:
+        architecture: its name in GGUF files.
+        layer: the tensors of a layer, by their names after `layers.N.`.
+        keys: what the file says besides what every decoder's does, without the architecture before it.
+        check: raises UnsupportedModel for a variant that is not implemented.
+        activations: the functions between the two halves of a feed-forward network.
+        norm_offset: added to the weights of norms, which are stored as differences from it.
+        defaults: where the configuration says nothing.
+        head: whether there is a table of outputs, unless it is that of tokens.
+        dropped: beginnings of names of tensors that are left out.
+        prepare: makes the tensors that a layer has of those in the files.
+    """
+
+    architecture: str
+    layer: Layer
+    keys: Callable[[Fields, Sizes], Mapping[str, Any]] = lambda config, sizes: {}
+    check: Callable[[Fields, Sizes], None] = lambda config, sizes: None
+    activations: tuple[str, ...] = ("silu",)
+    norm_offset: float = 0.0
+    defaults: Defaults = field(default_factory=Defaults)
+    head: bool = True
+    dropped: tuple[str, ...] = ()
+    prepare: Callable[[Mapping[str, Source]], Mapping[str, Content]] = with_experts
+
+
+def plan_decoder(family: Family, folder: ModelFolder) -> Plan:
+    """How a model of the family is converted.
+
+    Raises:
+        FormatError: a file is missing, damaged or makes no sense.
+        UnsupportedModel: a variant that is not implemented.
+        WeightError: the weights are not those of the model.
+    """
+    config = text_config(folder)
+    quantization = config.mapping("quantization_config")
+    stored = plainly_named(unscaled(folder.tensors(), quantization))
+    own = {name: source for name, source in stored.items() if not name.startswith(family.dropped)}
+    kept = {name: source for name, source in own.items() if not name.endswith(_DERIVED)}
+    tied = config.flag("tie_word_embeddings", default=family.defaults.tied)
+    if tied:
+        kept.pop("lm_head.weight", None)
+    sizes = read_sizes(config, family, rows=_rows(kept))
+    _check(config, family, sizes)
+    turned = {
+        name: paired(kept[name], heads) for name, heads in _pairs(family, sizes).items() if name in kept
+    }
+    pairs = matched({**family.prepare(kept), **turned}, _targets(family, sizes, tied=tied))
+    factors = rotary_factors(config, sizes.head, family.defaults.theta)
+    if factors:
+        frequencies = Target("rope_freqs.weight", (len(factors),))
+        pairs = [(constant("rope_freqs", factors), frequencies), *pairs]
+    return Plan(
+        _keys(family, config, sizes, folder),
+        pairs,
+        sampling=sampling(folder),
+        left_out=len(stored) - len(own),
+    )
+
+
+def plainly_named(tensors: Mapping[str, Source]) -> dict[str, Source]:
+    """Tensors by their names without what stands before those of the language model.
+
+    Raises:
+        FormatError: two have the same name then.
+    """
+    found: dict[str, Source] = {}
+    for name, tensor in tensors.items():
+        match = _PREFIX.match(name)
+        plain = name[match.end() :] if match else name
+        if plain in found:
+            raise FormatError(f"{tensor.file}: two tensors have the name {readable(plain)}")
+        found[plain] = tensor
+    return found
+
+
+def text_config(folder: ModelFolder) -> Fields:
+    """What `config.json` says of the language model, one part of several perhaps. Raises: FormatError."""
+    config = folder.config()
+    own = config.get("text_config")
+    return Fields(config | own if isinstance(own, dict) else config)
+
+
+def read_sizes(config: Fields, family: Family, *, rows: int | None = None) -> Sizes:
+    """The sizes that a configuration states.
+
+    Args:
+        rows: of the table of tokens, where the configuration does not say.
+
+    Raises:
+        FormatError: one is missing or makes no sense.
+        UnsupportedModel: they do not go together.
+    """
+    usual = family.defaults
+    layers = config.count("num_hidden_layers")
+    if layers > MAX_LAYERS:
+        raise UnsupportedModel(f"config.json: {layers} layers are more than any model has")
+    hidden, heads = config.count("hidden_size"), config.count("num_attention_heads", default=usual.heads)
+    kv_heads = config.count("num_key_value_heads", default=usual.kv_heads or heads)
+    head = config.count("head_dim", default=usual.head or max(1, hidden // heads))
+    if heads % kv_heads or head % 2:
+        raise UnsupportedModel(
+            f"config.json: {heads} heads of queries, {kv_heads} of keys and {head} dimensions of each "
+            "do not go together"
+        )
+    experts = config.count("num_local_experts", "num_experts", default=0, least=0)
+    wide = config.count("intermediate_size")
+    return Sizes(
+        vocabulary=config.count("vocab_size", default=rows),
+        context=config.count("max_position_embeddings", default=usual.context),
+        hidden=hidden,
+        feed_forward=wide,
+        layers=layers,
+        heads=heads,
+        kv_heads=kv_heads,
+        head=head,
+        eps=config.number("rms_norm_eps", default=usual.eps),
+        experts=experts,
+        expert_width=config.count("moe_intermediate_size", default=wide) if experts else 0,
+        shared_width=config.count("shared_expert_intermediate_size", default=wide) if experts else 0,
+    )
+
+
+def _rows(tensors: Mapping[str, Source]) -> int | None:
+    table = tensors.get("embed_tokens.weight")
+    return table.shape[0] if table is not None and len(table.shape) == 2 else None
+
+
+def _check(config: Fields, family: Family, sizes: Sizes) -> None:
+    activation = config.text("hidden_activation", "hidden_act", default=family.activations[0])
+    if activation not in family.activations:
+        raise UnsupportedModel(
+            f"config.json: hidden_act {shown(activation)} is not supported, only {family.activations[0]}"
+        )
+    family.check(config, sizes)
+
+
+def _pairs(family: Family, sizes: Sizes) -> dict[str, int]:
+    """How many heads' rows are put in pairs, by the names of tensors."""
+    return {
+        f"layers.{index}.{source}": sizes.axes[weight.pairs]
+        for index in range(sizes.layers)
+        for source, weight in family.layer.items()
+        if weight.pairs
+    }
+
+
+def _targets(family: Family, sizes: Sizes, *, tied: bool) -> dict[str, Target]:
+    table = (sizes.vocabulary, sizes.hidden)
+    targets = {
+        "embed_tokens.weight": Target("token_embd.weight", table, matrix=True),
+        "norm.weight": Target("output_norm.weight", (sizes.hidden,), offset=family.norm_offset),
+        "lm_head.weight": Target("output.weight", table, matrix=True, optional=tied or not family.head),
+    }
+    axes = sizes.axes
+    for index in range(sizes.layers):
+        for source, weight in family.layer.items():
+            shape = tuple(axes[axis] for axis in weight.axes)
+            targets[f"layers.{index}.{source}"] = Target(
+                f"blk.{index}.{weight.name}",
+                shape,
+                matrix=weight.matrix and len(shape) > 1 and weight.name.endswith(".weight"),
+                optional=weight.optional,
+                offset=family.norm_offset if weight.name.endswith("norm.weight") else 0.0,
+            )
+    return targets
+
+
+def _keys(family: Family, config: Fields, sizes: Sizes, folder: ModelFolder) -> dict[str, Any]:
+    used = config.count("num_experts_per_tok", "top_k_experts", default=0, least=0)
+    own = {
+        "context_length": sizes.context,
+        "embedding_length": sizes.hidden,
+        "feed_forward_length": sizes.feed_forward,
+        "block_count": sizes.layers,
+        "attention.head_count": sizes.heads,
+        "attention.head_count_kv": sizes.kv_heads,
+        "attention.key_length": sizes.head,
+        "attention.value_length": sizes.head,
+        "attention.layer_norm_rms_epsilon": sizes.eps,
+        **({"expert_count": sizes.experts, "expert_used_count": used} if sizes.experts else {}),
+        **rotary_keys(config, sizes.context, family.defaults.theta),
+        **family.keys(config, sizes),
+    }
+    if folder.pooling():
+        own["pooling_type"] = int(pooling(folder))
+    return {
+        "general.architecture": family.architecture,
+        "general.type": "model",
+        "general.quantization_version": _QUANTIZATION_VERSION,
+        **sampling_keys(folder),
+        **{f"{family.architecture}.{key}": value for key, value in own.items()},
+        **tokenizer_keys(folder, sizes.vocabulary),
+    }

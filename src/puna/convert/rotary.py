@@ -1,0 +1,111 @@
+"""Rotary position embeddings, as configurations describe them, and what GGUF files say of them.
+
+Old configurations have `rope_theta` and `rope_scaling`; new ones have `rope_parameters`, for each kind of
+layer where kinds differ.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from puna.convert.folder import Fields, shown
+from puna.errors import UnsupportedModel
+
+_OPTIONAL = {
+    "rope.scaling.yarn_ext_factor": ("extrapolation_factor",),
+    "rope.scaling.yarn_attn_factor": ("attention_factor", "attn_factor"),
+    "rope.scaling.yarn_beta_fast": ("beta_fast",),
+    "rope.scaling.yarn_beta_slow": ("beta_slow",),
+}
+
+
+def rotary_keys(config: Fields, context: int, theta: float) -> dict[str, Any]:
+    """The keys, without the architecture before them.
+
+    Args:
+        context: the longest text.
+        theta: the base where the configuration names none.
+
+    Raises:
+        FormatError: a value makes no sense.
+        UnsupportedModel: another kind of embedding.
+    """
+    rope = global_rope(config)
+    keys: dict[str, Any] = {"rope.freq_base": _theta(config, rope, theta)}
+    if rope.number("partial_rotary_factor", default=1.0) != 1 or "mrope_section" in rope.values:
+        raise UnsupportedModel(f"{rope.source}: rotation of only a part of each head is not supported")
+    kind = _kind(rope)
+    if kind in ("linear", "yarn"):
+        keys |= {"rope.scaling.type": kind, "rope.scaling.factor": rope.number("factor")}
+    if kind == "yarn":
+        original = rope.count("original_max_position_embeddings", default=context)
+        keys["rope.scaling.original_context_length"] = original
+        keys |= {
+            key: rope.number(*names)
+            for key, names in _OPTIONAL.items()
+            if any(rope.values.get(name) is not None for name in names)
+        }
+    return keys
+
+
+def rotary_factors(config: Fields, head: int, theta: float) -> list[float]:
+    """What each frequency is divided by in Llama 3.1: nothing where it is fast, all where it is slow.
+
+    Empty for other kinds of scaling. Source: Llama Team, arXiv:2407.21783, and the configurations' `llama3`.
+
+    Raises:
+        FormatError: a value makes no sense.
+    """
+    rope = global_rope(config)
+    if _kind(rope) != "llama3":
+        return []
+    base, factor = _theta(config, rope, theta), rope.number("factor", default=8.0)
+    context = rope.count("original_max_position_embeddings", default=8192)
+    low, high = rope.number("low_freq_factor", default=1.0), rope.number("high_freq_factor", default=4.0)
+    return [_factor(base ** (-2 * pair / head), factor, context, low, high) for pair in range(head // 2)]
+
+
+def _factor(frequency: float, factor: float, context: int, low: float, high: float) -> float:
+    turns = context * frequency / (2 * math.pi)
+    if turns > high:
+        return 1.0
+    if turns < low or high == low:
+        return factor
+    smooth = (turns - low) / (high - low)
+    return 1 / ((1 - smooth) / factor + smooth)
+
+
+def global_rope(config: Fields) -> Fields:
+    """The embedding of layers that see everything."""
+    return _of_kind(config, "full_attention")
+
+
+def local_theta(config: Fields) -> float | None:
+    """The base of layers that have a window, if the configuration names one. Raises: FormatError."""
+    if _kinds(config):
+        return _of_kind(config, "sliding_attention").number("rope_theta")
+    named = config.values.get("rope_local_base_freq") is not None
+    return config.number("rope_local_base_freq") if named else None
+
+
+def _kinds(config: Fields) -> bool:
+    return "full_attention" in config.mapping("rope_parameters")
+
+
+def _of_kind(config: Fields, kind: str) -> Fields:
+    values: Mapping[str, Any] = config.mapping("rope_parameters") or config.mapping("rope_scaling")
+    if _kinds(config):
+        values = Fields(dict(values), "config.json, rope_parameters").mapping(kind)
+    return Fields(dict(values), "config.json, rope_parameters")
+
+
+def _theta(config: Fields, rope: Fields, default: float) -> float:
+    return rope.number("rope_theta", default=config.number("rope_theta", default=default))
+
+
+def _kind(rope: Fields) -> str:
+    """None, linear, YaRN or Llama 3's; a dynamic one changes nothing within the longest text."""
+    kind = rope.text("rope_type", "type", default="default").lower()
+    if kind not in ("default", "dynamic", "linear", "yarn", "llama3"):
+        raise UnsupportedModel(f"{rope.source}: rotary embeddings scaled by {shown(kind)} are not supported")
+    return kind

@@ -1,0 +1,276 @@
+"""Tiny random models of every architecture, converted here and by llama.cpp: the files say the same."""
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tests.convert.hf_tokenizers import byte_level, sentencepieces
+from tests.convert.llama_cpp import Task, convert_all
+from tests.models import hf_models
+from tests.models.driver import evaluate, opened
+
+from puna.convert.convert import convert
+from puna.gguf import GGUFFile, ValueType
+
+pytestmark = [
+    pytest.mark.transformers,
+    # Of the libraries that the programs use; what is tested is no part of them.
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
+
+SIZE = 400
+_GEMMA_ADDED = {
+    "3": {"content": "<pad>", "special": True},
+    "390": {"content": "<start_of_turn>", "special": True},
+    "391": {"content": "▁▁▁", "special": False},
+    "392": {"content": "<unused0>", "special": False},
+}
+# As `sentencepieces` numbers them.
+_IDS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 3}
+_LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 10000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+_YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 64}
+
+
+def _json(folder: Path) -> None:
+    byte_level(folder, SIZE)
+
+
+def _pieces(folder: Path) -> None:
+    sentencepieces(folder, prefix=True)
+
+
+def _gemma(folder: Path) -> None:
+    sentencepieces(folder, prefix=False, added=_GEMMA_ADDED)
+
+
+def _pooled(folder: Path) -> None:
+    """The state of the last token as a vector of the text."""
+    _json(folder)
+    (folder / "modules.json").write_text(
+        json.dumps([{"type": "sentence_transformers.models.Pooling", "path": "1_Pooling"}])
+    )
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_lasttoken": True}))
+
+
+def _blocks(folder: Path) -> None:
+    """Experts' matrices as blocks of four-bit numbers, as published."""
+    _json(folder)
+    random = torch.Generator().manual_seed(1)
+
+    def changed(name: str, tensor: Any) -> dict[str, Any]:
+        if not name.endswith(("gate_up_proj", "down_proj")):
+            return {name: tensor}
+        experts, columns, rows = tensor.shape
+        shape = (experts, rows, columns // 32)
+        return {
+            f"{name}_blocks": torch.randint(0, 256, (*shape, 16), generator=random).byte(),
+            f"{name}_scales": torch.randint(110, 124, shape, generator=random).byte(),
+        }
+
+    _rewrite(folder, changed, {"quant_method": "mxfp4"})
+
+
+def _eight_bits(folder: Path) -> None:
+    """Layers' matrices with a scale for each block."""
+    _json(folder)
+    random = torch.Generator().manual_seed(2)
+
+    def changed(name: str, tensor: Any) -> dict[str, Any]:
+        if not name.endswith("proj.weight"):
+            return {name: tensor}
+        scales = [-(-size // block) for size, block in zip(tensor.shape, (24, 16), strict=True)]
+        return {
+            name: tensor.to(torch.float8_e4m3fn),
+            f"{name}_scale_inv": torch.rand(scales, generator=random) + 0.5,
+        }
+
+    _rewrite(folder, changed, {"quant_method": "fp8", "weight_block_size": [24, 16]})
+
+
+def _rewrite(
+    folder: Path, change: Callable[[str, Any], dict[str, Any]], quantization: dict[str, Any]
+) -> None:
+    """Other tensors in the folder, and how they are quantized in its configuration."""
+    stored = load_file(folder / "model.safetensors")
+    changed = [change(name, tensor) for name, tensor in stored.items()]
+    save_file({name: t for made in changed for name, t in made.items()}, folder / "model.safetensors")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": quantization}))
+
+
+Model = Callable[[], Any]
+CASES: dict[str, tuple[Model, Callable[[Path], None]]] = {
+    "llama": (lambda: hf_models.llama(1, vocab_size=SIZE), _json),
+    "llama, pieces": (lambda: hf_models.llama(2, vocab_size=SIZE, **_IDS), _pieces),
+    "llama, biases, tied": (
+        lambda: hf_models.llama(3, vocab_size=SIZE, attention_bias=True, tie_word_embeddings=True),
+        _json,
+    ),
+    "llama 3, scaled": (lambda: hf_models.llama(4, vocab_size=SIZE, rope_parameters=_LLAMA3), _json),
+    "mixtral": (lambda: hf_models.mixtral(5, vocab_size=SIZE, **_IDS), _pieces),
+    "qwen2": (lambda: hf_models.qwen("qwen2", 6, vocab_size=SIZE), _json),
+    "qwen2, vectors": (lambda: hf_models.qwen("qwen2", 19, vocab_size=SIZE).model, _pooled),
+    "qwen2moe": (lambda: hf_models.qwen("qwen2moe", 7, vocab_size=SIZE), _json),
+    "qwen3": (lambda: hf_models.qwen("qwen3", 8, vocab_size=SIZE, rope_parameters=_YARN), _json),
+    "qwen3moe": (lambda: hf_models.qwen("qwen3moe", 9, vocab_size=SIZE, norm_topk_prob=True), _json),
+    "gemma2": (lambda: hf_models.gemma2(10, vocab_size=SIZE, **_IDS), _gemma),
+    "gemma3": (
+        lambda: hf_models.gemma3(11, vocab_size=SIZE, num_hidden_layers=7, sliding_window_pattern=6, **_IDS),
+        _gemma,
+    ),
+    "gemma3, with pictures": (lambda: hf_models.gemma3_with_pictures(16, vocab_size=SIZE, **_IDS), _gemma),
+    "granite": (lambda: hf_models.granite(12, vocab_size=SIZE, logits_scaling=4.0), _json),
+    "olmo2": (lambda: hf_models.olmo("Olmo2", 13, vocab_size=SIZE), _json),
+    "olmo3": (lambda: hf_models.olmo("Olmo3", 14, vocab_size=SIZE), _json),
+    "gpt-oss": (lambda: hf_models.gpt_oss(15, vocab_size=SIZE), _json),
+    "gpt-oss, blocks": (lambda: hf_models.gpt_oss(17, vocab_size=SIZE), _blocks),
+    "llama, eight bits": (lambda: hf_models.llama(18, vocab_size=SIZE), _eight_bits),
+}
+
+# What only llama.cpp writes: what it makes of the folder's name, and of the number of weights; and whether a
+# separator is put between two texts, which nothing asks of a decoder.
+THEIRS_ONLY = {
+    *("general.name", "general.size_label", "general.basename", "general.version"),
+    "tokenizer.ggml.add_sep_token",
+}
+
+# What only is written here, with the reason.
+OURS_ONLY = {
+    # llama.cpp writes it where the configuration does; everywhere it follows from the sizes.
+    "attention.key_length",
+    "attention.value_length",
+    # It always is 10000 in what was published, and readers take it for granted.
+    "gemma2.rope.freq_base",
+    # tokenizer.model says so; llama.cpp writes it for other families only.
+    "tokenizer.ggml.add_space_prefix",
+    # tokenizer.model names it by its text; llama.cpp looks for texts in tokenizer.json only.
+    "tokenizer.ggml.unknown_token_id",
+}
+
+
+def _name(case: str) -> str:
+    return case.replace(", ", "-").replace(" ", "-")
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with each case as a folder, and as `ours` and `theirs`."""
+    root = tmp_path_factory.mktemp("against")
+    tasks = []
+    for case, (model, tokenizer) in CASES.items():
+        folder = root / _name(case)
+        model().bfloat16().save_pretrained(folder)
+        tokenizer(folder)
+        convert(folder, root / f"{_name(case)}.ours", lambda progress: None)
+        tasks.append(Task(folder, root / f"{_name(case)}.theirs", "llama-bpe"))
+    convert_all(tasks)
+    return root
+
+
+def contents(file: GGUFFile) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
+    data = file.path.read_bytes()
+    return {
+        name: (found.type.name, found.shape, data[found.offset : found.offset + found.nbytes])
+        for name, found in file.tensors.items()
+    }
+
+
+def types(file: GGUFFile) -> Mapping[str, tuple[ValueType, ValueType]]:
+    return {key: (entry.type, entry.element) for key in file.metadata if (entry := file.metadata.entry(key))}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_files_say_the_same(converted: Path, case: str) -> None:
+    path = converted / _name(case)
+    with (
+        GGUFFile.open(path.with_suffix(".ours")) as ours,
+        GGUFFile.open(path.with_suffix(".theirs")) as theirs,
+    ):
+        assert contents(ours) == contents(theirs)
+        mine, other = dict(ours.metadata), dict(theirs.metadata)
+        assert other.keys() - mine.keys() <= THEIRS_ONLY
+        more = mine.keys() - other.keys()
+        assert {key for key in more if not {key, key.split(".", 1)[1]} & OURS_ONLY} == set()
+        shared = mine.keys() & other.keys()
+        assert {key: mine[key] for key in shared} == {key: other[key] for key in shared}
+        kinds, other_kinds = types(ours), types(theirs)
+        assert {key: kinds[key] for key in shared} == {key: other_kinds[key] for key in shared}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_their_files_give_the_same_logits(converted: Path, case: str) -> None:
+    tokens = [token % SIZE for token in hf_models.random_tokens(3, 20)]
+    path = converted / _name(case)
+    found = []
+    for kind in ("ours", "theirs"):
+        with opened(path.with_suffix(f".{kind}"), "ggml") as evaluator:
+            found.append(evaluate(evaluator, tokens, chunk=20))
+    assert np.array_equal(found[0], found[1])
+
+
+def test_a_real_tokenizer(smollm2_path: Path, converted: Path, tmp_path: Path) -> None:
+    """SmolLM2's, written out from its GGUF file: llama.cpp finds its pre-tokenizer out by itself."""
+    with GGUFFile.open(smollm2_path) as file:
+        texts = [text.decode() for text in file.metadata.strings_bytes("tokenizer.ggml.tokens")]
+        kinds = [*file.metadata.array("tokenizer.ggml.token_type")]
+        merges = [text.decode() for text in file.metadata.strings_bytes("tokenizer.ggml.merges")]
+    special = [id for id, kind in enumerate(kinds) if kind != 1]
+    document = {
+        "version": "1.0",
+        "added_tokens": [
+            {
+                "id": id,
+                "content": texts[id],
+                "special": True,
+                **dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False),
+            }
+            for id in special
+        ],
+        "normalizer": None,
+        "pre_tokenizer": {
+            "type": "Sequence",
+            "pretokenizers": [
+                {"type": "Digits", "individual_digits": True},
+                {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
+            ],
+        },
+        "post_processor": None,
+        "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
+        "model": {
+            "type": "BPE",
+            "vocab": {text: id for id, text in enumerate(texts)},
+            "merges": merges,
+            **dict.fromkeys(("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix")),
+            **dict.fromkeys(("fuse_unk", "byte_fallback", "ignore_merges"), False),
+        },
+    }
+    folder = tmp_path / "folder"
+    hf_models.llama(1, vocab_size=len(texts), hidden_size=8, num_hidden_layers=1).save_pretrained(folder)
+    (folder / "tokenizer.json").write_text(json.dumps(document))
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": "<|im_end|>",
+        "bos_token": "<|im_start|>",
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    convert(folder, tmp_path / "ours", lambda progress: None)
+    convert_all([Task(folder, tmp_path / "theirs")])
+    with GGUFFile.open(tmp_path / "ours") as ours, GGUFFile.open(tmp_path / "theirs") as theirs:
+        keys = [key for key in theirs.metadata if key.startswith("tokenizer.")]
+        assert {key: ours.metadata[key] for key in keys} == {key: theirs.metadata[key] for key in keys}
+        assert ours.metadata["tokenizer.ggml.pre"] == "smollm"
+    shutil.rmtree(folder)
