@@ -104,6 +104,14 @@ def test_a_length_that_cannot_be(tmp_path: Path, content: bytes, message: str) -
     assert message in str(caught.value)
 
 
+def test_a_name_that_is_twice_among_very_many_is_found(tmp_path: Path) -> None:
+    """Comparing each name with every other would take minutes."""
+    header = ",".join(f'"{number % 199_999}": 1' for number in range(199_999, 1, -1))
+    path = written(tmp_path / "model.safetensors", f'{{{header}, "7": 1}}'.encode(), b"")
+    with pytest.raises(FormatError, match="'7' is there twice"):
+        read_tensors(path)
+
+
 def test_a_header_that_is_too_long_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     with path.open("wb") as file:

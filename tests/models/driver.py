@@ -36,6 +36,7 @@ def opened(
     with new_backend(path, params or BackendParams(num_threads=1), name=backend) as opened_backend:
         model = build_model(opened_backend)
         opened_backend.load()
+        model.context = capacity
         cache = model.cache()
         cache.init(opened_backend, dtype, sequences, capacity, max_batch)
         evaluator = Evaluator(opened_backend, model, cache)

@@ -89,6 +89,100 @@ def gpt_oss(seed: int, **changes: Any) -> Any:
     return randomised(transformers.GptOssForCausalLM(config), seed, 1.0, 0.5)
 
 
+def phi3(seed: int, **changes: Any) -> Any:
+    """A Phi3ForCausalLM; `changes` are keys of its config."""
+    config = transformers.Phi3Config(**_SIZES | changes)
+    return randomised(transformers.Phi3ForCausalLM(config), seed, 1.5, 1.0)
+
+
+def mistral(kind: str, seed: int, **changes: Any) -> Any:
+    """A MistralForCausalLM or Ministral3ForCausalLM; `changes` are keys of its config."""
+    own = {"sliding_window": None, "head_dim": 24}
+    config = getattr(transformers, f"{kind}Config")(**_SIZES | own | changes)
+    return randomised(getattr(transformers, f"{kind}ForCausalLM")(config), seed, 1.5, 1.0)
+
+
+def cohere(kind: str, seed: int, **changes: Any) -> Any:
+    """A CohereForCausalLM or Cohere2ForCausalLM; `changes` are keys of its config."""
+    config = getattr(transformers, f"{kind}Config")(**_SIZES | changes)
+    return randomised(getattr(transformers, f"{kind}ForCausalLM")(config), seed, 1.5, 4.0)
+
+
+def glm4(seed: int, **changes: Any) -> Any:
+    """A Glm4ForCausalLM; `changes` are keys of its config."""
+    config = transformers.Glm4Config(**_SIZES | {"head_dim": 24} | changes)
+    return randomised(transformers.Glm4ForCausalLM(config), seed, 1.5, 1.0)
+
+
+def starcoder2(seed: int, **changes: Any) -> Any:
+    """A Starcoder2ForCausalLM with logits of about 1, see `gemma3`; `changes` are keys of its config."""
+    config = transformers.Starcoder2Config(**_SIZES | changes)
+    return randomised(transformers.Starcoder2ForCausalLM(config), seed, 1.5, 0.25)
+
+
+def deepseek(kind: str, seed: int, **changes: Any) -> Any:
+    """A DeepseekV2ForCausalLM or DeepseekV3ForCausalLM; `changes` are keys of its config."""
+    own = {
+        "num_key_value_heads": 4,
+        "kv_lora_rank": 24,
+        "q_lora_rank": 20,
+        "qk_nope_head_dim": 16,
+        "qk_rope_head_dim": 8,
+        "v_head_dim": 12,
+        "n_routed_experts": 8,
+        "n_shared_experts": 2,
+        "num_experts_per_tok": 3,
+        "moe_intermediate_size": 40,
+        "n_group": 1,
+        "topk_group": 1,
+        "first_k_dense_replace": 1,
+        "routed_scaling_factor": 1.5,
+        "num_hidden_layers": 3,
+    }
+    config = getattr(transformers, f"Deepseek{kind}Config")(**_SIZES | own | changes)
+    model = randomised(getattr(transformers, f"Deepseek{kind}ForCausalLM")(config), seed, 1.5, 1.0)
+    for name, buffer in model.named_buffers():
+        if name.endswith("e_score_correction_bias"):
+            buffer.copy_(0.3 * torch.randn_like(buffer))
+    return model
+
+
+def llama4(seed: int, **changes: Any) -> Any:
+    """A Llama4ForCausalLM of five layers with chunks of 12 tokens; `changes` are keys of its config."""
+    own = {
+        "intermediate_size": 40,
+        "intermediate_size_mlp": 96,
+        "num_hidden_layers": 5,
+        "head_dim": 24,
+        "num_local_experts": 6,
+        "attention_chunk_size": 12,
+        "floor_scale": 8,
+        "attn_scale": 0.3,
+    }
+    config = transformers.Llama4TextConfig(**_SIZES | own | changes)
+    return randomised(transformers.Llama4ForCausalLM(config), seed, 1.5, 1.0)
+
+
+def gemma3n(seed: int, **changes: Any) -> Any:
+    """A Gemma3nForCausalLM of four layers, the last two without keys; `changes` are keys of its config.
+
+    Logits are below 1, see `gemma3`; four layers with two tables each move them more.
+    """
+    own = {
+        "num_hidden_layers": 4,
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
+        "num_kv_shared_layers": 2,
+        "sliding_window": 12,
+        "head_dim": 24,
+        "laurel_rank": 8,
+        "vocab_size_per_layer_input": _SIZES["vocab_size"],
+        "hidden_size_per_layer_input": 16,
+        "activation_sparsity_pattern": [0.6, 0.6, 0.0, 0.0],
+    }
+    config = transformers.Gemma3nTextConfig(**_SIZES | own | changes)
+    return randomised(transformers.Gemma3nForCausalLM(config), seed, 1.0, 0.15)
+
+
 def gemma3(seed: int, **changes: Any) -> Any:
     """A Gemma3ForCausalLM of four layers, of which the third is global; `changes` are keys of its config.
 

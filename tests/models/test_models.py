@@ -12,7 +12,19 @@ from puna.errors import GGUFError, UnsupportedModel, WeightError
 from puna.gguf import Metadata, metadata_of
 from puna.kvcache import Causal, Composed
 from puna.ml import BackendParams, RopeParameters, RopeType, new_backend
-from puna.models import Decoder, Encoder, Model, architectures, build_model, gemma3, hyper, llama
+from puna.models import (
+    Decoder,
+    Encoder,
+    Model,
+    architectures,
+    build_model,
+    deepseek2,
+    gemma3,
+    gemma3n,
+    hyper,
+    llama,
+    mistral3,
+)
 from puna.models.registry import model_class
 
 SIZES: dict[str, Any] = {
@@ -27,6 +39,8 @@ SIZES: dict[str, Any] = {
 
 # A variant lies in its parent's file.
 _PARENTS = {
+    "cohere2": "cohere",
+    "command-r": "cohere",
     "gpt-oss": "gptoss",
     "nomic-bert": "bert",
     "olmo3": "olmo2",
@@ -34,6 +48,12 @@ _PARENTS = {
     "qwen3moe": "qwen3",
 }
 
+GROUPS = {
+    "expert_count": 8,
+    "expert_used_count": 2,
+    "expert_group_count": 2,
+    "expert_group_used_count": 1,
+}
 EXPERTS = {"expert_count": 4, "expert_used_count": 2}
 
 
@@ -68,8 +88,13 @@ def _built(path: Path, tensors: State, changes: dict[str, Any] | None = None) ->
 
 @pytest.mark.parametrize("architecture", architectures())
 def test_every_architecture_has_a_model(architecture: str) -> None:
-    experts = EXPERTS if architecture.endswith(("moe", "oss")) else {}
-    metadata = _metadata(architecture, {"attention.layer_norm_epsilon": 1e-5} | experts)
+    experts = EXPERTS if architecture.endswith(("moe", "oss", "llama4")) else {}
+    changes = {"attention.layer_norm_epsilon": 1e-5, "attention.sliding_window": 4}
+    if architecture == "deepseek2":
+        changes |= {"attention.kv_lora_rank": 6, "rope.dimension_count": 2}
+    if architecture == "gemma3n":
+        changes["embedding_length_per_layer_input"] = 4
+    metadata = _metadata(architecture, changes | experts)
     model = model_class(architecture)(metadata)
     assert isinstance(model, Decoder | Encoder)
     assert model_class(architecture).__module__ == f"puna.models.{_PARENTS.get(architecture, architecture)}"
@@ -129,6 +154,9 @@ def test_a_missing_key_is_named(key: str) -> None:
         ({"block_count": 2**31}, "2147483648 layers are more than any model has"),
         ({"expert_count": 2}, "'llama.expert_used_count' is missing"),
         ({"expert_count": 2, "expert_used_count": 3}, "3 of 2 experts"),
+        (GROUPS | {"expert_group_count": 3}, "2 of 8 experts in 1 of 3 groups"),
+        (GROUPS | {"expert_group_count": 8}, "2 of 8 experts in 1 of 8 groups"),
+        (GROUPS | {"expert_used_count": 5}, "5 of 8 experts in 1 of 2 groups"),
         ({"rope.dimension_count": 6}, "6 of 4 dimensions"),
         ({"rope.dimension_count": 3}, "3 of 4 dimensions"),
         ({"rope.freq_base": 0.0}, "frequency base 0.0"),
@@ -140,6 +168,49 @@ def test_a_missing_key_is_named(key: str) -> None:
 def test_sizes_that_make_no_sense(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(GGUFError, match=message):
         llama.Llama(_metadata("llama", changes))
+
+
+def test_keys_of_deepseek_that_are_all_rotated() -> None:
+    changes = {"attention.kv_lora_rank": 6, "rope.dimension_count": 4}
+    with pytest.raises(GGUFError, match="keys of width 4 cannot have 4 rotated elements"):
+        deepseek2.DeepSeek2(_metadata("deepseek2", changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"altup.num_inputs": 1}, "of 1 streams, number 0 cannot be computed"),
+        ({"altup.active_idx": 4}, "of 4 streams, number 4 cannot be computed"),
+        ({"attention.shared_kv_layers": 2}, "0 layers cannot have the keys of all 2"),
+        ({"attention.shared_kv_layers": 3}, "-1 layers cannot have the keys of all 2"),
+        (
+            {"attention.shared_kv_layers": 1, "attention.sliding_window_pattern": [True, False]},
+            "1 layers cannot have the keys of all 2",
+        ),
+        ({"activation_sparsity_scale": [1.0]}, "activation_sparsity_scale makes no sense for 2 layers"),
+        ({"activation_sparsity_scale": [1.0, math.nan]}, "activation_sparsity_scale makes no sense"),
+    ],
+)
+def test_gemma3n_sizes_that_make_no_sense(changes: dict[str, Any], message: str) -> None:
+    own = {"block_count": 2, "embedding_length_per_layer_input": 4, "attention.sliding_window": 4}
+    with pytest.raises(GGUFError, match=message):
+        gemma3n.Gemma3n(_metadata("gemma3n", own | changes))
+
+
+def test_a_width_for_each_layer() -> None:
+    alike = _metadata("llama", {"block_count": 2, "feed_forward_length": [12, 12]})
+    assert hyper.transformer(alike).feed_forward == 12
+    for widths in ([12, 16], [0, 0]):
+        metadata = _metadata("llama", {"block_count": 2, "feed_forward_length": widths})
+        with pytest.raises(UnsupportedModel, match="layers of different widths"):
+            hyper.transformer(metadata)
+
+
+@pytest.mark.parametrize("scale", [-0.5, math.inf, math.nan])
+def test_temperatures_that_make_no_sense(scale: float) -> None:
+    changes = {"attention.temperature_scale": scale}
+    with pytest.raises(GGUFError, match="queries cannot grow by"):
+        mistral3.Mistral3(_metadata("mistral3", changes))
 
 
 @pytest.mark.parametrize(

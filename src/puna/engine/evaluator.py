@@ -113,6 +113,7 @@ class _Traced:
     positions: Array
     outputs: Array
     segments: Array
+    temperatures: Array
     history: History
     result: Tensor
     features: Array | None
@@ -187,6 +188,9 @@ class Evaluator:
         traced.write(batch)
         if pictures is not None:
             self.cache.look_ahead(pictures.horizons)
+        temperatures = self.model.temperatures(batch.positions)
+        if temperatures is not None:
+            traced.temperatures[:] = temperatures
         self.cache.fill(traced.history)
         traced.context.compute(traced.result)
         return traced.result.array()[:wanted]
@@ -228,14 +232,15 @@ class Evaluator:
             ids, positions, rows = step.tokens.array(), step.positions.array(), step.outputs.array()
             # A batch that wants no logits leaves this as it is, and it must make sense.
             rows[:] = 0
-            segments = step.segments.array()
+            segments, temperatures = step.segments.array(), step.temperatures.array().reshape(-1)
         except BaseException:
             context.close()
             raise
         replaced = step.features.array() if step.features else None
         sources = step.sources.array() if step.sources else None
-        traced = _Traced(context, ids, positions, rows, segments, step.history, result, replaced, sources)
-        self._traced[key] = traced
+        self._traced[key] = traced = _Traced(
+            context, ids, positions, rows, segments, temperatures, step.history, result, replaced, sources
+        )
         return traced
 
     def _trace(
@@ -251,9 +256,10 @@ class Evaluator:
         positions = inputs.empty(DType.I32, tokens)
         rows = inputs.empty(DType.I32, outputs)
         segments = inputs.empty(DType.I32, tokens)
+        temperatures = inputs.empty(DType.F32, tokens, 1, 1)
         seen = self.cache.trace(context, tokens, history)
-        step = Step(ids, positions, rows, seen, segments)
+        step = Step(ids, positions, rows, seen, segments, temperatures)
         if features is not None:
             replaced = inputs.empty(DType.F32, *features), inputs.empty(DType.I32, tokens)
-            step = Step(ids, positions, rows, seen, segments, *replaced)
+            step = Step(ids, positions, rows, seen, segments, temperatures, *replaced)
         return step, self.compute(step)

@@ -505,7 +505,7 @@ def unreserved_evaluator(
     compute: Callable[[Step], Tensor] | None = None,
 ) -> Evaluator:
     """An evaluator whose memory is taken when it is first used. Raises: InvalidOption, as `new_evaluator`."""
-    num_ctx = context_length(backend.config(), options)
+    model.context = num_ctx = context_length(backend.config(), options)
     evaluator = Evaluator(backend, model, model.cache(), compute=compute)
     kind = DType[(options.kv_cache_type or DEFAULT_CACHE_TYPE).upper()]
     parallel = options.num_parallel or DEFAULT_PARALLEL

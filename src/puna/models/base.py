@@ -3,7 +3,9 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from puna.errors import UnsupportedModel
 from puna.gguf import Metadata
@@ -23,6 +25,7 @@ class Step:
         outputs: I32 (outputs,), the rows whose results are wanted, ascending; all, where they are as many.
         history: what came before.
         segments: I32 (tokens,), 1 for the tokens of the second of two texts, else 0; for encoders.
+        temperatures: F32 (tokens, 1, 1), what `Model.temperatures` makes of the positions; else undefined.
         features: F32 (rows, hidden), what the batch's pictures have in place of embeddings; None without any.
         sources: I32 (tokens,), for each token its row in the embeddings with the features below; or None.
     """
@@ -32,6 +35,7 @@ class Step:
     outputs: Tensor
     history: History
     segments: Tensor
+    temperatures: Tensor
     features: Tensor | None = None
     sources: Tensor | None = None
 
@@ -54,9 +58,11 @@ class Model(Module, ABC):
 
     Attributes:
         ignored: patterns (`fnmatch`) of tensors that files may hold although the model uses none of them.
+        context: tokens that a sequence has room for, told before a cache is made.
     """
 
-    ignored: ClassVar[tuple[str, ...]] = ()
+    ignored: tuple[str, ...] = ()
+    context: int = 0
 
     @abstractmethod
     def __init__(self, metadata: Metadata) -> None:
@@ -74,6 +80,10 @@ class Model(Module, ABC):
     @abstractmethod
     def cache(self) -> Cache:
         """A cache that suits the model's attention, without room yet."""
+
+    def temperatures(self, positions: NDArray[np.int32]) -> NDArray[np.float64] | None:
+        """What layers multiply the queries of tokens at these positions with; None where no layer does."""
+        return None
 
 
 @dataclass(frozen=True, slots=True)

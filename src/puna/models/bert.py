@@ -5,7 +5,6 @@ gated feed-forward, and the lack of biases. Names of tensors and keys are llama.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,10 +13,13 @@ from puna.gguf import Metadata
 from puna.ml import RopeParameters, RopeType, Tensor
 from puna.ml.nn import (
     Embedding,
+    FeedForward,
+    FusedProjections,
     LayerHistory,
     LayerNorm,
     Linear,
     Module,
+    PlainFeedForward,
     Projections,
     Weight,
     attention,
@@ -25,8 +27,7 @@ from puna.ml.nn import (
 )
 from puna.models import hyper
 from puna.models.base import Encoder, Step
-
-Transform = Callable[[Tensor], Tensor]
+from puna.models.stack import Transform
 
 
 def _gelu_by_tanh(x: Tensor) -> Tensor:
@@ -72,17 +73,6 @@ class Hyperparameters:
         return cls(sizes, hyper.count(metadata, "context_length"), _ACTIVATIONS[name])
 
 
-class FusedProjections(Module):
-    """Queries, keys and values by the one matrix that the file has for them."""
-
-    def __init__(self, sizes: hyper.Transformer) -> None:
-        self.outputs = sizes.projections
-        self.linear = Linear("attn_qkv", sizes.hidden, sum(sizes.projections))
-
-    def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
-        return tuple(self.linear(x).chunk_sections(-1, *self.outputs))
-
-
 class Attention(Module):
     """Every token looks at every token of its text."""
 
@@ -99,36 +89,11 @@ class Attention(Module):
         return self.output(attention(query, key, value, 1 / math.sqrt(self.sizes.key_size), history))
 
 
-class FeedForward(Module):
-    """activation(W_up x), back through W_down."""
-
-    def __init__(self, sizes: hyper.Transformer, activation: Transform) -> None:
-        self.activation = activation
-        self.up = Linear("ffn_up", sizes.hidden, sizes.feed_forward, bias="optional")
-        self.down = Linear("ffn_down", sizes.feed_forward, sizes.hidden, bias="optional")
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return self.down(self.activation(self.up(x)))
-
-
-class GatedFeedForward(Module):
-    """silu(W_gate x) * W_up x, back through W_down; Shazeer, arXiv:2002.05202."""
-
-    def __init__(self, sizes: hyper.Transformer) -> None:
-        width = sizes.feed_forward
-        self.gate_up = Projections(("ffn_gate", "ffn_up"), sizes.hidden, (width, width))
-        self.down = Linear("ffn_down", width, sizes.hidden)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        gate, up = self.gate_up(x)
-        return self.down(gate.swiglu(up))
-
-
 class Layer(Module):
     """Attention and feed-forward, each added to the state, which is then normalised."""
 
     def __init__(
-        self, index: int, attention: Attention, feed_forward: FeedForward | GatedFeedForward
+        self, index: int, attention: Attention, feed_forward: FeedForward | PlainFeedForward
     ) -> None:
         self.scope = f"blk.{index}"
         width, eps = attention.sizes.hidden, attention.sizes.eps
@@ -215,7 +180,11 @@ class Bert(_Stack):
         parameters = Hyperparameters.of(metadata)
         sizes = parameters.sizes
         layers = [
-            Layer(index, Attention(sizes, _projections(sizes)), FeedForward(sizes, parameters.activation))
+            Layer(
+                index,
+                Attention(sizes, _projections(sizes)),
+                PlainFeedForward(sizes.hidden, sizes.feed_forward, parameters.activation),
+            )
             for index in range(sizes.layers)
         ]
         super().__init__(metadata, sizes, layers)
@@ -235,7 +204,11 @@ class NomicBert(_Stack):
     def __init__(self, metadata: Metadata) -> None:
         sizes = Hyperparameters.of(metadata).sizes
         layers = [
-            Layer(index, Attention(sizes, FusedProjections(sizes)), GatedFeedForward(sizes))
+            Layer(
+                index,
+                Attention(sizes, FusedProjections("attn_qkv", sizes.hidden, sizes.projections)),
+                FeedForward(sizes.hidden, sizes.feed_forward, bias=False),
+            )
             for index in range(sizes.layers)
         ]
         super().__init__(metadata, sizes, layers)

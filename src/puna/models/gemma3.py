@@ -4,30 +4,16 @@ Gemma Team, arXiv:2503.19786. Files of two origins are read: llama.cpp's names c
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 
 from puna.errors import UnsupportedModel
 from puna.gguf import Metadata
-from puna.kvcache import Cache, Causal, Composed, SlidingWindow
 from puna.ml import Backend, RopeParameters, RopeType, Tensor
-from puna.ml.nn import (
-    Embedding,
-    LayerHistory,
-    Linear,
-    Module,
-    Projections,
-    RMSNorm,
-    attention,
-    bind,
-    split_heads,
-)
+from puna.ml.nn import FeedForward, bind, geglu
 from puna.models import hyper
-from puna.models.base import Decoder, Placement, Step
+from puna.models.base import Placement
+from puna.models.stack import Attention, SandwichBlock, Stack, softcapped
 from puna.models.vision.siglip import SiglipVision, Sizes
-
-Transform = Callable[[Tensor], Tensor]
 
 # The published sizes are told apart by their layers, where files lack what the paper says of them.
 _LAYERS_1B = 26
@@ -86,65 +72,6 @@ def _global_rope(metadata: Metadata, sizes: hyper.Transformer) -> RopeParameters
     return rope if stated or sizes.layers not in _LAYERS_WITH_LONG_CONTEXT else replace(rope, scale=8.0)
 
 
-class Attention(Module):
-    """Grouped-query attention of normalised queries and keys."""
-
-    def __init__(self, parameters: Hyperparameters) -> None:
-        self.parameters = parameters
-        self.sizes = sizes = parameters.sizes
-        self.qkv = Projections(
-            ("attn_q", "attn_k", "attn_v"), sizes.hidden, sizes.projections, bias="optional"
-        )
-        self.query_norm = RMSNorm("attn_q_norm", sizes.key_size, sizes.eps)
-        self.key_norm = RMSNorm("attn_k_norm", sizes.key_size, sizes.eps)
-        self.output = Linear("attn_output|attn_out", sizes.heads * sizes.value_size, sizes.hidden)
-
-    def __call__(self, x: Tensor, rotate: Transform, history: LayerHistory) -> Tensor:
-        query, key, value = self.qkv(x)
-        query = rotate(self.query_norm(split_heads(query, self.sizes.heads)))
-        # Scaled before its conversion to half precision, as llama.cpp does: results are equal to the bit.
-        query = query.scale(self.parameters.query_scale)
-        key = rotate(self.key_norm(split_heads(key, self.sizes.kv_heads)))
-        value = split_heads(value, self.sizes.kv_heads)
-        return self.output(attention(query, key, value, 1.0, history))
-
-
-class FeedForward(Module):
-    """gelu(W_gate x) * W_up x, back through W_down; Shazeer, arXiv:2002.05202."""
-
-    def __init__(self, sizes: hyper.Transformer) -> None:
-        width = sizes.feed_forward
-        self.gate_up = Projections(("ffn_gate", "ffn_up"), sizes.hidden, (width, width))
-        self.down = Linear("ffn_down", width, sizes.hidden)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        gate, up = self.gate_up(x)
-        return self.down(gate.geglu(up))
-
-
-class Layer(Module):
-    """Attention and feed-forward, each normalised before and after, and added to the state."""
-
-    def __init__(self, index: int, parameters: Hyperparameters) -> None:
-        self.scope = f"blk.{index}"
-        width, eps = parameters.sizes.hidden, parameters.sizes.eps
-        self.attention_norm = RMSNorm("attn_norm", width, eps)
-        self.attention = Attention(parameters)
-        self.attention_post_norm = RMSNorm("post_attention_norm", width, eps)
-        self.feed_forward_norm = RMSNorm("ffn_norm", width, eps)
-        self.feed_forward = FeedForward(parameters.sizes)
-        self.feed_forward_post_norm = RMSNorm("post_ffw_norm", width, eps)
-
-    def __call__(
-        self, x: Tensor, rotate: Transform, history: LayerHistory, select: Transform | None
-    ) -> Tensor:
-        attended = self.attention(self.attention_norm(x), rotate, history)
-        if select is not None:
-            x, attended = select(x), select(attended)
-        x = x + self.attention_post_norm(attended)
-        return x + self.feed_forward_post_norm(self.feed_forward(self.feed_forward_norm(x)))
-
-
 def _placement(metadata: Metadata, count: int, window: int) -> Placement:
     """How a picture stands in a prompt: between two tags, with empty lines around.
 
@@ -163,24 +90,28 @@ def _placement(metadata: Metadata, count: int, window: int) -> Placement:
     return Placement(0, count, before, after)
 
 
-class Gemma3(Decoder):
+class Gemma3(Stack):
     """The decoder, and where the file has it, the image encoder."""
 
     def __init__(self, metadata: Metadata) -> None:
-        self.parameters = Hyperparameters.of(metadata)
-        sizes = self.parameters.sizes
+        parameters = Hyperparameters.of(metadata)
+        self.final_softcap, self.local_rope = parameters.final_softcap, parameters.local_rope
+        layers = [_layer(index, parameters) for index in range(parameters.sizes.layers)]
+        super().__init__(
+            metadata,
+            parameters.sizes,
+            parameters.global_rope,
+            layers,
+            window=parameters.window,
+            local=parameters.local,
+        )
         self.metadata = metadata
-        vocabulary = hyper.vocabulary(metadata)
-        self.embedding = Embedding("token_embd", vocabulary, sizes.hidden)
-        self.layers = [Layer(index, self.parameters) for index in range(sizes.layers)]
-        self.norm = RMSNorm("output_norm", sizes.hidden, sizes.eps)
-        self.output = Linear("output|token_embd", sizes.hidden, vocabulary)
         if metadata.full_key("vision.block_count") in metadata:
             self.vision = self._vision(Sizes.of(metadata))
 
     def _vision(self, sizes: Sizes, *, swapped: bool = False) -> SiglipVision:
-        placement = _placement(self.metadata, sizes.tokens, self.parameters.window)
-        return SiglipVision(sizes, self.parameters.sizes.hidden, placement, swapped=swapped)
+        placement = _placement(self.metadata, sizes.tokens, self.window)
+        return SiglipVision(sizes, self.sizes.hidden, placement, swapped=swapped)
 
     def see_through(self, projector: Backend) -> None:
         metadata = projector.config()
@@ -194,30 +125,18 @@ class Gemma3(Decoder):
         self.vision = self._vision(sizes, swapped=up is not None and up.shape[0] == sizes.hidden)
         bind(self.vision, projector)
 
-    def forward(self, step: Step) -> Tensor:
-        logits, limit = self.output(self.hidden(step)), self.parameters.final_softcap
-        return logits.scale(1 / limit).tanh().scale(limit) if limit else logits
+    def embedded(self, tokens: Tensor) -> Tensor:
+        return self.embedding(tokens).scale(math.sqrt(self.sizes.hidden))
 
-    def hidden(self, step: Step) -> Tensor:
-        x = self.embedding(step.tokens).scale(math.sqrt(self.parameters.sizes.hidden))
-        x = step.pictured(x)
-        for index, layer in enumerate(self.layers):
-            last = index == len(self.layers) - 1
-            rotate = partial(self._rotated, positions=step.positions, layer=index)
-            x = layer(x, rotate, step.history.layer(index), step.select if last else None)
-        return self.norm(x)
+    def logits(self, x: Tensor) -> Tensor:
+        return softcapped(x, self.final_softcap)
 
-    def _rotated(self, heads: Tensor, positions: Tensor, layer: int) -> Tensor:
-        return heads.rope(positions, self._rope(layer))
+    def rope_of(self, layer: int) -> RopeParameters:
+        return self.local_rope if self.local[layer] else self.rope
 
-    def _rope(self, layer: int) -> RopeParameters:
-        return self.parameters.local_rope if self.parameters.local[layer] else self.parameters.global_rope
 
-    def cache(self) -> Cache:
-        if not any(self.parameters.local):
-            return Causal(self.shift)
-        members = (SlidingWindow(self.parameters.window, self.shift), Causal(self.shift))
-        return Composed(members, [0 if local else 1 for local in self.parameters.local])
-
-    def shift(self, layer: int, key: Tensor, offsets: Tensor) -> Tensor:
-        return key.rope(offsets, hyper.turning(self._rope(layer)))
+def _layer(index: int, parameters: Hyperparameters) -> SandwichBlock:
+    sizes = parameters.sizes
+    # Queries are scaled first, as in llama.cpp: results are equal to the bit.
+    attention = Attention(sizes, head_norms=True, scale=parameters.query_scale, scale_queries=True)
+    return SandwichBlock(index, sizes, attention, FeedForward(sizes.hidden, sizes.feed_forward, act=geglu))

@@ -3,6 +3,9 @@
 import math
 from dataclasses import dataclass, replace
 
+import numpy as np
+from numpy.typing import NDArray
+
 from puna.errors import GGUFError, UnsupportedModel
 from puna.gguf import Metadata
 from puna.ml import RopeParameters, RopeType
@@ -86,13 +89,24 @@ def transformer(
     return Transformer(
         layers,
         hidden,
-        count(metadata, "feed_forward_length"),
+        _width(metadata, layers),
         heads,
         kv_heads,
         count(metadata, "attention.key_length", size),
         count(metadata, "attention.value_length", size),
         _epsilon(metadata, eps_key, eps),
     )
+
+
+def _width(metadata: Metadata, layers: int) -> int:
+    """Inside the feed-forward network; some files have a number for each layer."""
+    key = "feed_forward_length"
+    if metadata.full_key(key) not in metadata or not metadata.is_array(metadata.full_key(key)):
+        return count(metadata, key)
+    widths = set(metadata.per_layer(key, layers))
+    if len(widths) > 1 or min(widths) < 1:
+        raise UnsupportedModel(f"{metadata.source}: layers of different widths are not supported")
+    return widths.pop()
 
 
 def mixture(metadata: Metadata, *, normalise: bool, scores: Scores = Scores.SOFTMAX) -> Routing:
@@ -115,7 +129,23 @@ def mixture(metadata: Metadata, *, normalise: bool, scores: Scores = Scores.SOFT
     # Ollama's name of the key is the second.
     normalise = metadata.bool("expert_weights_norm", metadata.bool("norm_top_k_prob", normalise))
     scale = metadata.float("expert_weights_scale", 0.0) or 1.0
-    return Routing(experts, used, Scores(kind), normalise, scale)
+    groups, groups_used = _groups(metadata, experts, used)
+    return Routing(experts, used, Scores(kind), normalise, scale, groups, groups_used)
+
+
+def _groups(metadata: Metadata, experts: int, used: int) -> tuple[int, int]:
+    """How many groups the experts are in, and of how many a token's are."""
+    groups = metadata.uint("expert_group_count", 0) or 1
+    groups_used = metadata.uint("expert_group_used_count", 0) or groups
+    if groups_used >= groups:
+        return 1, 1
+    size = experts // groups
+    if experts % groups or size < 2 or used > groups_used * size:
+        raise GGUFError(
+            f"{metadata.source}: no token can use {used} of {experts} experts in {groups_used} of {groups} "
+            "groups"
+        )
+    return groups, groups_used
 
 
 def local_layers(metadata: Metadata, layers: int, period: int) -> tuple[bool, ...]:
@@ -145,7 +175,13 @@ def _epsilon(metadata: Metadata, key: str, default: float | None) -> float:
 
 
 def rope(
-    metadata: Metadata, head_size: int, base: float, type: RopeType, *, scaling: str = "linear"
+    metadata: Metadata,
+    head_size: int,
+    base: float,
+    type: RopeType,
+    *,
+    scaling: str = "linear",
+    longrope: bool = False,
 ) -> RopeParameters:
     """Rotary embedding with the scaling that the metadata asks for: none, linear or YaRN.
 
@@ -154,6 +190,7 @@ def rope(
         base: the frequency base.
         type: the architecture's pairing.
         scaling: the kind, where the file names a factor only.
+        longrope: the model has the factors of LongRoPE (arXiv:2402.13753), so that nothing of it is here.
 
     Raises:
         UnsupportedModel: another kind of scaling.
@@ -169,7 +206,7 @@ def rope(
     plain = RopeParameters(dimensions, base, type=type)
     factor = metadata.float("rope.scaling.factor", metadata.float("rope.scale_linear", 0.0))
     kind = metadata.string("rope.scaling.type", scaling if factor else "none")
-    if kind == "none":
+    if kind == "none" or (longrope and kind == "longrope"):
         return plain
     if kind not in ("linear", "yarn"):
         raise UnsupportedModel(f"{metadata.source}: rotary embeddings scaled by {kind!r} are not supported")
@@ -181,15 +218,19 @@ def rope(
 
 def _yarn(metadata: Metadata, scaled: RopeParameters) -> RopeParameters:
     """YaRN (arXiv:2309.00071): fast frequencies stay, slow ones are interpolated, between lies a ramp."""
+    # Names of llama.cpp and of Ollama.
+    whole = _either(metadata, "rope.scaling.yarn_log_multiplier", "rope.scaling.mscale_all_dim", 0.0)
+    usual = _yarn_magnitude(scaled.scale)
     magnitude = metadata.float("rope.scaling.yarn_attn_factor", 0.0)
-    cancel = _yarn_magnitude(scaled.scale)
+    if whole and not magnitude:
+        magnitude = usual / _yarn_magnitude(scaled.scale, whole)
     return replace(
         scaled,
         original_context=count(
             metadata, "rope.scaling.original_context_length", count(metadata, "context_length")
         ),
         extrapolation=metadata.float("rope.scaling.yarn_ext_factor", 1.0),
-        attention_factor=(magnitude / cancel if magnitude else 1.0)
+        attention_factor=(magnitude / usual if magnitude else 1.0)
         * metadata.float("rope.scaling.attn_factor", 1.0),
         beta_fast=_either(metadata, "rope.scaling.yarn_beta_fast", "rope.scaling.beta_fast", 32.0),
         beta_slow=_either(metadata, "rope.scaling.yarn_beta_slow", "rope.scaling.beta_slow", 1.0),
@@ -201,8 +242,34 @@ def _either(metadata: Metadata, key: str, other: str, default: float) -> float:
     return metadata.float(key, metadata.float(other, default))
 
 
-def _yarn_magnitude(scale: float) -> float:
-    return 1.0 + 0.1 * math.log(scale) if scale > 1 else 1.0
+def _yarn_magnitude(scale: float, factor: float = 1.0) -> float:
+    return 1.0 + 0.1 * factor * math.log(scale) if scale > 1 else 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Temperature:
+    """Queries grow with their position, so that scores stay apart in long contexts; Llama 4.
+
+    Attributes:
+        length: tokens after which they grow for the first time.
+        scale: how fast; 0 for not at all.
+        offset: added to positions.
+    """
+
+    length: int
+    scale: float
+    offset: int = 0
+
+    def at(self, positions: NDArray[np.int32]) -> NDArray[np.float64]:
+        """What queries at these positions are multiplied with."""
+        return 1.0 + self.scale * np.log1p((positions + self.offset) // self.length)
+
+
+def temperature(metadata: Metadata, length: int, scale: float, offset: int = 0) -> Temperature:
+    """A temperature. Raises GGUFError where the scale makes no sense."""
+    if not 0 <= scale < math.inf:
+        raise GGUFError(f"{metadata.source}: queries cannot grow by {scale} times a logarithm")
+    return Temperature(length, scale, offset)
 
 
 def turning(parameters: RopeParameters) -> RopeParameters:

@@ -23,7 +23,7 @@ from puna.ml.nn import (
 )
 from puna.models import hyper
 from puna.models.base import CrossDecoder, Step
-from puna.models.stack import Attention, PreNormBlock, Transform
+from puna.models.stack import Attention, PreNormBlock, Rotation
 from puna.models.vision.mllama import MllamaVision
 
 _PICTURE = "<|image|>"
@@ -132,8 +132,8 @@ class Mllama(CrossDecoder):
                 x = layer(x, self._rotation(step), step.history.layer(index), step.select if last else None)
         return self.norm(x)
 
-    def _rotation(self, step: Step) -> Transform:
-        return lambda heads: heads.rope(step.positions, self.rope, self.frequency_factors.maybe)
+    def _rotation(self, step: Step) -> Rotation:
+        return Rotation(step.positions, self.rope, self.frequency_factors.maybe)
 
     def crossed(self, features: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
         for index, layer in enumerate(self.layers):

@@ -18,7 +18,7 @@ from puna.ml.nn import (
     split_heads,
 )
 from puna.models import hyper
-from puna.models.stack import Block, Stack, Transform
+from puna.models.stack import Block, Rotation, Stack, Transform
 
 
 class Attention(Module):
@@ -32,7 +32,7 @@ class Attention(Module):
         self.key_norm = RMSNorm("attn_k_norm", key, sizes.eps)
         self.output = Linear("attn_output|attn_out", sizes.heads * sizes.value_size, sizes.hidden)
 
-    def __call__(self, x: Tensor, rotate: Transform, history: LayerHistory) -> Tensor:
+    def __call__(self, x: Tensor, rotate: Rotation, history: LayerHistory) -> Tensor:
         query, key, value = self.qkv(x)
         query = rotate(split_heads(self.query_norm(query), self.sizes.heads))
         key = rotate(split_heads(self.key_norm(key), self.sizes.kv_heads))
@@ -51,7 +51,7 @@ class Layer(Block):
         self.feed_forward_norm = RMSNorm("post_ffw_norm", sizes.hidden, sizes.eps)
 
     def __call__(
-        self, x: Tensor, rotate: Transform, history: LayerHistory, select: Transform | None
+        self, x: Tensor, rotate: Rotation, history: LayerHistory, select: Transform | None
     ) -> Tensor:
         attended = self.attention(x, rotate, history)
         if select is not None:

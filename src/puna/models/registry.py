@@ -10,20 +10,29 @@ from puna.models.base import Model
 # Text, so that a model's module is imported only when a file needs it.
 _MODELS = {
     "bert": "puna.models.bert:Bert",
+    "cohere2": "puna.models.cohere:Cohere2",
+    "command-r": "puna.models.cohere:CommandR",
+    "deepseek2": "puna.models.deepseek2:DeepSeek2",
     "gemma2": "puna.models.gemma2:Gemma2",
     "gemma3": "puna.models.gemma3:Gemma3",
+    "gemma3n": "puna.models.gemma3n:Gemma3n",
+    "glm4": "puna.models.glm4:Glm4",
     "gpt-oss": "puna.models.gptoss:GptOss",
     "gptoss": "puna.models.gptoss:GptOss",
     "granite": "puna.models.granite:Granite",
     "llama": "puna.models.llama:Llama",
+    "llama4": "puna.models.llama4:Llama4",
+    "mistral3": "puna.models.mistral3:Mistral3",
     "mllama": "puna.models.mllama:Mllama",
     "nomic-bert": "puna.models.bert:NomicBert",
     "olmo2": "puna.models.olmo2:Olmo2",
     "olmo3": "puna.models.olmo2:Olmo2",
+    "phi3": "puna.models.phi3:Phi3",
     "qwen2": "puna.models.qwen2:Qwen2",
     "qwen2moe": "puna.models.qwen2:Qwen2Moe",
     "qwen3": "puna.models.qwen3:Qwen3",
     "qwen3moe": "puna.models.qwen3:Qwen3Moe",
+    "starcoder2": "puna.models.starcoder2:StarCoder2",
 }
 
 

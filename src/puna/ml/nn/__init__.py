@@ -5,13 +5,14 @@ from puna.ml.nn.bind import bind, declared
 from puna.ml.nn.feed_forward import (
     FeedForward,
     MixtureOfExperts,
+    PlainFeedForward,
     Routing,
     Scores,
     SharedExpert,
     geglu,
     swiglu,
 )
-from puna.ml.nn.layers import Embedding, Experts, LayerNorm, Linear, Projections, RMSNorm
+from puna.ml.nn.layers import Embedding, Experts, FusedProjections, LayerNorm, Linear, Projections, RMSNorm
 from puna.ml.nn.module import Module
 from puna.ml.nn.weight import Weight, WeightGroup
 
@@ -19,11 +20,13 @@ __all__ = [
     "Embedding",
     "Experts",
     "FeedForward",
+    "FusedProjections",
     "LayerHistory",
     "LayerNorm",
     "Linear",
     "MixtureOfExperts",
     "Module",
+    "PlainFeedForward",
     "Projections",
     "RMSNorm",
     "Routing",

@@ -1,15 +1,19 @@
 """Feed-forward networks: of one piece, and a mixture of which each token uses some."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
-from puna.ml.nn.layers import Bias, Experts, Linear, Projections
+from puna.ml.nn.layers import Bias, Experts, FusedProjections, Linear, Projections
 from puna.ml.nn.module import Module
 from puna.ml.nn.weight import Weight
 from puna.ml.tensor import Tensor
 
 Gate = Callable[[Tensor, Tensor], Tensor]
+
+# Makes of the smallest difference of two scores more than any score.
+_FAR = 1e30
 
 
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
@@ -26,17 +30,46 @@ class FeedForward(Module):
     """act(W_gate x) * W_up x, back through W_down; Shazeer, arXiv:2002.05202."""
 
     def __init__(
-        self, hidden: int, width: int, *, suffix: str = "", act: Gate = swiglu, bias: Bias = "optional"
+        self,
+        hidden: int,
+        width: int,
+        *,
+        suffix: str = "",
+        act: Gate = swiglu,
+        bias: Bias = "optional",
+        fused: bool = False,
     ) -> None:
-        """Declares the three matrices; `suffix` stands behind their names."""
+        """Declares the matrices.
+
+        Args:
+            suffix: stands behind their names.
+            fused: the file has one, named "up", with the rows of W_gate and W_up.
+        """
         self.act = act
-        names = (f"ffn_gate{suffix}", f"ffn_up{suffix}")
-        self.gate_up = Projections(names, hidden, (width, width), bias=bias)
+        self.gate_up = (
+            FusedProjections(f"ffn_up{suffix}", hidden, (width, width), bias=bias)
+            if fused
+            else Projections((f"ffn_gate{suffix}", f"ffn_up{suffix}"), hidden, (width, width), bias=bias)
+        )
         self.down = Linear(f"ffn_down{suffix}", width, hidden, bias=bias)
 
     def __call__(self, x: Tensor) -> Tensor:
         gate, up = self.gate_up(x)
         return self.down(self.act(gate, up))
+
+
+class PlainFeedForward(Module):
+    """activation(W_up x), back through W_down; Vaswani et al., arXiv:1706.03762."""
+
+    def __init__(
+        self, hidden: int, width: int, activation: Callable[[Tensor], Tensor], *, bias: Bias = "optional"
+    ) -> None:
+        self.activation = activation
+        self.up = Linear("ffn_up", hidden, width, bias=bias)
+        self.down = Linear("ffn_down", width, hidden, bias=bias)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.down(self.activation(self.up(x)))
 
 
 class Scores(Enum):
@@ -57,6 +90,8 @@ class Routing:
         scores: how scores are made of the router's logits.
         normalise: whether the scores of a token's experts are divided by their sum.
         scale: what they are then multiplied with.
+        groups: the experts are in so many groups of the same size.
+        groups_used: a token's experts are of so many groups, those with the highest scores.
     """
 
     experts: int
@@ -64,15 +99,29 @@ class Routing:
     scores: Scores = Scores.SOFTMAX
     normalise: bool = True
     scale: float = 1.0
+    groups: int = 1
+    groups_used: int = 1
 
 
 class MixtureOfExperts(Module):
     """The sum of what a token's experts answer, weighted by the router; Shazeer et al., arXiv:1701.06538."""
 
     def __init__(
-        self, routing: Routing, hidden: int, width: int, *, act: Gate = swiglu, bias: Bias = False
+        self,
+        routing: Routing,
+        hidden: int,
+        width: int,
+        *,
+        act: Gate = swiglu,
+        bias: Bias = False,
+        weigh_inputs: bool = False,
     ) -> None:
-        self.routing, self.act = routing, act
+        """Declares router and experts.
+
+        Args:
+            weigh_inputs: weights multiply what experts are asked, not what they answer (Llama 4).
+        """
+        self.routing, self.act, self.weigh_inputs = routing, act, weigh_inputs
         count = routing.experts
         self.router = Linear("ffn_gate_inp", hidden, count, bias=bias)
         # Added to the scores for the choice only; Wang et al., arXiv:2408.15664.
@@ -86,8 +135,10 @@ class MixtureOfExperts(Module):
         ids, weights = self._route(x)
         tokens, hidden = x.shape
         each = x.reshape(tokens, 1, hidden)
+        if self.weigh_inputs:
+            each = each.repeat(1, self.routing.used) * weights
         answers = self.down(self.act(self.gate(each, ids), self.up(each, ids)), ids)
-        return _sum_of_middle(answers * weights)
+        return _sum_of_middle(answers if self.weigh_inputs else answers * weights)
 
     def _route(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The experts' numbers, I32 (tokens, used), and their weights, F32 (tokens, used, 1)."""
@@ -112,7 +163,29 @@ class MixtureOfExperts(Module):
                 return logits
 
     def _preferred(self, scores: Tensor) -> Tensor:
-        return scores if self.correction.maybe is None else scores + self.correction.maybe
+        """What the choice goes by."""
+        if self.correction.maybe is not None:
+            scores = scores + self.correction.maybe
+        return scores if self.routing.groups_used == self.routing.groups else self._limited(scores)
+
+    def _limited(self, scores: Tensor) -> Tensor:
+        """The scores, far below zero in groups that are not used.
+
+        A group's score is that of its best expert (DeepSeek-AI, arXiv:2405.04434), or, where scores are
+        corrected, the sum of the best two (arXiv:2412.19437).
+        """
+        tokens, groups = scores.dim(0), self.routing.groups
+        size = self.routing.experts // groups
+        each = scores.reshape(tokens * groups, size)
+        best = each.top_k(1 if self.correction.maybe is None else 2)
+        of_groups = each.reshape(tokens * groups, size, 1).rows(best).reshape(tokens * groups, best.dim(1))
+        totals = of_groups.sum_rows().reshape(tokens, groups)
+        used = totals.top_k(self.routing.groups_used)
+        ranked = totals.reshape(tokens, groups, 1).rows(used).reshape(tokens, self.routing.groups_used)
+        lowest = ranked.slice(-1, self.routing.groups_used - 1, self.routing.groups_used)
+        penalty = (totals - lowest).clamp(-math.inf, 0.0).scale(_FAR)
+        grouped = scores.reshape(tokens, groups, size) + penalty.reshape(tokens, groups, 1)
+        return grouped.reshape(tokens, self.routing.experts)
 
 
 class SharedExpert(Module):

@@ -52,6 +52,19 @@ class Projections(Module):
         return self.weights.fused.mul_mat(x).chunk_sections(-1, *self.outputs)
 
 
+class FusedProjections(Module):
+    """Several linear layers of one input, of which the file has one matrix with the rows of all."""
+
+    def __init__(self, name: str, inputs: int, outputs: Sequence[int], *, bias: Bias = False) -> None:
+        """Declares the matrix; its first rows are those of the first layer."""
+        self.outputs = tuple(outputs)
+        self.linear = Linear(name, inputs, sum(outputs), bias=bias)
+
+    def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
+        """One result (…, outputs) for each layer; they are views whose rows do not lie side by side."""
+        return tuple(self.linear(x).chunk_sections(-1, *self.outputs))
+
+
 class Embedding(Module):
     """A table (rows, width) of vectors: ids I32 (tokens,) → F32 (tokens, width)."""
 

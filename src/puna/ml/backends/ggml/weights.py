@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import platform
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -49,6 +50,9 @@ _WIDENED = {
 _WIDEST = 64 << 20
 
 
+_EXPERTS = re.compile(r"_exps\b")
+
+
 class Storage(Enum):
     """How a weight is kept."""
 
@@ -87,6 +91,11 @@ class Weight:
     def file_bytes(self) -> int:
         """Bytes to read from the file."""
         return sum(source.nbytes for source in self.sources)
+
+    @property
+    def is_of_experts(self) -> bool:
+        """Whether its matrices are for `mul_mat_id`, by its name; other stacks are for `mul_mat`."""
+        return _EXPERTS.search(self.sources[0].name) is not None
 
 
 class Weights:
@@ -250,6 +259,9 @@ class Weights:
         library, context, width = self.library, self._context, weight.shape[-1]
         if len(weight.shape) == 2:
             vectors = library.ggml_new_tensor_2d(context, GGMLType.F32, width, 2)
+            return int(library.ggml_mul_mat(context, weight.handle, vectors))
+        if not weight.is_of_experts:
+            vectors = library.ggml_new_tensor_3d(context, GGMLType.F32, width, 2, weight.shape[0])
             return int(library.ggml_mul_mat(context, weight.handle, vectors))
         vectors = library.ggml_new_tensor_3d(context, GGMLType.F32, width, 1, 2)
         ids = library.ggml_new_tensor_2d(context, GGMLType.I32, 1, 2)

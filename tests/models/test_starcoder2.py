@@ -1,0 +1,30 @@
+"""StarCoder 2 against transformers."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.models import hf_models
+from tests.models.agreement import check, check_removal
+from tests.models.hf_written import write_starcoder2
+
+pytestmark = pytest.mark.transformers
+
+CASES: dict[str, dict[str, Any]] = {
+    "grouped queries, tied": {},
+    "one head for all, untied": {"num_key_value_heads": 1, "tie_word_embeddings": False},
+    "no biases, a key head for each query head": {"use_bias": False, "num_key_value_heads": 4},
+    "window": {"sliding_window": 12, "num_hidden_layers": 3},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_logit_agrees_with_transformers(case: str, backend_name: str, tmp_path: Path) -> None:
+    seed = list(CASES).index(case)
+    model = hf_models.starcoder2(seed, **CASES[case])
+    check(tmp_path / "model.gguf", model, write_starcoder2, backend_name, seed)
+
+
+def test_tokens_taken_out_leave_no_trace(backend_name: str, tmp_path: Path) -> None:
+    model = hf_models.starcoder2(9, num_hidden_layers=1)
+    check_removal(tmp_path / "model.gguf", model, write_starcoder2, backend_name)
