@@ -1,6 +1,7 @@
 """Calls of Linux that Python has no name for. On other systems they do nothing, and say so."""
 
 import ctypes
+import math
 import mmap
 import signal
 import sys
@@ -17,6 +18,16 @@ def die_with_parent() -> bool:
     if sys.platform != "linux":
         return False
     return int(ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)) == 0
+
+
+def own_memory_limit() -> float:
+    """How many bytes this process may have that are not mapped from files: setrlimit(2); maybe infinite."""
+    if sys.platform != "linux":
+        return math.inf
+    import resource
+
+    limit, _ = resource.getrlimit(resource.RLIMIT_DATA)
+    return math.inf if limit == resource.RLIM_INFINITY else limit
 
 
 def prefer_large_pages(address: int, size: int) -> bool:

@@ -1,8 +1,8 @@
 """Weights: which tensors a model asked for, and how and where each is kept.
 
-On the CPU a weight is one of three things: mapped, a window into the file, shared between processes and
-read when first touched; repacked, copied into the order in which the processor's matrix kernels read
-fastest; or plain, a copy. Other devices always hold plain copies.
+On the CPU a weight is one of three things: repacked, copied into the order in which the processor's matrix
+kernels read fastest; plain, a copy; or, in a large model, mapped, a window into the file, shared between
+processes and read when first touched. Other devices always hold plain copies.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from puna.ggml import access
 from puna.gguf import GGMLType, GGUFFile, TensorInfo
+from puna.linux import own_memory_limit
 from puna.ml.backend import BackendParams
 from puna.ml.backends.ggml import placement, transcode
 from puna.ml.backends.ggml.tensor import GGMLTensor, dtype_of, extents
@@ -130,7 +131,8 @@ class Weights:
         self._buffer_types = buffer_types
         self._by_name: dict[tuple[tuple[str, ...], bool], GGMLTensor] = {}
         self._closed = False
-        self._copies = file.size <= access.device_memory(library, cpu)[1] * _COPIED_SHARE
+        memory = min(access.device_memory(library, cpu)[1], own_memory_limit())
+        self._copies = file.size <= memory * _COPIED_SHARE
         # For each weight its own tensor, one of offsets, and a product to ask about.
         tensors = 5 * (2 * len(file.tensors) + 8)
         self._context = access.new_context(library, tensors * library.ggml_tensor_overhead())
