@@ -85,7 +85,7 @@ def test_the_preferred_name_wins(tmp_path: Path) -> None:
             {"blk.1.extra": (3, 7)},
             "the file does not fit the model: blk.1.extra is 3 × 7 instead of 2 × any",
         ),
-        ({"norm.weight": (1, 8)}, "the file does not fit the model: norm.weight is 1 × 8 instead of 8"),
+        ({"norm.weight": (8, 1)}, "the file does not fit the model: norm.weight is 8 × 1 instead of 8"),
         (
             {"a": (1,), "blk.2.q.weight": (8, 8)},
             "the file does not fit the model: nothing uses a, blk.2.q.weight",

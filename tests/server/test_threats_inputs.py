@@ -115,7 +115,9 @@ FOREIGN: dict[str, Any] = {
 @pytest.mark.parametrize("path", ROUTES)
 def test_fields_of_other_servers_mean_nothing(server: Served, path: str) -> None:
     """E14, E15, E18: what a request is made of is listed; nothing else of a body goes further."""
-    assert said(answer(server, path, **FOREIGN)) == SAID
+    # Here `grammar` has a meaning of its own, and another server's is refused.
+    foreign = {name: value for name, value in FOREIGN.items() if name != "grammar" or "/v1/" in path}
+    assert said(answer(server, path, **foreign)) == SAID
     assert said(answer(server, path, options={**FOREIGN, "temperature": 0})) == SAID
 
 
