@@ -93,13 +93,15 @@ def test_a_models_own_parameters_count_where_a_request_names_none(served: Served
     assert len(seeded) == 1
 
 
-def test_choices_share_the_prompt(served: Served) -> None:
-    document = chat(served, "tiny", n=3, max_tokens=8, temperature=2.0, seed=1)
+def test_choices_share_the_prompt(served: Served, tmp_path: Path) -> None:
+    # What shares a batch changes the last bits of keys, which a cache of half precision may round either way.
+    with serving(tmp_path, served.store, PUNA_KV_CACHE_TYPE="f32") as server:
+        document = chat(server, "tiny", n=3, max_tokens=8, temperature=2.0, seed=1)
+        again = chat(server, "tiny", n=3, max_tokens=8, temperature=2.0, seed=1)
+        alone = chat(server, "tiny", max_tokens=8, temperature=2.0, seed=1)
     texts = [choice["message"]["content"] for choice in document["choices"]]
     assert len({*texts}) == 3
-    again = chat(served, "tiny", n=3, max_tokens=8, temperature=2.0, seed=1)
     assert [choice["message"]["content"] for choice in again["choices"]] == texts
-    alone = chat(served, "tiny", max_tokens=8, temperature=2.0, seed=1)
     assert alone["choices"][0]["message"]["content"] == texts[0]
     assert document["usage"]["prompt_tokens"] == alone["usage"]["prompt_tokens"]
     assert document["usage"]["completion_tokens"] == 24
