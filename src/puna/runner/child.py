@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import socket
 import subprocess
 from collections.abc import Callable, Sequence
@@ -148,15 +149,17 @@ class Child:
 
 
 def _start(command: Sequence[str], socket: int) -> "subprocess.Popen[bytes]":
-    return subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env=settings.runner_environment(),
-        pass_fds=(socket,),
-        start_new_session=True,
-    )
+    # Before Python 3.11.4, what `DEVNULL` opens stays open where no pipe can be made after it.
+    with open(os.devnull, "rb") as nothing:
+        return subprocess.Popen(
+            command,
+            stdin=nothing,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=settings.runner_environment(),
+            pass_fds=(socket,),
+            start_new_session=True,
+        )
 
 
 class _Link(asyncio.Protocol):
