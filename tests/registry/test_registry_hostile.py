@@ -109,7 +109,7 @@ class World:
         assert self.library.listing().damaged == []
         stores = [where for where in open_files().values() if str(self.library.root) in where]
         assert stores == [], descriptors
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while busy_threads() and time.monotonic() < deadline:
             time.sleep(0.01)
         assert busy_threads() == []
