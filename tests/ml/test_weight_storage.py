@@ -1,7 +1,6 @@
 """Which models are copied into memory of their own, and which stay mapped files."""
 
 import math
-import resource
 import sys
 from pathlib import Path
 
@@ -43,6 +42,8 @@ def test_a_model_is_copied_where_memory_is_plenty(tmp_path: Path, monkeypatch: p
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit is one of Linux")
 def test_a_ceiling_counts_as_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    import resource
+
     monkeypatch.setattr(resource, "getrlimit", lambda which: {resource.RLIMIT_DATA: (5000, 6000)}[which])
     assert own_memory_limit() == 5000
     monkeypatch.setattr(resource, "getrlimit", lambda which: (resource.RLIM_INFINITY, -1))

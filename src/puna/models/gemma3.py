@@ -1,4 +1,4 @@
-"""Gemma 3, text: five layers with a sliding window for each that sees everything, norms before and after.
+"""Gemma 3: five layers with a sliding window for each that sees everything, norms before and after; pictures.
 
 Gemma Team, arXiv:2503.19786. Files of two origins are read: llama.cpp's names come first, Ollama's second.
 """

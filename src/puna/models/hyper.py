@@ -12,6 +12,8 @@ from puna.ml import RopeParameters, RopeType
 from puna.ml.nn import Routing, Scores
 
 LAYERS_AT_MOST = 4096
+SIDE_AT_MOST = 4096
+"""Pixels of a picture's side; no image encoder looks at more."""
 
 
 def count(metadata: Metadata, key: str, default: int | None = None) -> int:

@@ -21,7 +21,6 @@ from puna.models import hyper
 from puna.models.base import Placement, Vision
 
 _TILES_AT_MOST = 16
-_SIDE_AT_MOST = 4096
 # Each tile's tokens are a multiple of this; the model was trained with those that fill it up.
 _MULTIPLE = 8
 # Added to a score; in half precision it is the infinity.
@@ -81,7 +80,7 @@ class Sizes:
         wrong = {
             f"{self.heads} heads cannot share {self.hidden} elements evenly": self.hidden % self.heads,
             f"tiles of {self.image} pixels cannot be cut into patches of {self.patch}": (
-                self.image % self.patch or self.image > _SIDE_AT_MOST
+                self.image % self.patch or self.image > hyper.SIDE_AT_MOST
             ),
             f"{self.tiles} tiles are more than any model has": self.tiles > _TILES_AT_MOST,
             f"{max(self.layers, self.global_layers)} layers are more than any model has": (

@@ -18,7 +18,6 @@ from puna.ml.nn import Embedding, LayerNorm, Linear, Module, RMSNorm, Weight, me
 from puna.models import hyper
 from puna.models.base import Placement, Vision
 
-_SIDE_AT_MOST = 4096
 # Along a side, where a file does not say how many tokens a picture takes.
 _POOLED = 4
 
@@ -72,7 +71,7 @@ class Sizes:
             f"{self.layers} layers are more than any model has": self.layers > hyper.LAYERS_AT_MOST,
             f"{self.heads} heads cannot share {self.hidden} elements evenly": self.hidden % self.heads,
             f"a square of {self.image} pixels cannot be cut into patches of {self.patch}": (
-                self.image % self.patch or self.image > _SIDE_AT_MOST
+                self.image % self.patch or self.image > hyper.SIDE_AT_MOST
             ),
             f"{self.tokens} tokens cannot stand for {self.side} × {self.side} patches": (
                 math.isqrt(self.tokens) ** 2 != self.tokens or self.side % math.isqrt(self.tokens)
