@@ -114,7 +114,8 @@ def test_a_copy_to_itself_does_nothing(library: Library, target: str) -> None:
     publish(library, "m", b"weights")
     before = manifest_path(library, "m").stat()
     assert copy(library, "m", target) == Removal()
-    assert manifest_path(library, "m").stat() == before
+    after = manifest_path(library, "m").stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
     assert names(library) == ["m:latest"]
 
 
