@@ -33,7 +33,19 @@ WORDS = (
     *("winter", "candle", "bridge", "yellow"),
 )
 CONTEXT, SEQUENCES = 4096, 8
-_TICKS = os.sysconf("SC_CLK_TCK")
+# What the engine alone takes for a token, in seconds of processor time.
+ENGINE = """
+import sys, time, pathlib
+from puna.engine import load_model, LoadOptions
+from puna.sampling.parameters import SamplingParameters
+options = LoadOptions(num_ctx={context}, num_parallel={sequences}, num_threads=1)
+model = load_model(pathlib.Path(sys.argv[1]), options)
+ids = model.tokenizer.encode("a")
+list(model.generate(ids, SamplingParameters(temperature=0.0), num_predict=200))
+before = time.process_time()
+*_, end = model.generate(ids, SamplingParameters(temperature=0.0), num_predict={tokens})
+print((time.process_time() - before) / end.generated_tokens)
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,13 +193,10 @@ async def second_turn(port: int, model: str) -> tuple[int, int]:
     return added, after["prompt_eval_count"] - after.get("cached_tokens", 0)
 
 
-def processor_seconds(pids: Sequence[int]) -> float:
-    """What these processes have used so far."""
-    total = 0
-    for pid in pids:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        total += int(fields[11]) + int(fields[12])
-    return total / _TICKS
+def processor_seconds(pid: int) -> float:
+    """What the threads of a process have used so far."""
+    threads = Path(f"/proc/{pid}/task").glob("*/schedstat")
+    return sum(int(one.read_text().split()[0]) for one in threads) / 1e9
 
 
 def children(pid: int) -> list[int]:
@@ -236,12 +245,12 @@ def started(command: Sequence[str], path: str, port: int, **environment: str) ->
 
 
 @contextmanager
-def puna_server(store: Path, threads: int) -> Iterator[tuple[int, int]]:
+def puna_server(store: Path) -> Iterator[tuple[int, int]]:
     """Puna's server over a store; its port and process id."""
     port = free_port()
     settings = {"PUNA_MODELS": str(store), "PUNA_HOST": f"127.0.0.1:{port}", "PUNA_NUM_PARALLEL": "8"}
     command = [sys.executable, "-m", "puna", "serve"]
-    with started(command, "/api/version", port, PUNA_NUM_THREAD=str(threads), **settings) as pid:
+    with started(command, "/api/version", port, **settings) as pid:
         yield port, pid
 
 
@@ -255,10 +264,10 @@ def llama_server(binary: Path, model: Path, threads: int) -> Iterator[int]:
         yield port
 
 
-def store_with(folder: Path, name: str, model: Path) -> None:
-    """Makes a store with the model in it."""
+def store_with(folder: Path, name: str, model: Path, threads: int) -> None:
+    """Makes a store with the model in it, to be computed by so many threads."""
     modelfile = folder / "Modelfile"
-    modelfile.write_text(f"FROM {model}\n")
+    modelfile.write_text(f"FROM {model}\nPARAMETER num_thread {threads}\n")
     command = [sys.executable, "-m", "puna", "create", name, "-f", str(modelfile)]
     subprocess.run(
         command,
@@ -277,42 +286,37 @@ async def load_seconds(port: int, model: str) -> float:
     return time.perf_counter() - began
 
 
-def start_and_load(store: Path, threads: int, runs: int) -> tuple[float, float]:
+def start_and_load(store: Path, runs: int) -> tuple[float, float]:
     """Median seconds from nothing to the first answer of the server, and to load the model."""
     starts, loads = [], []
     for _ in range(runs):
         began = time.perf_counter()
-        with puna_server(store, threads) as (port, _):
+        with puna_server(store) as (port, _):
             starts.append(time.perf_counter() - began)
             loads.append(asyncio.run(load_seconds(port, "measured")))
     return statistics.median(starts), statistics.median(loads)
 
 
-def token_cost(store: Path, tiny: Path, threads: int) -> float:
-    """Microseconds of processor time that a streamed token costs besides what the engine alone takes."""
-    tokens = 3000
-    with puna_server(store, threads) as (port, pid):
+def token_cost(store: Path, tiny: Path, runs: int) -> tuple[float, float]:
+    """Microseconds of processor time of a streamed token: the server's, and the runner's beyond the engine.
+
+    Both compute with one thread: a second would spend the time that the first takes for other things waiting.
+    """
+    tokens, servers, runners = 2000, [], []
+    engine = ENGINE.format(context=CONTEXT, sequences=SEQUENCES, tokens=tokens)
+    with puna_server(store) as (port, pid):
         asyncio.run(puna_answer(port, "tiny", "warm up", 200))
-        processes = [pid, *children(pid)]
-        before = processor_seconds(processes)
-        answer = asyncio.run(puna_answer(port, "tiny", "a", tokens))
-        served = (processor_seconds(processes) - before) / answer.tokens
-    code = (
-        "import sys, time, pathlib\n"
-        "from puna.engine import load_model, LoadOptions\n"
-        "from puna.sampling.parameters import SamplingParameters\n"
-        f"options = LoadOptions(num_ctx={CONTEXT}, num_threads={threads})\n"
-        "model = load_model(pathlib.Path(sys.argv[1]), options)\n"
-        "ids = model.tokenizer.encode('a')\n"
-        "list(model.generate(ids, SamplingParameters(temperature=0.0), num_predict=200))\n"
-        "before = time.process_time()\n"
-        f"*_, end = model.generate(ids, SamplingParameters(temperature=0.0), num_predict={tokens})\n"
-        "print((time.process_time() - before) / end.generated_tokens)\n"
-    )
-    alone = subprocess.run(
-        [sys.executable, "-c", code, str(tiny)], check=True, capture_output=True, text=True
-    )
-    return 1e6 * (served - float(alone.stdout))
+        (runner,) = children(pid)
+        for _ in range(runs):
+            before = processor_seconds(pid), processor_seconds(runner)
+            answer = asyncio.run(puna_answer(port, "tiny", "a", tokens))
+            after = processor_seconds(pid), processor_seconds(runner)
+            served, ran = ((end - begin) / answer.tokens for begin, end in zip(before, after, strict=True))
+            command = [sys.executable, "-c", engine, str(tiny)]
+            alone = subprocess.run(command, check=True, capture_output=True, text=True)
+            servers.append(1e6 * served)
+            runners.append(1e6 * (ran - float(alone.stdout)))
+    return statistics.median(servers), statistics.median(runners)
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -352,19 +356,20 @@ def main() -> None:
     binary = given.llama_server or built_server()
     with ExitStack() as stack:
         store = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        store_with(store, "measured", given.model.absolute())
-        start, load = start_and_load(store, given.threads, given.pairs)
+        store_with(store, "measured", given.model.absolute(), given.threads)
+        start, load = start_and_load(store, given.pairs)
         alone = {"start, s": start, "load, s": load}
         with (
-            puna_server(store, given.threads) as (port, _),
+            puna_server(store) as (port, _),
             llama_server(binary, given.model, given.threads) as peer,
         ):
             rows = asyncio.run(compared(port, "measured", peer, given.pairs))
             added, evaluated = asyncio.run(second_turn(port, "measured"))
             alone |= {"second turn adds tokens": added, "second turn evaluates": evaluated}
         if given.tiny:
-            store_with(store, "tiny", given.tiny.absolute())
-            alone["cost of a streamed token, µs"] = token_cost(store, given.tiny, given.threads)
+            store_with(store, "tiny", given.tiny.absolute(), 1)
+            server, runner = token_cost(store, given.tiny, given.pairs)
+            alone |= {"cost of a streamed token, µs": server, "and of its runner, besides computing": runner}
     print(table(rows))
     print("\n" + "\n".join(f"- {name}: {value:.2f}" for name, value in alone.items()))
     if given.json:

@@ -60,4 +60,5 @@ def _size(item: Item) -> int:
     """About how many bytes of memory an item takes. What comes once for a request does not count."""
     if not isinstance(item, TextChunk):
         return 0
-    return _EVENT_SIZE * (1 + sum(1 + len(token.top) for token in item.logprobs)) + len(item.text)
+    tokens = sum(1 + len(token.top) for token in item.logprobs) if item.logprobs else 0
+    return _EVENT_SIZE * (1 + tokens) + len(item.text)

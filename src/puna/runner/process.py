@@ -303,7 +303,7 @@ class Runner:
         if mailbox is None:
             return
         mailbox.put(item)
-        if not isinstance(item, TextChunk | PromptLogprobs):
+        if not isinstance(item, (TextChunk, PromptLogprobs)):
             del self._mailboxes[id]
         elif mailbox.full:
             del self._mailboxes[id]

@@ -7,6 +7,7 @@ which is the end of the connection, ends this process whatever the main thread i
 import contextlib
 import os
 import queue
+import select
 import signal
 import socket
 import sys
@@ -107,6 +108,8 @@ class Line:
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
+        self._readable = select.poll()
+        self._readable.register(connection, select.POLLIN)
         self._heard: queue.SimpleQueue[ToRunner | None] = queue.SimpleQueue()
         threading.Thread(target=self._listen, name="listener", daemon=True).start()
 
@@ -138,6 +141,8 @@ class Line:
 
     def _receive(self) -> bytes:
         try:
+            # Who waits in `recv` is woken whenever the other side has read, too: once a token.
+            self._readable.poll()
             return self._connection.recv(_READ)
         except OSError:
             return b""

@@ -407,6 +407,9 @@ class Reading:
     The engine has cut the text at the first stop text. One that comes about only in the content, because
     calls and tags are taken out of the text, does not get through either.
 
+    Attributes:
+        stopped: a stop text, or the only call, has come about, so nothing more is wanted.
+
     Args:
         stop: texts that end the answer.
         one_call: the answer ends with its first call.
@@ -416,12 +419,8 @@ class Reading:
         self._prepared = prepared
         self._content = StoppedContent(stop)
         self._one_call = one_call
-        self._called = False
-
-    @property
-    def stopped(self) -> bool:
-        """A stop text, or the only call, has come about, so nothing more is wanted."""
-        return self._called or self._content.stopped
+        self._endless = not (stop or one_call)
+        self.stopped = False
 
     def stop_text(self, counts: Done) -> str:
         """The stop text that ended the answer, here or in the engine; empty where none did."""
@@ -438,19 +437,23 @@ class Reading:
 
     def feed(self, text: str) -> list[Event]:
         """The events that this text completes."""
-        return list(self._let_through(self._prepared.parser.feed(text)))
+        return self._let_through(self._prepared.parser.feed(text))
 
     def finish(self) -> list[Event]:
         """The events of what was held back, at the answer's end: nothing is fed after it."""
-        events = list(self._let_through(self._prepared.parser.finish()))
+        events = self._let_through(self._prepared.parser.finish())
         return [*events, *self._content.flush()]
 
-    def _let_through(self, events: Iterable[Event]) -> Iterator[Event]:
+    def _let_through(self, events: list[Event]) -> list[Event]:
+        if self._endless:
+            return events
+        wanted: list[Event] = []
         for event in events:
             if self.stopped:
-                return
-            self._called = self._one_call and isinstance(event, ToolCall)
-            yield from self._content.feed(event)
+                break
+            wanted += self._content.feed(event)
+            self.stopped = self._content.stopped or (self._one_call and isinstance(event, ToolCall))
+        return wanted
 
 
 def without_spelled_thinking(message: Message, style: Style) -> Message:

@@ -1,6 +1,8 @@
 """Moments and durations, and the figures at an answer's end, as Ollama's API tells them."""
 
+import time
 from datetime import UTC, datetime
+from functools import lru_cache
 
 from puna.services.conversation import Finished
 
@@ -27,4 +29,10 @@ def nanoseconds(seconds: float) -> int:
 
 def now_text() -> str:
     """This moment in UTC, as RFC 3339 writes it."""
-    return datetime.now(UTC).isoformat().removesuffix("+00:00") + "Z"
+    seconds, rest = divmod(time.time_ns(), 10**9)
+    return f"{_second(seconds)}.{rest // 1000:06d}Z"
+
+
+@lru_cache(1)
+def _second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")

@@ -33,13 +33,9 @@ class RunningRequest:
         if self._task is not None:
             self._task.cancel()
 
-    def check(self) -> None:
-        """Raises Interrupted if the request has been told to end."""
+    def __enter__(self) -> None:
         if self.cancelled:
             raise Interrupted(CANCELED)
-
-    def __enter__(self) -> None:
-        self.check()
         self._task = asyncio.current_task()
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:

@@ -49,6 +49,8 @@ class Tags:
         Args:
             whole: nothing follows `end`, so nothing can become a tag.
         """
+        if self._starts.search(text, start, end) is None:
+            return end, ""
         found = self._tags.search(text, start, end)
         unsure = end if whole else self._beginning(text, start, end)
         if found is None or found.start() >= unsure:
@@ -136,7 +138,7 @@ class Stream:
                 return tag
             if self.ended:
                 return None
-            yield from self._more()
+            yield
 
     def take_until(self, tags: Tags, limit: int = CALL_LIMIT) -> Steps[tuple[str, str]]:
         """The text up to the first of the tags, and the tag.
@@ -232,7 +234,8 @@ class Stream:
         whole = self._closed or end < len(self._text)
         place, tag = tags.find(self._text, self._at, end, whole=whole)
         text = self._read(place - self._at)
-        self._read(len(tag))
+        if tag:
+            self._read(len(tag))
         return text, tag
 
     def _read(self, size: int) -> str:
@@ -293,7 +296,8 @@ class Stream:
             self.release()
             self._kind = kind
         self._emit(kind, body)
-        self._hold(text[len(body) :])
+        if len(body) < len(text):
+            self._hold(text[len(body) :])
 
     def call(self, name: str, arguments: dict[str, Any], id: str | None = None) -> None:
         """A call is complete; what was read for it is accounted for."""
@@ -308,7 +312,7 @@ class Stream:
     def release(self) -> None:
         """Let held white space out."""
         self._emit(self._kind, self._space)
-        self.drop_space()
+        self._space, self._long_space = "", False
 
     def drop_space(self) -> None:
         """Forget held white space: it belongs to the format."""

@@ -65,6 +65,8 @@ from puna.services.messages import message_of, pictures
 T = TypeVar("T", bound=msgspec.Struct)
 Reply: TypeAlias = Callable[..., GenerateReply | ChatReply]
 
+_NOT_ON_WIRE = (Prompted, PromptLogprobs)
+
 _encode = msgspec.json.Encoder().encode
 
 
@@ -256,16 +258,14 @@ async def _lines(answer: Answer, model: str, reply: Reply) -> AsyncGenerator[byt
         async for event in events:
             if isinstance(event, Logprobs):
                 logprobs += map(logprob_on_wire, event.tokens)
-                continue
-            if isinstance(event, Prompted | PromptLogprobs):
-                continue
-            part = Part(logprobs=logprobs)
-            logprobs = []
-            if isinstance(event, Finished):
-                yield _encode(_last(model, part, event, reply))
+            elif isinstance(event, Finished):
+                yield _encode(_last(model, Part(logprobs=logprobs), event, reply))
                 return
-            _add(part, event)
-            yield _encode(reply(model, part))
+            elif not isinstance(event, _NOT_ON_WIRE):
+                part = Part(logprobs=logprobs)
+                logprobs = []
+                _add(part, event)
+                yield _encode(reply(model, part))
 
 
 async def _whole(answer: Answer, model: str, reply: Reply) -> GenerateReply | ChatReply:
