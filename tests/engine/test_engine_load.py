@@ -8,10 +8,11 @@ import pytest
 from tests.engine.driving import alone, loaded, request, run
 from tests.tiny_llama import BLOCKS, BOS, HIDDEN, write_tiny_llama
 
+from puna.engine import load
 from puna.engine.events import Done, Event, TextChunk
 from puna.engine.load import LoadedModel, load_model, plan_model
 from puna.engine.options import LoadOptions
-from puna.errors import BackendError, InvalidOption
+from puna.errors import BackendError, InternalError, InvalidOption
 from puna.kvcache import History
 from puna.ml import AllocationStatus, InsufficientMemory
 from puna.sampling.parameters import SamplingParameters
@@ -90,6 +91,16 @@ def test_what_is_too_large_leaves_the_model_as_it_was(path: Path) -> None:
                 model.resize(LoadOptions(num_threads=1, num_ctx=10**9, kv_cache_type="f32"))
         assert (model.num_ctx, model.memory) == (64, before)
         assert run(model.engine, request([BOS, 70], 5))[0].text == expected
+
+
+def test_a_model_that_has_lost_its_cache_is_of_no_use(path: Path) -> None:
+    def no_room(*arguments: object) -> None:
+        raise BackendError("no room")
+
+    with loaded(path, num_ctx=64) as model, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(load, "new_evaluator", no_room)
+        with pytest.raises(InternalError, match="lost its cache: no room"):
+            model.resize(LoadOptions(num_threads=1, num_ctx=128))
 
 
 def text(events: list[Event]) -> str:

@@ -28,6 +28,7 @@ from puna.errors import (
     ContextLengthExceeded,
     Interrupted,
     InvalidOption,
+    OutOfMemory,
     PunaError,
     RunnerDied,
     UnsupportedModel,
@@ -195,6 +196,14 @@ async def test_another_size_of_context(started: Started) -> None:
         await runner.resize(replace(OPTIONS, num_ctx=128))
         assert runner.loaded.num_ctx == 128
         assert (await answer(runner, ENDLESS))[1].generated_tokens == 125
+
+
+async def test_a_model_goes_on_where_another_cache_does_not_fit(started: Started) -> None:
+    async with started(memory=200 << 20) as runner:
+        expected, _ = await answer(runner, REQUESTS[0])
+        with pytest.raises(OutOfMemory):
+            await runner.resize(replace(OPTIONS, num_batch=4096, num_parallel=64))
+        assert (await answer(runner, REQUESTS[0]))[0] == expected
 
 
 async def test_a_model_is_not_resized_while_it_answers(started: Started) -> None:

@@ -468,7 +468,7 @@ async def test_memory_that_is_short_only_when_it_is_taken() -> None:
 
 
 @story
-async def test_a_resize_that_does_not_fit_ends_in_an_error_and_the_model_comes_back() -> None:
+async def test_a_resize_that_does_not_fit_ends_in_an_error_and_the_model_goes_on() -> None:
     machine = Machine(weights={"a": 400 * MB}, total=1000 * MB)
     scheduler = machine.scheduler(SchedulerOptions(num_parallel=1))
     await use(scheduler, "a")
@@ -479,8 +479,32 @@ async def test_a_resize_that_does_not_fit_ends_in_an_error_and_the_model_comes_b
     with pytest.raises(OutOfMemory):
         await use(scheduler, "a", asked=LoadOptions(num_ctx=100_000))
     await use(scheduler, "a")
-    assert scheduler.loaded()[0].num_ctx == 4096
+    assert (scheduler.loaded()[0].num_ctx, len(machine.loads)) == (4096, 1)
+    machine.hidden = 0
+    await use(scheduler, "a", asked=LoadOptions(num_ctx=100_000))
+    assert (scheduler.loaded()[0].num_ctx, len(machine.loads)) == (100_000, 1)
     await scheduler.close(1.0)
+
+
+@story
+async def test_a_process_is_expected_where_a_model_is_not_there() -> None:
+    machine = Machine()
+    asked = []
+    scheduler = Scheduler(
+        SchedulerOptions(),
+        start=machine.start,
+        plan=machine.plan,
+        expect=lambda: asked.append(now()),
+        clock=now,
+        memory=machine.memory,
+    )
+    scheduler.expect("sha256-a")
+    await use(scheduler, "a")
+    scheduler.expect("sha256-a")
+    assert len(asked) == 1
+    await scheduler.close(1.0)
+    scheduler.expect("sha256-b")
+    assert len(asked) == 1
 
 
 @story

@@ -29,7 +29,7 @@ from puna.engine.pictures import Gallery
 from puna.engine.request import GenerateRequest, Image
 from puna.engine.signals import interrupted_by_signals
 from puna.engine.thinking import ends_with
-from puna.errors import InvalidOption, PunaError, UnsupportedModel
+from puna.errors import InternalError, InvalidOption, PunaError, UnsupportedModel
 from puna.gguf import Metadata
 from puna.gguf.keys import Pooling
 from puna.ml import (
@@ -264,6 +264,7 @@ class LoadedModel:
         Raises:
             InvalidOption: requests are under way, or the cache type does not suit the model.
             InsufficientMemory: the new cache does not fit.
+            InternalError: nor does the old one any more; the model is of no use.
         """
         if self._engine is not None and not self._engine.idle:
             raise InvalidOption("the cache cannot be resized while requests are under way")
@@ -271,7 +272,10 @@ class LoadedModel:
         try:
             self._use(self._new_evaluator(options), options)
         except PunaError:
-            self._use(self._new_evaluator(self.options), self.options)
+            try:
+                self._use(self._new_evaluator(self.options), self.options)
+            except PunaError as error:
+                raise InternalError(f"the model has lost its cache: {error}") from error
             raise
 
     def _new_evaluator(self, options: LoadOptions) -> Evaluator:

@@ -99,10 +99,35 @@ class Runner:
             PunaError: what the load failed of; the same as in this process.
             RunnerDied: the process ended, or the load stalled.
         """
-        runner = cls(step_timeout)
-        await runner._spawn(memory)
-        await runner._load(Load(str(path.absolute()), options), progress, stall)
+        runner = await cls.spawn(memory=memory, step_timeout=step_timeout)
+        await runner.load(path, options, progress=progress, stall=stall)
         return runner
+
+    @classmethod
+    async def spawn(cls, *, memory: int | None = None, step_timeout: float | None = None) -> Self:
+        """A new process without a model, for `load`. Cancelled, it leaves none.
+
+        Args:
+            memory, step_timeout: see `start`.
+
+        Raises:
+            RunnerDied: the system starts no process.
+        """
+        runner = cls(step_timeout)
+        runner._child = await Child.spawn(lambda descriptor: command(descriptor, memory), runner._received)
+        runner._child.ended.add_done_callback(lambda ended: runner._settle(ended.result()))
+        return runner
+
+    async def load(
+        self,
+        path: Path,
+        options: LoadOptions,
+        *,
+        progress: Callable[[float], None] = lambda done: None,
+        stall: float | None = 300.0,
+    ) -> None:
+        """Loads the process's model, once; see `start`."""
+        await self._load(Load(str(path.absolute()), options), progress, stall)
 
     @classmethod
     async def plan(
@@ -114,8 +139,7 @@ class Runner:
             PunaError: the model cannot be loaded.
             RunnerDied: the process ended, or stalled.
         """
-        runner = cls()
-        await runner._spawn(memory)
+        runner = await cls.spawn(memory=memory)
         await runner._load(Load(str(path.absolute()), options, plan=True), _ignore, stall)
         await runner.stop(1.0)
         return runner.loaded
@@ -210,10 +234,6 @@ class Runner:
         await asyncio.shield(self.died)
 
     # -- the process ----------------------------------------------------------------------------------
-
-    async def _spawn(self, memory: int | None) -> None:
-        self._child = await Child.spawn(lambda descriptor: command(descriptor, memory), self._received)
-        self._child.ended.add_done_callback(lambda ended: self._settle(ended.result()))
 
     async def _load(self, load: Load, progress: Callable[[float], None], stall: float | None) -> None:
         try:

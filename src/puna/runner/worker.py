@@ -23,7 +23,7 @@ import msgspec
 
 from puna.engine.events import Done, Event
 from puna.engine.options import DEFAULT_PARALLEL, LoadOptions
-from puna.errors import BackendError, InvalidOption, OutOfMemory, PunaError
+from puna.errors import BackendError, InternalError, InvalidOption, OutOfMemory, PunaError
 from puna.linux import die_with_parent
 from puna.runner.protocol import (
     Cancel,
@@ -150,6 +150,9 @@ class Line:
 
 def run(line: Line) -> None:
     """Does what the server says, until it says no more."""
+    # It may be a while until there is something to load. Whatever is wrong, the load will tell.
+    with contextlib.suppress(Exception):
+        import puna.engine.load  # noqa: F401
     first = line.next()
     if not isinstance(first, Load):
         return
@@ -259,7 +262,7 @@ class Served:
         """Takes requests and computes until the server says no more.
 
         Raises:
-            InternalError: the books of the cache are wrong; a new process would be better.
+            InternalError: the books of the cache are wrong, or it is lost; a new process would be better.
         """
         while self._hear():
             if not self._model.engine.idle:
@@ -312,6 +315,8 @@ class Served:
             if self._active or self._embeddings:
                 raise InvalidOption("a model cannot be given another cache while it answers")
             self._model.resize(options)
+        except InternalError:
+            raise
         except PunaError as error:
             self._line.say(LoadFailed(failure_of(error)))
         else:

@@ -191,6 +191,7 @@ class Scheduler:
     Args:
         start: loads a model in a process of its own.
         plan: finds out what a load takes.
+        expect: is told that `start` may be called soon.
         clock: seconds, for all moments.
         memory: the machine's memory as it is now.
         ready: is told of each model that has been loaded.
@@ -202,6 +203,7 @@ class Scheduler:
         *,
         start: StartRunner,
         plan: PlanLoad,
+        expect: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
         memory: Callable[[], HostMemory] = free_memory,
         ready: Ready = lambda source, runner, seconds: None,
@@ -209,6 +211,7 @@ class Scheduler:
         self.options = options
         self._start = start
         self._plan = plan
+        self._expect = expect
         self._clock = clock
         self._memory = memory
         self._tell_ready = ready
@@ -227,6 +230,11 @@ class Scheduler:
     def queued(self) -> int:
         """How many requests wait."""
         return len(self._queue.pending)
+
+    def expect(self, digest: str) -> None:
+        """A request is on its way for a model that may have to be loaded."""
+        if digest not in self._slots and not self._closing:
+            self._expect()
 
     @asynccontextmanager
     async def lease(
@@ -516,18 +524,24 @@ class Scheduler:
         else:
             # Unless it was stopped in the meantime.
             if slot.stage == "resizing":
-                slot.stage = "ready"
-                slot.idle_since = self._clock()
+                self._resized(slot)
         self._dispatch()
 
     def _resize_failed(self, slot: _Slot, before: LoadOptions, error: PunaError) -> None:
-        """Fails who wanted it. What state the cache is in is not known, so the model goes."""
+        """Fails who wanted it. Where there was no room for the new cache, the model goes on with the old."""
         self._fail_all(slot, error)
         if isinstance(error, RunnerDied):
             self._lost(slot, str(error))
         elif slot.stage == "resizing":
             slot.options = before
-            self._stop(slot, _STOP_GRACE)
+            if isinstance(error, InternalError):
+                self._stop(slot, _STOP_GRACE)
+            else:
+                self._resized(slot)
+
+    def _resized(self, slot: _Slot) -> None:
+        slot.stage = "ready"
+        slot.idle_since = self._clock()
 
     def _load_failed(self, slot: _Slot, error: PunaError) -> None:
         self._fail_all(slot, error)

@@ -17,8 +17,8 @@ from starlette.responses import PlainTextResponse, Response
 from puna import settings as environment
 from puna.errors import PunaError
 from puna.options import FILE, ServerSettings
-from puna.runner.process import Runner
 from puna.runner.protocol import Stepped
+from puna.runner.starter import Starter
 from puna.scheduler.scheduler import RunningModel, Scheduler
 from puna.scheduler.state import ModelSource, SchedulerOptions
 from puna.server import anthropic, health, openai, openapi
@@ -51,16 +51,16 @@ _DIALECTS = {
 def build_state(settings: ServerSettings, library: Library) -> AppState:
     """The parts that routes work with."""
     metrics = _metrics(settings)
+    starter = Starter(
+        memory=settings.runner_memory or None,
+        step_timeout=_finite(settings.step_timeout),
+        plan_timeout=_finite(settings.load_timeout),
+    )
     scheduler = Scheduler(
         _scheduling(settings),
-        start=partial(
-            Runner.start,
-            memory=settings.runner_memory or None,
-            step_timeout=_finite(settings.step_timeout),
-        ),
-        plan=partial(
-            Runner.plan, stall=_finite(settings.load_timeout), memory=settings.runner_memory or None
-        ),
+        start=starter.start,
+        plan=starter.plan,
+        expect=starter.expect,
         ready=partial(_count_model, metrics),
     )
     metrics.watch(partial(_load_of, scheduler))
@@ -68,6 +68,7 @@ def build_state(settings: ServerSettings, library: Library) -> AppState:
         settings=settings,
         library=library,
         scheduler=scheduler,
+        starter=starter,
         inference=Inference(library, scheduler, limits_of(settings), metrics),
         metrics=metrics,
         operations=Operations(settings.max_transfers),
@@ -177,6 +178,7 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
     yield
     state.operations.close()
     await state.scheduler.close(0.0)
+    await state.starter.close()
     await state.inference.close()
     await asyncio.to_thread(state.responses.close)
 

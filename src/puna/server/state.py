@@ -8,6 +8,7 @@ from starlette.types import Scope
 
 from puna.errors import PunaError
 from puna.options import ServerSettings
+from puna.runner.starter import Starter
 from puna.scheduler.scheduler import Scheduler
 from puna.server.dialects import dialect_path
 from puna.server.errors import ErrorAnswer, error_answer
@@ -38,6 +39,7 @@ class AppState:
     """The parts of a running server.
 
     Attributes:
+        starter: starts the scheduler's runners.
         operations: pulls, pushes and creations under way.
         responses: answers that are kept for their clients.
         hidden: folders of this machine that no answer may name.
@@ -47,6 +49,7 @@ class AppState:
     settings: ServerSettings
     library: Library
     scheduler: Scheduler
+    starter: Starter
     inference: Inference
     metrics: Metrics = field(default_factory=Metrics)
     operations: Operations = field(default_factory=lambda: Operations(ServerSettings().max_transfers))

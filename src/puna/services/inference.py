@@ -37,11 +37,12 @@ from puna.services.asked import (
 from puna.services.conversation import Chat, Finished, Prepared, Reading
 from puna.services.embedding import Embeddings, encode_inputs, finished_vectors, pair
 from puna.services.limits import DEFAULT_LIMITS, Limits, check_count
-from puna.services.opened import OpenedModel, OpenedModels, find_stored
+from puna.services.opened import OpenedModel, OpenedModels, find_stored, weights_digest
 from puna.services.options import Options, read_options
 from puna.services.projectors import seeing
 from puna.services.running import RunningRequests
 from puna.store.library import Library
+from puna.store.manifests import StoredManifest
 from puna.tokenizer import Tokenizer
 
 P = ParamSpec("P")
@@ -185,8 +186,20 @@ class Inference:
             ModelNotFound: the store has no such model.
             PunaError: as `puna.services.opened.open_model`.
         """
-        stored = await asyncio.to_thread(find_stored, self._library, name, not_found)
+        return await self._opened(await self._found(name, not_found), name)
+
+    async def _found(self, name: str, not_found: Callable[[str], str]) -> StoredManifest:
+        return await asyncio.to_thread(find_stored, self._library, name, not_found)
+
+    async def _opened(self, stored: StoredManifest, name: str) -> OpenedModel:
         return (await self._models.get(stored)).called(name, stored.name)
+
+    async def _wanted(self, name: str, not_found: Callable[[str], str] = _not_found) -> OpenedModel:
+        """As `open`, for a request that needs the weights as well."""
+        stored = await self._found(name, not_found)
+        if stored not in self._models:
+            self._scheduler.expect(weights_digest(stored.manifest()))
+        return await self._opened(stored, name)
 
     async def chat(self, request: ChatRequest) -> Answer:
         """The answer to a conversation.
@@ -228,7 +241,7 @@ class Inference:
         Raises:
             PunaError: as `open`, and as the model's loading.
         """
-        model = await self.open(request.model, not_found)
+        model = await self._wanted(request.model, not_found)
         if act:
             model.chat.check_completion(act)
         options = self._options(request, model)
@@ -278,7 +291,7 @@ class Inference:
         """
         began = time.perf_counter()
         check_count("inputs", request.inputs, self._limits.inputs)
-        model = await self.open(request.model, not_found)
+        model = await self._wanted(request.model, not_found)
         options = self._options(request, model)
         with self.requests.running(request.id, request.key, model.source.digest) as running, running:
             async with self._scheduler.lease(model.source, options.load, request.keep_alive) as lease:
@@ -309,7 +322,7 @@ class Inference:
             MissingCapability: the model does not rank.
             PunaError: as `embed`.
         """
-        model = await self.open(request.model)
+        model = await self._wanted(request.model)
         if not model.ranks:
             raise MissingCapability(["rerank"], subject=f'"{request.model}"')
         check_count("documents", documents, self._limits.inputs)
@@ -343,7 +356,7 @@ class Inference:
         return replace(options, sampling=sampling)
 
     async def _chat_job(self, request: ChatRequest) -> _Job:
-        model = await self.open(request.model)
+        model = await self._wanted(request.model)
         model.chat.check_completion("chat")
         conversation = await self._apart(chat_conversation, request, model.model, self._limits)
         model.chat.check(conversation, "chat")
@@ -353,7 +366,7 @@ class Inference:
         return _Job(request, model, options, model.chat, prepare, one_call=not request.parallel_tool_calls)
 
     async def _completion_job(self, request: CompletionRequest) -> _Job:
-        model = await self.open(request.model)
+        model = await self._wanted(request.model)
         check_raw(request)
         model.chat.check_completion("generate")
 

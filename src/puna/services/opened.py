@@ -14,7 +14,7 @@ from puna.services.conversation import Chat, facts_of
 from puna.services.limits import Limits
 from puna.services.projectors import Projector, projector_of
 from puna.store.library import Library
-from puna.store.manifests import MODEL_LAYER, StoredManifest, model_digest
+from puna.store.manifests import MODEL_LAYER, Manifest, StoredManifest, model_digest
 from puna.store.model import Model, stored_model
 from puna.store.name import ModelName, parse_name
 from puna.tokenizer import load_tokenizer
@@ -82,7 +82,7 @@ def open_model(library: Library, stored: StoredManifest, tokenizer: "Tokenizer |
         facts = facts_of(str(model.name), model)
         chat = Chat.of(metadata, tokenizer, 0, facts, projector=projector.metadata if projector else None)
         return OpenedModel(
-            source=ModelSource(_weights_digest(model), path, str(model.name)),
+            source=ModelSource(weights_digest(model.manifest), path, str(model.name)),
             digest=model.digest,
             model=model,
             tokenizer=tokenizer,
@@ -114,8 +114,9 @@ def find_stored(library: Library, name: str, not_found: Callable[[str], str]) ->
         raise ModelNotFound(not_found(name[:400])) from error
 
 
-def _weights_digest(model: Model) -> str:
-    layer = model.manifest.first(MODEL_LAYER)
+def weights_digest(manifest: Manifest) -> str:
+    """The digest of a model's GGUF file; empty if it has none."""
+    layer = manifest.first(MODEL_LAYER)
     return layer.digest if layer else ""
 
 
@@ -127,6 +128,9 @@ class OpenedModels:
         self._limits = limits
         self._opened: OrderedDict[str, OpenedModel] = OrderedDict()
         self._opening: dict[str, asyncio.Task[OpenedModel]] = {}
+
+    def __contains__(self, stored: StoredManifest) -> bool:
+        return model_digest(stored.content) in self._opened
 
     async def get(self, stored: StoredManifest) -> OpenedModel:
         """The model of a manifest. Raises: as `open_model`."""
@@ -161,8 +165,8 @@ class OpenedModels:
 
     def _tokenizer_of(self, stored: StoredManifest) -> "Tokenizer | None":
         """The tokenizer of another model with the same file."""
-        layer = stored.manifest().first(MODEL_LAYER)
-        same = (one.tokenizer for one in self._opened.values() if layer and one.source.digest == layer.digest)
+        digest = weights_digest(stored.manifest())
+        same = (one.tokenizer for one in self._opened.values() if digest and one.source.digest == digest)
         return next(same, None)
 
     def _is_too_much(self) -> bool:
