@@ -1,11 +1,15 @@
 """How well a model foresees a text: Puna beside llama.cpp's llama-perplexity.
 
-    python bench/perplexity.py MODEL.gguf … [--text FILE] [--chunks 16] [--together 512]
+    python bench/perplexity.py MODEL.gguf … [--text FILE] [--chunks 16] [--together 512] [--same-kernels]
         [-t THREADS] [--llama-perplexity PATH]
 
 The text is cut into pieces of 512 tokens, and the perplexity is the exponential of the mean surprise of the
 tokens in their second halves. Without a text, it is what Python's `help` says of the language, which is the
 same for all that use one version of Python. Without a path llama.cpp is built first, see build_llama_cpp.py.
+
+Puna chooses other kernels than llama.cpp where they are faster, and these round what they multiply otherwise.
+With `--same-kernels` it repacks what llama.cpp repacks, and evaluates 64 tokens at once, for which it widens
+nothing.
 """
 
 import argparse
@@ -57,9 +61,9 @@ def surprise(model: LoadedModel, piece: Sequence[int], together: int) -> float:
     return float(found)
 
 
-def ours(path: Path, text: str, chunks: int, together: int, threads: int) -> float:
+def ours(path: Path, text: str, chunks: int, together: int, threads: int, repack: bool | None) -> float:
     """Puna's perplexity."""
-    options = LoadOptions(num_ctx=PIECE, num_batch=PIECE, num_parallel=1, num_threads=threads)
+    options = LoadOptions(num_ctx=PIECE, num_batch=PIECE, num_parallel=1, num_threads=threads, repack=repack)
     with load_model(path, options) as model:
         sums = [surprise(model, piece, together) for piece in islice(pieces(model, text), chunks)]
     return math.exp(sum(sums) / len(sums) / (PIECE - 1 - FIRST))
@@ -97,16 +101,18 @@ def main() -> None:
     parser.add_argument("--text", type=Path)
     parser.add_argument("--chunks", type=int, default=16, help="the most pieces (default: %(default)s)")
     parser.add_argument("--together", type=int, default=PIECE, help="tokens evaluated at once by Puna")
+    parser.add_argument("--same-kernels", action="store_true", help="compute as llama.cpp does")
     parser.add_argument("-t", "--threads", type=int, default=2)
     parser.add_argument("--llama-perplexity", type=Path, help="the program (default: built here)")
     arguments = parser.parse_args()
     text = arguments.text.read_text() if arguments.text else "\n".join(topics.values())
     program = arguments.llama_perplexity or built_program()
+    together, repack = (64, True) if arguments.same_kernels else (arguments.together, None)
     where = arguments.text or f"the help of Python {platform.python_version()}"
     print(f"{where}, {arguments.chunks} pieces of {PIECE} tokens\n")
     print("| model | Puna | llama.cpp | difference |", "| :--- | ---: | ---: | ---: |", sep="\n")
     for path in arguments.models:
-        mine = ours(path, text, arguments.chunks, arguments.together, arguments.threads)
+        mine = ours(path, text, arguments.chunks, together, arguments.threads, repack)
         other, error = theirs(program, path, text, arguments.chunks, arguments.threads)
         print(
             f"| {path.stem} | {mine:.4f} | {other:.4f} ± {error:.2f} | {mine / other - 1:+.4%} |", flush=True

@@ -1,7 +1,9 @@
 """Clients that are slow, many or gone, and a server that is told to stop while it works."""
 
+import asyncio
 import json
 import os
+import resource
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -203,6 +205,44 @@ def test_many_requests_at_once_are_all_answered(start: Start, count: int) -> Non
     nothing_runs(server)
     wait_for(lambda: descriptors(server.pid) <= files)
     assert resident(server.pid) - memory < 64 * MEBIBYTE
+
+
+@pytest.mark.parametrize("count", [400, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_a_flood_is_answered_to_the_last(start: Start, count: int) -> None:
+    """D19: requests that come together, each on a connection of its own, while a model answers."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    server = start(PUNA_MAX_CONNECTIONS=str(2 * count))
+    still_works(server)
+    with begun_streams(server, 1):
+        pass
+    nothing_runs(server)
+    files = descriptors(server.pid)
+    content = json.dumps(SHORT).encode()
+    head = "POST /api/generate HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+    request = f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content
+
+    async def asked() -> bytes:
+        reader, writer = await asyncio.open_connection(*server.address)
+        try:
+            writer.write(request)
+            return await reader.read()
+        finally:
+            writer.close()
+
+    async def flood() -> list[bytes]:
+        return await asyncio.gather(*(asked() for _ in range(count)))
+
+    try:
+        with begun_streams(server, 1):
+            replies = asyncio.run(flood())
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    said = f'"response":"{SAID}"'.encode()
+    assert [reply for reply in replies if b" 200 OK" not in reply[:20] or said not in reply] == []
+    nothing_runs(server)
+    wait_for(lambda: descriptors(server.pid) <= files)
+    still_works(server)
 
 
 def test_who_finds_the_queue_full_is_told_when_to_come_back(start: Start) -> None:
