@@ -115,13 +115,16 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=200)
     parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--only", choices=["copied", "free"], help="leave the other tasks out")
     arguments = parser.parse_args()
+    wanted = {"copied": COPIED, "free": FREE}.get(arguments.only, {**COPIED, **FREE})
+    chosen = [task for task in TASKS if task.name in wanted]
     for name in arguments.models:
         with puna.load(name, num_ctx=2048, num_thread=arguments.threads) as model:
             print(f"\n{name}\n")
             print("| task | tokens | without, tokens/s | with | ratio | pairs | accepted | same |")
             print("| :--- | ---: | ---: | ---: | ---: | :---: | ---: | :---: |")
-            for task in TASKS:
+            for task in chosen:
                 print(compare(model, task, arguments.pairs, arguments.tokens), flush=True)
 
 

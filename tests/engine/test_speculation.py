@@ -162,7 +162,7 @@ def test_the_text_so_far_drafts(model: LoadedModel, sampling: str) -> None:
     chosen = {**SAMPLINGS[sampling], "logit_bias": FEW}
     found = run(model.engine, asked := wanted(chosen, 150))[0]
     assert_same(found, plainly(model, asked))
-    assert found.counts.accepted_tokens > 5
+    assert found.counts.accepted_tokens > (20 if sampling == "greedy" else 0)
 
 
 def test_the_limit_of_drafted_tokens(monkeypatch: pytest.MonkeyPatch, model: LoadedModel) -> None:
