@@ -116,6 +116,13 @@ def test_timings_leave_out_what_is_zero() -> None:
     ]
 
 
+def test_timings_tell_of_drafts() -> None:
+    assert timing_lines(GenerateReply(eval_count=9, draft_count=7, draft_accepted_count=6)) == [
+        "eval count:           9 token(s)",
+        "drafts accepted:      6 of 7 token(s)",
+    ]
+
+
 def test_a_package_is_fetched_once(
     puna: Puna, base_model: Path, tmp_path: Path, home: Path, environment: dict[str, str]
 ) -> None:

@@ -11,6 +11,7 @@ from puna.store.library import Library
 
 MODEL = "said:latest"
 ASKED = {"model": "said", "prompt": "hi", "stream": False}
+UNDRAFTED = {"num_predict": 60, "draft_num_predict": 0}
 
 
 def test_a_scrape_after_two_requests(tmp_path: Path) -> None:
@@ -63,8 +64,26 @@ def test_a_model_that_has_gone_takes_nothing(tmp_path: Path) -> None:
     assert not any(name.startswith("puna_model_bytes") for name in figures)
 
 
-def add_said(folder: Path) -> None:
-    path = write_scripted_llama(folder / "said.gguf", ("one", "two", "three", "four"))
+def test_drafts_are_told_of(tmp_path: Path) -> None:
+    add_said(tmp_path, endless=True)
+    with serving(tmp_path, tmp_path / "models", PUNA_METRICS="1") as server:
+        drafted = server.post("/api/generate", {**ASKED, "options": {"num_predict": 60}}).json
+        plain = server.post("/api/generate", {**ASKED, "options": UNDRAFTED}).json
+        chat = {"model": "said", "messages": [{"role": "user", "content": "hi"}], "stream": False}
+        talked = server.post("/api/chat", {**chat, "options": {"num_predict": 60}}).json
+        figures = scraped(server)
+    assert drafted["response"] == plain["response"] and drafted["eval_count"] == 60
+    assert 30 < drafted["draft_accepted_count"] <= drafted["draft_count"] < 60
+    assert not {"draft_count", "draft_accepted_count"} & plain.keys()
+    told = [drafted["draft_count"] + talked["draft_count"]]
+    told.append(drafted["draft_accepted_count"] + talked["draft_accepted_count"])
+    assert [figures[f"puna_tokens_total{{kind={kind}}}"] for kind in ("drafted", "accepted")] == told
+    # What was accepted took no step of its own.
+    assert figures["puna_step_seconds_count"] < 3 * 61 - told[1] + 3
+
+
+def add_said(folder: Path, *, endless: bool = False) -> None:
+    path = write_scripted_llama(folder / "said.gguf", ("one", "two", "three", "four"), endless=endless)
     add_model(Library(folder / "models"), "said", path, template=CHAT + START, parameters=GREEDY)
 
 

@@ -99,7 +99,16 @@ class Seen:
 
     told: list[tuple[Any, ...]] = field(default_factory=list)
 
-    def tokens(self, model: str, *, prompt: int = 0, cached: int = 0, generated: int = 0) -> None:
+    def tokens(
+        self,
+        model: str,
+        *,
+        prompt: int = 0,
+        cached: int = 0,
+        generated: int = 0,
+        drafted: int = 0,
+        accepted: int = 0,
+    ) -> None:
         self.told.append((model, prompt, cached, generated))
 
     def first_token(self, model: str, seconds: float) -> None:

@@ -53,7 +53,7 @@ def test_names_without_effect() -> None:
 
 
 def test_every_option_of_a_modelfile_is_known_or_has_no_effect() -> None:
-    assert {*KINDS} - {*NAMES} == {"use_mmap", "draft_num_predict"}
+    assert {*KINDS} - {*NAMES} == {"use_mmap"}
 
 
 WRONG_VALUES: list[Any] = ["x", [1], {}, [[]], True, {"a": 1}, float("nan"), 1e999, 10**400]

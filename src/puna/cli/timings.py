@@ -20,4 +20,6 @@ def timing_lines(last: Answer) -> list[str]:
         if duration > 0:
             rows.append((f"{label} duration:", duration_text(duration / 1e9)))
             rows.append((f"{label} rate:", f"{count / (duration / 1e9):.2f} tokens/s"))
+    if last.draft_count > 0:
+        rows.append(("drafts accepted:", f"{last.draft_accepted_count} of {last.draft_count} token(s)"))
     return [f"{label:<22}{value}" for label, value in rows]

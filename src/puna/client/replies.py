@@ -87,6 +87,8 @@ class Answer(_Reply, frozen=True):
         eval_count: tokens of the answer.
         cached_tokens: tokens of the prompt that did not have to be evaluated.
         dropped_tokens: tokens that were left out of the prompt, or dropped on the way.
+        draft_count: tokens that were drafted for the answer, to be evaluated together.
+        draft_accepted_count: how many of these the answer has.
     """
 
     model: str = ""
@@ -102,6 +104,8 @@ class Answer(_Reply, frozen=True):
     eval_duration: int = 0
     cached_tokens: int = 0
     dropped_tokens: int = 0
+    draft_count: int = 0
+    draft_accepted_count: int = 0
 
 
 class GenerateReply(Answer, frozen=True):

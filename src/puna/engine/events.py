@@ -58,6 +58,8 @@ class Done(msgspec.Struct, frozen=True, array_like=True, tag="done"):
         cached_tokens: tokens of the prompt that were in the cache already, so were not evaluated.
         shifted_tokens: tokens that were dropped from the context to make room for the answer.
         stop_text: the stop string that ended it; empty where none did.
+        drafted_tokens: tokens that were drafted and evaluated, see `puna.engine.speculation`.
+        accepted_tokens: how many of these are part of the answer.
     """
 
     reason: Literal["stop", "length", "cancelled"]
@@ -68,6 +70,8 @@ class Done(msgspec.Struct, frozen=True, array_like=True, tag="done"):
     cached_tokens: int = 0
     shifted_tokens: int = 0
     stop_text: str = ""
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
 
 Event = TextChunk | PromptLogprobs | Done

@@ -28,6 +28,7 @@ from puna.engine.options import (
 from puna.engine.pictures import Gallery
 from puna.engine.request import GenerateRequest, Image
 from puna.engine.signals import interrupted_by_signals
+from puna.engine.speculation.depth import LARGEST
 from puna.engine.thinking import ends_with
 from puna.errors import InternalError, InvalidOption, PunaError, UnsupportedModel
 from puna.gguf import Metadata
@@ -133,6 +134,7 @@ class LoadedModel:
         shift: bool = False,
         num_keep: int = 4,
         images: Sequence[Image] = (),
+        draft: int = -1,
         halted: Callable[[], bool] = lambda: False,
     ) -> Generator[Event, None, None]:
         """Yields the answer to the prompt's tokens piece by piece, and at last `Done`.
@@ -162,6 +164,7 @@ class LoadedModel:
             shift=shift,
             num_keep=num_keep,
             images=tuple(images),
+            draft=draft,
         )
         return self._answer(request, halted)
 
@@ -493,7 +496,8 @@ def new_evaluator(
     try:
         num_batch = batch_size(model, context_length(backend.config(), options), options)
         parallel = options.num_parallel or DEFAULT_PARALLEL
-        evaluator.reserve(num_batch, num_batch if isinstance(model, Encoder) else parallel)
+        outputs = num_batch if isinstance(model, Encoder) else max(parallel, LARGEST)
+        evaluator.reserve(num_batch, outputs)
         if gallery := Gallery.of(eyes or backend, model, evaluator.cache):
             gallery.reserve()
     except BaseException:

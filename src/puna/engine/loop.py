@@ -39,6 +39,9 @@ from puna.engine.sequence import (
     shifts,
     without,
 )
+from puna.engine.speculation.depth import LARGEST
+from puna.engine.speculation.drafter import agreeing
+from puna.engine.speculation.lookup import Lookup
 from puna.engine.text import TextStream, Transcript
 from puna.engine.thinking import ThinkingLimit, ends_with
 from puna.errors import InternalError, Interrupted, InvalidOption, MissingCapability, PunaError
@@ -72,10 +75,16 @@ class StepReport:
 
 
 class _Part(NamedTuple):
-    """A sequence's share of a batch."""
+    """A sequence's share of a batch.
+
+    Attributes:
+        tokens: how many of its own, from those the cache has on.
+        draft: tokens that may come next, evaluated behind these.
+    """
 
     sequence: Sequence
     tokens: int
+    draft: tuple[int, ...] = ()
 
     @property
     def is_last(self) -> bool:
@@ -171,6 +180,7 @@ class Engine:
             if request.prompt_logprobs
             else None,
             pictures=pictures,
+            drafter=Lookup() if request.draft else None,
         )
 
     def _pictured(self, request: GenerateRequest) -> tuple[array[int], tuple[Placed, ...]]:
@@ -234,7 +244,7 @@ class Engine:
         """
         self._admit()
         parts = self._evaluate()
-        tokens = sum([part.tokens for part in parts])
+        tokens = sum([part.tokens + len(part.draft) for part in parts])
         events, self._outbox = self._outbox, []
         return StepReport(events, tokens, len(parts), self.waiting, self.cells)
 
@@ -248,7 +258,10 @@ class Engine:
             try:
                 if not self._shown(parts):
                     continue
-                self._run(parts)
+                if parts[0].draft:
+                    self._run_drafted(parts[0])
+                else:
+                    self._run(parts)
             except CacheFull as error:
                 self._make_room(error)
                 continue
@@ -262,6 +275,8 @@ class Engine:
 
     def _planned(self) -> list[_Part]:
         running = self._running
+        if len(running) == 1 and (draft := self._draft(running[0])):
+            return [_Part(running[0], running[0].pending, draft)]
         if sum([one.ready for one in running]) <= self._num_batch:
             return [_Part(one, one.ready) for one in running]
         counts = plan([Need(one.ready, one.prefilling) for one in running], self._num_batch)
@@ -273,6 +288,20 @@ class Engine:
             served = [part.sequence for part in parts]
             self._running = [one for one in running if one not in served] + served
         return parts
+
+    def _draft(self, sequence: Sequence) -> tuple[int, ...]:
+        """Tokens that may come next and can be tried: those that are wrong must be taken back."""
+        if sequence.drafter is None or sequence.prefilling or not self._cache.rewinds:
+            return ()
+        held, pending = sequence.held, sequence.pending
+        # The last token that may come needs no draft.
+        wanted, limit = sequence.room - 1, sequence.request.draft
+        if limit >= 0:
+            wanted = min(wanted, limit)
+        most = min(pending + wanted, LARGEST, self._num_batch, self._num_ctx - held)
+        draft = sequence.drafter.draft(sequence.tokens, pending, most)
+        fits = draft and self._cache.fits([(sequence.number, pending + len(draft))])
+        return tuple(draft) if fits else ()
 
     def _shown(self, parts: list[_Part]) -> bool:
         """Whether all have their pictures now; one whose picture is none is out."""
@@ -305,6 +334,34 @@ class Engine:
         for sequence, row in zip(complete, logits, strict=True):
             self._commit(sequence, row)
 
+    def _run_drafted(self, part: _Part) -> None:
+        sequence, draft = part.sequence, part.draft
+        sequence.chooser.prepare()
+        held = sequence.held
+        tokens = [*sequence.tokens[held:], *draft]
+        logits = self._evaluator.evaluate(Batch.of(tokens, held, sequence.number, all_outputs=True))
+        sequence.advance(part.tokens, time.perf_counter())
+        sequence.drafted += len(draft)
+        self._accept(sequence, draft, logits[part.tokens - 1 :])
+
+    def _accept(self, sequence: Sequence, draft: tuple[int, ...], logits: Floats) -> None:
+        """Chooses tokens as long as they are the drafted ones; the cache lets go of the others.
+
+        Args:
+            logits: F32 (drafted + 1, vocabulary), those before each drafted token and behind the last.
+        """
+        accepted, chosen = 0, 0
+        while chosen == accepted:
+            known = len(sequence.tokens)
+            if not self._commit(sequence, logits[accepted]):
+                return
+            agreed = agreeing(sequence.tokens[known:], draft[accepted:])
+            chosen += len(sequence.tokens) - known
+            accepted += agreed
+            sequence.held += agreed
+            sequence.accepted += agreed
+        self._cache.remove(sequence.number, sequence.held)
+
     def _score(self, parts: list[_Part], logits: Floats) -> Floats:
         """Notes the log-probabilities of prompts that are told of; gives the logits of last tokens back."""
         pieces = self._tokenizer.pieces
@@ -336,7 +393,8 @@ class Engine:
             first += part.tokens
         return replace(batch, pictures=Pictures.of(batch.positions, standing))
 
-    def _commit(self, sequence: Sequence, logits: Floats) -> None:
+    def _commit(self, sequence: Sequence, logits: Floats) -> bool:
+        """Chooses what follows, and returns whether the sequence goes on behind it."""
         tokenizer = self._tokenizer
         try:
             events = commit(
@@ -344,10 +402,12 @@ class Engine:
             )
         except PunaError as error:
             self._fail(sequence, error)
-            return
+            return False
         self._outbox += [(sequence.id, event) for event in events]
         if events and isinstance(events[-1], Done):
             self._leave(sequence)
+            return False
+        return True
 
     # -- room -----------------------------------------------------------------------------------------
 

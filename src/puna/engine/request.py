@@ -40,6 +40,7 @@ class GenerateRequest:
             cache has of it, and `shift` takes nothing of it away.
         scope: only prompts and answers of the same scope share what the cache holds of them.
         images: the prompt's pictures, in the order in which they stand.
+        draft: most tokens that are drafted at once, to be evaluated together; below 0 as many as pay.
 
     Raises:
         InvalidOption: there is no prompt, or its tokens are to be told of and it has pictures.
@@ -58,6 +59,7 @@ class GenerateRequest:
     thinking_budget: int = -1
     prompt_logprobs: bool = False
     images: tuple[Image, ...] = ()
+    draft: int = -1
 
     def __post_init__(self) -> None:
         if not self.prompt:

@@ -12,6 +12,7 @@ from puna.engine.events import Done
 from puna.engine.pictures import Placed, groups
 from puna.engine.request import GenerateRequest
 from puna.engine.scores import AT_ONCE, PromptScores
+from puna.engine.speculation.drafter import Drafter
 from puna.engine.text import Transcript
 from puna.errors import ContextLengthExceeded
 
@@ -50,6 +51,9 @@ class Sequence:
         shifted: tokens dropped from the context.
         scores: what is to be told of the prompt; None where nothing is, or all has been.
         pictures: those of the prompt.
+        drafter: what drafts tokens that may come next; None where nothing is drafted.
+        drafted: tokens that were drafted and evaluated.
+        accepted: how many of these were chosen, so that the logits behind them were used.
     """
 
     id: int
@@ -70,6 +74,9 @@ class Sequence:
     shifted: int = 0
     scores: PromptScores | None = None
     pictures: tuple[Placed, ...] = ()
+    drafter: Drafter | None = None
+    drafted: int = 0
+    accepted: int = 0
     clock: Clock = field(default_factory=Clock)
 
     @property
@@ -146,6 +153,8 @@ class Sequence:
             self.cached,
             self.shifted,
             self.transcript.stop_text,
+            self.drafted,
+            self.accepted,
         )
 
 

@@ -95,8 +95,9 @@ class _Ear:
     shift: bool
 
     def generate(self, prompt: Sequence[int], sampling: SamplingParameters, **how: Any) -> Iterator[Event]:
+        options = self.options
         answer = self.model.generate(
-            prompt, sampling, shift=self.shift, num_keep=self.options.num_keep, **how
+            prompt, sampling, shift=self.shift, num_keep=options.num_keep, draft=options.draft, **how
         )
         return self.heard.listen(answer)
 

@@ -168,6 +168,11 @@ class Cache(ABC):
         """Whether everything that a token at `position` of this sequence may see is there."""
 
     @property
+    def rewinds(self) -> bool:
+        """Whether a sequence can resume wherever a `remove` has cut off tokens of its last batch."""
+        return True
+
+    @property
     @abstractmethod
     def taken(self) -> int:
         """How many cells belong to sequences."""

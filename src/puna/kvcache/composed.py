@@ -92,6 +92,10 @@ class Composed(Cache):
         return all(member.can_resume(sequence, position) for member in self._members)
 
     @property
+    def rewinds(self) -> bool:
+        return all(member.rewinds for member in self._members)
+
+    @property
     def taken(self) -> int:
         return max(member.taken for member in self._members)
 

@@ -84,10 +84,21 @@ class PrometheusMetrics(Metrics):
         """See `Metrics`."""
         self._errors.labels(kind).inc()
 
-    def tokens(self, model: str, *, prompt: int = 0, cached: int = 0, generated: int = 0) -> None:
+    def tokens(
+        self,
+        model: str,
+        *,
+        prompt: int = 0,
+        cached: int = 0,
+        generated: int = 0,
+        drafted: int = 0,
+        accepted: int = 0,
+    ) -> None:
         """See `Metrics`."""
         label = self._label(model)
-        for kind, count in (("prompt", prompt), ("cached", cached), ("generated", generated)):
+        counts = {"prompt": prompt, "cached": cached, "generated": generated}
+        counts |= {"drafted": drafted, "accepted": accepted}
+        for kind, count in counts.items():
             self._tokens.labels(label, kind).inc(count)
 
     def first_token(self, model: str, seconds: float) -> None:

@@ -18,6 +18,8 @@ def figures(finished: Finished) -> dict[str, int]:
         "eval_count": counts.generated_tokens,
         "eval_duration": nanoseconds(counts.generation_seconds),
         "cached_tokens": counts.cached_tokens,
+        "draft_count": counts.drafted_tokens,
+        "draft_accepted_count": counts.accepted_tokens,
         "dropped_tokens": finished.dropped_tokens + counts.shifted_tokens,
     }
 

@@ -138,8 +138,22 @@ def _not_found(name: str) -> str:
 class Watcher(Protocol):
     """Who is told of answers; every method is quick."""
 
-    def tokens(self, model: str, *, prompt: int = 0, cached: int = 0, generated: int = 0) -> None:
-        """A request has ended: tokens of its prompt, of these from the cache, and of its answer."""
+    def tokens(
+        self,
+        model: str,
+        *,
+        prompt: int = 0,
+        cached: int = 0,
+        generated: int = 0,
+        drafted: int = 0,
+        accepted: int = 0,
+    ) -> None:
+        """A request has ended: tokens of its prompt, of these from the cache, and of its answer.
+
+        Args:
+            drafted: tokens that were drafted for the answer.
+            accepted: how many of these it has.
+        """
 
     def first_token(self, model: str, seconds: float) -> None:
         """How long a request waited for its first token."""
@@ -488,6 +502,8 @@ class _Clock:
                 prompt=counts.prompt_tokens,
                 cached=counts.cached_tokens,
                 generated=counts.generated_tokens,
+                drafted=counts.drafted_tokens,
+                accepted=counts.accepted_tokens,
             )
 
 
@@ -516,6 +532,7 @@ def _for_engine(job: _Job, prepared: Prepared, lease: Lease) -> GenerateRequest:
         shown=prepared.shown,
         shift=job.request.shift,
         num_keep=min(options.num_keep, len(prepared.prompt)),
+        draft=options.draft,
         scope=job.request.key,
         thinking_budget=job.request.thinking_budget,
         prompt_logprobs=job.request.prompt_logprobs,

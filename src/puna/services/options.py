@@ -37,6 +37,7 @@ RANGE_OF: Mapping[str, Range] = {
     "num_thread": Range(0, MAX_THREADS, integer=True),
     "num_predict": Range(-(2**63), 2**63 - 1, integer=True),
     "num_keep": Range(-INT32_MAX, INT32_MAX, integer=True),
+    "draft_num_predict": Range(-1, INT32_MAX, integer=True),
     **{name: RANGES[name] for name in _SAMPLING},
 }
 """The values of every option that is a number."""
@@ -45,7 +46,7 @@ NAMES = tuple(sorted({*_LOAD, *RANGE_OF, "stop"}))
 """Every option that has an effect."""
 
 # They have no effect here, and are no mistake either.
-_WITHOUT_EFFECT = DEPRECATED | {"use_mmap", "draft_num_predict", "numa", "num_gqa"}
+_WITHOUT_EFFECT = DEPRECATED | {"use_mmap", "numa", "num_gqa"}
 # Values that leave the choice to the engine.
 _CHOOSE = {"num_gpu": -1, "num_thread": 0}
 
@@ -60,6 +61,7 @@ class Options:
         num_predict: most tokens to generate; below 0 there is no limit but the context.
         stop: texts that end the answer.
         num_keep: how many tokens of the prompt stay where old ones are dropped; below 0 all of it.
+        draft: most tokens that are drafted at once; below 0 as many as pay.
         ignored: names in the request that mean nothing here.
     """
 
@@ -68,6 +70,7 @@ class Options:
     num_predict: int = -1
     stop: tuple[str, ...] = ()
     num_keep: int = 4
+    draft: int = -1
     ignored: tuple[str, ...] = ()
 
     def most_tokens(self, num_ctx: int) -> int:
@@ -101,6 +104,7 @@ def read_options(given: Values, defaults: Values | None = None, limits: Limits =
         num_predict=values.get("num_predict", -1),
         stop=stop,
         num_keep=values.get("num_keep", 4),
+        draft=values.get("draft_num_predict", -1),
         ignored=tuple(str(name)[:100] for name in given if name not in NAMES and name not in _WITHOUT_EFFECT),
     )
 

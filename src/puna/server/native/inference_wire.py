@@ -162,6 +162,8 @@ class GenerateReply(msgspec.Struct, kw_only=True, omit_defaults=True):
     eval_duration: int = 0
     cached_tokens: int = 0
     dropped_tokens: int = 0
+    draft_count: int = 0
+    draft_accepted_count: int = 0
     tool_calls: list[CallOnWire] | UnsetType = UNSET
     debug: DebugOnWire | UnsetType = msgspec.field(default=UNSET, name="_debug_info")
     logprobs: list[LogprobOnWire] | UnsetType = UNSET
@@ -192,6 +194,8 @@ class ChatReply(msgspec.Struct, kw_only=True, omit_defaults=True):
     eval_duration: int = 0
     cached_tokens: int = 0
     dropped_tokens: int = 0
+    draft_count: int = 0
+    draft_accepted_count: int = 0
     debug: DebugOnWire | UnsetType = msgspec.field(default=UNSET, name="_debug_info")
     logprobs: list[LogprobOnWire] | UnsetType = UNSET
 
