@@ -304,6 +304,22 @@ def attention(
     return (*query.shape[:2], value.shape[2])
 
 
+# -- states ------------------------------------------------------------------------------------------------
+
+
+def ssm_conv(operand: Operand, kernel: Operand) -> Shape:
+    """F32 (N, C, taps - 1 + T) and (C, taps) give (N, T, C)."""
+    fits = (
+        len(operand.shape) == 3
+        and len(kernel.shape) == 2
+        and operand.shape[1] == kernel.shape[0]
+        and operand.shape[2] >= kernel.shape[1]
+        and operand.dtype is kernel.dtype is DType.F32
+    )
+    require(fits, "ssm_conv", operand, kernel)
+    return (operand.shape[0], operand.shape[2] - kernel.shape[1] + 1, operand.shape[1])
+
+
 # -- images ------------------------------------------------------------------------------------------------
 
 

@@ -422,6 +422,20 @@ class Tensor(ABC):
         ends = [sum(sections[: i + 1]) for i in range(len(sections))]
         return [self.slice(axis, end - size, end) for end, size in zip(ends, sections, strict=True)]
 
+    # -- states ---------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def ssm_conv(self, kernel: Tensor) -> Tensor:
+        """Convolves each channel with a kernel of its own; Gu and Dao, arXiv:2312.00752.
+
+        Args:
+            self: F32 (sequences, channels, taps - 1 + tokens), what came before the tokens in front of them.
+            kernel: F32 (channels, taps), the tap of the token itself last.
+
+        Returns:
+            F32 (sequences, tokens, channels).
+        """
+
     # -- images ---------------------------------------------------------------------------------------
 
     @abstractmethod

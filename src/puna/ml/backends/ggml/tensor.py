@@ -351,6 +351,13 @@ class GGMLTensor(Tensor):
         """This tensor with its last axis contiguous."""
         return self if self.stride(-1) == self._element_size() else self.contiguous()
 
+    def _with_usual_strides(self) -> GGMLTensor:
+        """This tensor as if made anew. An axis of one element counts as dense whatever its stride is."""
+        usual = rules.dense_strides(self._type(), self.shape)
+        return (
+            self if all(self.stride(axis) == usual[axis] for axis in range(len(usual))) else self.contiguous()
+        )
+
     def _element_size(self) -> int:
         return int(self.library.ggml_type_size(access.element_type(self.handle)))
 
@@ -544,6 +551,15 @@ class GGMLTensor(Tensor):
         graph = self._graph_with()
         handle = self.library.ggml_cast(graph.handle, self.handle, type_id(dtype))
         return self._result(graph, handle, self.shape, dtype)
+
+    # -- states ---------------------------------------------------------------------------------------
+
+    def ssm_conv(self, kernel: Tensor) -> GGMLTensor:
+        shape = rules.ssm_conv(self, kernel)
+        graph = self._graph_with(kernel)
+        seen, weights = self._with_usual_strides(), cast(GGMLTensor, kernel)._with_usual_strides()
+        handle = self.library.ggml_ssm_conv(graph.handle, seen.handle, weights.handle)
+        return self._result(graph, handle, shape, DType.F32)
 
     # -- images ---------------------------------------------------------------------------------------
 

@@ -113,6 +113,13 @@ def converted(values: Array, to_integers: bool) -> Array:
     return np.trunc(values).astype(np.int64) if to_integers else values
 
 
+def ssm_conv(x: Array, kernel: Array) -> Array:
+    """(N, C, taps - 1 + T) and (C, taps): each channel's sums over windows, (N, T, C)."""
+    seen = np.lib.stride_tricks.sliding_window_view(x, kernel.shape[1], axis=-1)
+    result: Array = np.einsum("nctk,ck->ntc", seen, kernel)
+    return result
+
+
 def columns(
     kernel: tuple[int, ...],
     pixels: Array,

@@ -387,6 +387,11 @@ class ReferenceTensor(Tensor):
         to_integers = elements.file_type(dtype) in elements.INTEGERS
         return self._record(lambda x: functions.converted(x, to_integers), dtype=dtype)
 
+    # -- states ---------------------------------------------------------------------------------------
+
+    def ssm_conv(self, kernel: Tensor) -> ReferenceTensor:
+        return self._record(functions.ssm_conv, kernel, shape=rules.ssm_conv(self, kernel))
+
     # -- images ---------------------------------------------------------------------------------------
 
     def avg_pool_2d(self, kernel: int, stride: int, padding: float) -> ReferenceTensor:
