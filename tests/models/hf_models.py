@@ -114,6 +114,26 @@ def glm4(seed: int, **changes: Any) -> Any:
     return randomised(transformers.Glm4ForCausalLM(config), seed, 1.5, 1.0)
 
 
+def lfm2(kind: str, seed: int, **changes: Any) -> Any:
+    """An Lfm2ForCausalLM or Lfm2MoeForCausalLM; `changes` are keys of its config."""
+    own: dict[str, Any] = {"num_hidden_layers": 4, "layer_types": ["conv", "full_attention", "conv", "conv"]}
+    if kind == "Lfm2":
+        own |= {"block_auto_adjust_ff_dim": False}
+    else:
+        own |= {
+            "num_experts": 6,
+            "num_experts_per_tok": 3,
+            "moe_intermediate_size": 40,
+            "num_dense_layers": 1,
+        }
+    config = getattr(transformers, f"{kind}Config")(**_SIZES | own | changes)
+    model = randomised(getattr(transformers, f"{kind}ForCausalLM")(config), seed, 1.5, 1.0)
+    for name, buffer in model.named_buffers():
+        if name.endswith("expert_bias"):
+            buffer.copy_(0.3 * torch.randn_like(buffer))
+    return model
+
+
 def starcoder2(seed: int, **changes: Any) -> Any:
     """A Starcoder2ForCausalLM with logits of about 1, see `gemma3`; `changes` are keys of its config."""
     config = transformers.Starcoder2Config(**_SIZES | changes)

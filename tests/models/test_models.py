@@ -42,6 +42,7 @@ _PARENTS = {
     "cohere2": "cohere",
     "command-r": "cohere",
     "gpt-oss": "gptoss",
+    "lfm2moe": "lfm2",
     "nomic-bert": "bert",
     "olmo3": "olmo2",
     "qwen2moe": "qwen2",
@@ -94,6 +95,8 @@ def test_every_architecture_has_a_model(architecture: str) -> None:
         changes |= {"attention.kv_lora_rank": 6, "rope.dimension_count": 2}
     if architecture == "gemma3n":
         changes["embedding_length_per_layer_input"] = 4
+    if architecture.startswith("lfm2"):
+        changes |= {"shortconv.l_cache": 3, "expert_feed_forward_length": 4}
     metadata = _metadata(architecture, changes | experts)
     model = model_class(architecture)(metadata)
     assert isinstance(model, Decoder | Encoder)
@@ -195,6 +198,20 @@ def test_gemma3n_sizes_that_make_no_sense(changes: dict[str, Any], message: str)
     own = {"block_count": 2, "embedding_length_per_layer_input": 4, "attention.sliding_window": 4}
     with pytest.raises(GGUFError, match=message):
         gemma3n.Gemma3n(_metadata("gemma3n", own | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"shortconv.l_cache": 1}, "convolutions of 1 tap look at nothing before a token$"),
+        ({"attention.head_count_kv": [1, 2]}, "different numbers of key heads make no sense$"),
+        ({"attention.head_count_kv": [1]}, "must have one element for each of 2 layers, but has 1$"),
+        ({"attention.head_count_kv": [0, 3]}, "3 key heads cannot be shared by 2 query heads evenly$"),
+    ],
+)
+def test_lfm2_sizes_that_make_no_sense(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(GGUFError, match=message):
+        model_class("lfm2")(_metadata("lfm2", {"block_count": 2, "shortconv.l_cache": 3} | changes))
 
 
 def test_a_width_for_each_layer() -> None:

@@ -20,6 +20,8 @@ _MODELS = {
     "gpt-oss": "puna.models.gptoss:GptOss",
     "gptoss": "puna.models.gptoss:GptOss",
     "granite": "puna.models.granite:Granite",
+    "lfm2": "puna.models.lfm2:Lfm2",
+    "lfm2moe": "puna.models.lfm2:Lfm2Moe",
     "llama": "puna.models.llama:Llama",
     "llama4": "puna.models.llama4:Llama4",
     "mistral3": "puna.models.mistral3:Mistral3",
