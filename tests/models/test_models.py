@@ -46,6 +46,8 @@ _PARENTS = {
     "nomic-bert": "bert",
     "olmo3": "olmo2",
     "qwen2moe": "qwen2",
+    "qwen35": "qwen3next",
+    "qwen35moe": "qwen3next",
     "qwen3moe": "qwen3",
 }
 
@@ -54,6 +56,13 @@ GROUPS = {
     "expert_used_count": 2,
     "expert_group_count": 2,
     "expert_group_used_count": 1,
+}
+DELTA = {
+    "ssm.conv_kernel": 4,
+    "ssm.group_count": 2,
+    "ssm.time_step_rank": 4,
+    "ssm.state_size": 8,
+    "ssm.inner_size": 32,
 }
 EXPERTS = {"expert_count": 4, "expert_used_count": 2}
 
@@ -97,6 +106,9 @@ def test_every_architecture_has_a_model(architecture: str) -> None:
         changes["embedding_length_per_layer_input"] = 4
     if architecture.startswith("lfm2"):
         changes |= {"shortconv.l_cache": 3, "expert_feed_forward_length": 4}
+    if architecture in ("qwen3next", "qwen35", "qwen35moe"):
+        changes |= DELTA | {"expert_shared_feed_forward_length": 4, "expert_feed_forward_length": 4}
+        experts = EXPERTS
     metadata = _metadata(architecture, changes | experts)
     model = model_class(architecture)(metadata)
     assert isinstance(model, Decoder | Encoder)
@@ -212,6 +224,29 @@ def test_gemma3n_sizes_that_make_no_sense(changes: dict[str, Any], message: str)
 def test_lfm2_sizes_that_make_no_sense(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(GGUFError, match=message):
         model_class("lfm2")(_metadata("lfm2", {"block_count": 2, "shortconv.l_cache": 3} | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"ssm.conv_kernel": 1}, "convolutions of one tap look at nothing before a token$"),
+        ({"ssm.group_count": 3}, "4 heads of 8 values cannot share 3 of keys"),
+        ({"ssm.inner_size": 64}, "or are not as wide as ssm.inner_size$"),
+        ({"ssm.state_size": 0}, "must be at least 1, but is 0$"),
+        ({"full_attention_interval": 0}, "must be at least 1, but is 0$"),
+        ({"attention.recurrent_layers": []}, "has 0 entries for 1 layers$"),
+        ({"nextn_predict_layers": 1}, "1 of 1 layers cannot guess only$"),
+    ],
+)
+def test_delta_nets_that_make_no_sense(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(GGUFError, match=message):
+        model_class("qwen35")(_metadata("qwen35", DELTA | changes))
+
+
+def test_layers_that_guess_more_tokens_are_passed_over() -> None:
+    changes = {"block_count": 5, "nextn_predict_layers": 1}
+    model = model_class("qwen35")(_metadata("qwen35", DELTA | changes))
+    assert model.attending == (False, False, False, True) and model.ignored == ("blk.4.*",)
 
 
 def test_a_width_for_each_layer() -> None:

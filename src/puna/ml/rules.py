@@ -320,6 +320,24 @@ def ssm_conv(operand: Operand, kernel: Operand) -> Shape:
     return (operand.shape[0], operand.shape[2] - kernel.shape[1] + 1, operand.shape[1])
 
 
+def gated_delta_net(
+    query: Operand, key: Operand, value: Operand, decay: Operand, rate: Operand, state: Operand
+) -> None:
+    """F32 (N, T, G, D) twice, (N, T, H, D), (N, T, H) twice and (N, H, D, D); G divides H."""
+    fits = len(query.shape) == len(value.shape) == 4 and all(
+        each.dtype is DType.F32 for each in (query, key, value, decay, rate, state)
+    )
+    if fits:
+        sequences, tokens, heads, size = value.shape
+        fits = (
+            query.shape == key.shape == (sequences, tokens, query.shape[2], size)
+            and heads % query.shape[2] == 0
+            and decay.shape == rate.shape == (sequences, tokens, heads)
+            and state.shape == (sequences, heads, size, size)
+        )
+    require(fits, "gated_delta_net", query, key, value, decay, rate, state)
+
+
 # -- images ------------------------------------------------------------------------------------------------
 
 

@@ -33,7 +33,10 @@ _MODELS = {
     "qwen2": "puna.models.qwen2:Qwen2",
     "qwen2moe": "puna.models.qwen2:Qwen2Moe",
     "qwen3": "puna.models.qwen3:Qwen3",
+    "qwen35": "puna.models.qwen3next:Qwen35",
+    "qwen35moe": "puna.models.qwen3next:Qwen35Moe",
     "qwen3moe": "puna.models.qwen3:Qwen3Moe",
+    "qwen3next": "puna.models.qwen3next:Qwen3Next",
     "starcoder2": "puna.models.starcoder2:StarCoder2",
 }
 

@@ -15,7 +15,7 @@ from puna.ml.nn.feed_forward import (
 from puna.ml.nn.history import Advance, LayerHistory
 from puna.ml.nn.layers import Embedding, Experts, FusedProjections, LayerNorm, Linear, Projections, RMSNorm
 from puna.ml.nn.module import Module
-from puna.ml.nn.recurrence import causal_convolution
+from puna.ml.nn.recurrence import causal_convolution, gated_delta_rule
 from puna.ml.nn.weight import Weight, WeightGroup
 
 __all__ = [
@@ -41,6 +41,7 @@ __all__ = [
     "bind",
     "causal_convolution",
     "declared",
+    "gated_delta_rule",
     "geglu",
     "merge_heads",
     "split_heads",

@@ -23,3 +23,29 @@ def causal_convolution(x: Tensor, kernel: Tensor, history: LayerHistory) -> Tens
         return result, seen.slice(1, tokens, tokens + taps - 1)
 
     return history.carry("convolution", (taps - 1, channels), (x,), advance)
+
+
+def gated_delta_rule(
+    query: Tensor, key: Tensor, value: Tensor, decay: Tensor, rate: Tensor, history: LayerHistory
+) -> Tensor:
+    """What each head's memory answers to queries, while keys and values are written into it.
+
+    Args:
+        query: F32 (tokens, key heads, d).
+        key: the same.
+        value: F32 (tokens, heads, d).
+        decay: F32 (tokens, heads), see `Tensor.gated_delta_net`.
+        rate: the same.
+        history: carries the memories on.
+
+    Returns:
+        F32 (tokens, heads, d).
+    """
+    _, heads, size = value.shape
+
+    def advance(
+        state: Tensor, query: Tensor, key: Tensor, value: Tensor, decay: Tensor, rate: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        return query.gated_delta_net(key, value, decay, rate, state)
+
+    return history.carry("memory", (heads, size, size), (query, key, value, decay, rate), advance)

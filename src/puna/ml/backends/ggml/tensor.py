@@ -250,6 +250,9 @@ class GGMLTensor(Tensor):
     def sigmoid(self) -> GGMLTensor:
         return self._each("sigmoid", self.library.ggml_sigmoid)
 
+    def softplus(self) -> GGMLTensor:
+        return self._each("softplus", self.library.ggml_softplus)
+
     def relu(self) -> GGMLTensor:
         return self._each("relu", self.library.ggml_relu)
 
@@ -560,6 +563,17 @@ class GGMLTensor(Tensor):
         seen, weights = self._with_usual_strides(), cast(GGMLTensor, kernel)._with_usual_strides()
         handle = self.library.ggml_ssm_conv(graph.handle, seen.handle, weights.handle)
         return self._result(graph, handle, shape, DType.F32)
+
+    def _gated_delta_net(
+        self, key: Tensor, value: Tensor, decay: Tensor, rate: Tensor, state: Tensor
+    ) -> GGMLTensor:
+        graph = self._graph_with(key, value, decay, rate, state)
+        rows = [cast(GGMLTensor, each)._dense_elements() for each in (self, key, value)]
+        gates = [cast(GGMLTensor, each).reshape(*each.shape, 1) for each in (decay, rate)]
+        dense = [*rows, *gates, cast(GGMLTensor, state)._dense()]
+        handle = self.library.ggml_gated_delta_net(graph.handle, *(each.handle for each in dense), 1)
+        sequences, tokens, heads, size = value.shape
+        return self._result(graph, handle, (sequences * (tokens + size), heads * size), DType.F32)
 
     # -- images ---------------------------------------------------------------------------------------
 
