@@ -138,6 +138,14 @@ CASES: dict[str, tuple[Model, Callable[[Path], None]]] = {
     "olmo3": (lambda: hf_models.olmo("Olmo3", 14, vocab_size=SIZE), _json),
     "gpt-oss": (lambda: hf_models.gpt_oss(15, vocab_size=SIZE), _json),
     "gpt-oss, blocks": (lambda: hf_models.gpt_oss(17, vocab_size=SIZE), _blocks),
+    "lfm2": (lambda: hf_models.lfm2("Lfm2", 20, vocab_size=SIZE), _json),
+    "lfm2, width as in the first ones": (
+        lambda: hf_models.lfm2(
+            "Lfm2", 21, vocab_size=SIZE, block_auto_adjust_ff_dim=True, block_multiple_of=16
+        ),
+        _json,
+    ),
+    "lfm2moe": (lambda: hf_models.lfm2("Lfm2Moe", 22, vocab_size=SIZE), _json),
     "llama, eight bits": (lambda: hf_models.llama(18, vocab_size=SIZE), _eight_bits),
 }
 

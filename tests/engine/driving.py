@@ -27,7 +27,7 @@ VARIED: dict[str, Any] = {
 }
 # By how little two tokens may differ that change places. The order of a sum depends on the batch that it is
 # part of, and ggml looks GELU up in a table of half precision, where a last bit can make 0.002 in logits.
-MARGINS = {"llama": 1e-4, "gemma": 2e-2, "bpe": 1e-4}
+MARGINS = {"llama": 1e-4, "gemma": 2e-2, "bpe": 1e-4, "lfm2": 1e-4}
 _APART = 63
 GREEDY = SamplingParameters(**VARIED)
 

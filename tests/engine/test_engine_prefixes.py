@@ -23,16 +23,19 @@ def test_what_two_sequences_have_in_common(common: list[int], left: list[int], r
 
 def test_the_longest_is_chosen_and_the_last_token_left() -> None:
     candidates = [kept(3, [1, 2, 9]), kept(5, [1, 2, 3, 4]), kept(6, [2, 2, 3, 4])]
-    found = longest(candidates, kept(9, [1, 2, 3, 4]), lambda number, position: True)
+    found = longest(candidates, kept(9, [1, 2, 3, 4]), lambda number, length: length)
     assert found == (candidates[1], 3)
-    assert longest(candidates, kept(9, [7, 7]), lambda number, position: True) is None
+    assert longest(candidates, kept(9, [7, 7]), lambda number, length: length) is None
 
 
 def test_other_scopes_and_what_cannot_resume_are_passed_over() -> None:
     candidates = [kept(1, [1, 2, 3], "a"), kept(2, [1, 2]), kept(3, [1])]
     prompt, of_a = kept(9, [1, 2, 3, 4]), kept(9, [1, 2, 3, 4], "a")
-    assert longest(candidates, prompt, lambda number, position: number != 2) == (candidates[2], 1)
-    assert longest(candidates, of_a, lambda number, position: True) == (candidates[0], 3)
+    assert longest(candidates, prompt, lambda number, length: length if number != 2 else 0) == (
+        candidates[2],
+        1,
+    )
+    assert longest(candidates, of_a, lambda number, length: length) == (candidates[0], 3)
 
 
 def test_the_one_used_longest_ago_is_the_oldest() -> None:

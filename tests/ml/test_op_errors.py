@@ -34,6 +34,21 @@ FLOATS: dict[str, Callable[[Make], object]] = {
     "mul_mat: more matrices than vectors": lambda f: f(4, 3, 8).mul_mat(f(2, 2, 8)),
     "mul_mat: matrices do not divide vectors": lambda f: f(2, 3, 8).mul_mat(f(3, 2, 8)),
     "mul_mat: more axes than the vectors": lambda f: f(2, 3, 8).mul_mat(f(2, 8)),
+    "ssm_conv: another number of channels": lambda f: f(1, 4, 8).ssm_conv(f(3, 2)),
+    "ssm_conv: fewer elements than taps": lambda f: f(1, 4, 2).ssm_conv(f(4, 3)),
+    "ssm_conv: no sequences": lambda f: f(4, 8).ssm_conv(f(4, 3)),
+    "gated_delta_net: values of another width": lambda f: f(1, 2, 2, 4).gated_delta_net(
+        f(1, 2, 2, 4), f(1, 2, 2, 5), f(1, 2, 2), f(1, 2, 2), f(1, 2, 5, 5)
+    ),
+    "gated_delta_net: heads that cannot share": lambda f: f(1, 2, 2, 4).gated_delta_net(
+        f(1, 2, 2, 4), f(1, 2, 3, 4), f(1, 2, 3), f(1, 2, 3), f(1, 3, 4, 4)
+    ),
+    "gated_delta_net: a state of other sequences": lambda f: f(1, 2, 2, 4).gated_delta_net(
+        f(1, 2, 2, 4), f(1, 2, 2, 4), f(1, 2, 2), f(1, 2, 2), f(2, 2, 4, 4)
+    ),
+    "gated_delta_net: no sequences": lambda f: f(2, 2, 4).gated_delta_net(
+        f(2, 2, 4), f(2, 2, 4), f(2, 2), f(2, 2), f(2, 4, 4)
+    ),
     "softmax: mask of other columns": lambda f: f(2, 3, 4).softmax(f(3, 5)),
     "softmax: mask of other rows": lambda f: f(2, 3, 4).softmax(f(2, 4)),
     "softmax: a mask per head": lambda f: f(2, 3, 4).softmax(f(2, 3, 4)),

@@ -41,6 +41,7 @@ UNARY: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Array], Array], flo
     "sqrt": (lambda x: x.sqr().sqrt(), np.abs, 1e-6),
     "tanh": (lambda x: x.tanh(), np.tanh, 1e-6),
     "sigmoid": (lambda x: x.sigmoid(), by_torch(torch.sigmoid), 1e-6),
+    "softplus": (lambda x: x.softplus(), by_torch(torch.nn.functional.softplus), 1e-6),
     "relu": (lambda x: x.relu(), by_torch(torch.relu), 0.0),
     "gelu": (
         lambda x: x.gelu(),

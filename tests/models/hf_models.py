@@ -62,6 +62,25 @@ def qwen(architecture: str, seed: int, **changes: Any) -> Any:
     return randomised(getattr(transformers, f"{kind}ForCausalLM")(config), seed, 1.5, 1.0)
 
 
+def delta_net(kind: str, seed: int, **changes: Any) -> Any:
+    """A Qwen3Next, Qwen3_5 or Qwen3_5Moe ForCausalLM; `changes` are keys of its config."""
+    own: dict[str, Any] = {
+        "num_hidden_layers": 4,
+        "layer_types": ["linear_attention", "full_attention", "linear_attention", "linear_attention"],
+        "head_dim": 32,
+        "linear_key_head_dim": 16,
+        "linear_value_head_dim": 16,
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 4,
+    }
+    if kind != "Qwen3_5":
+        own |= {"num_experts": 6, "num_experts_per_tok": 3, "moe_intermediate_size": 40}
+        own |= {"shared_expert_intermediate_size": 56}
+    name = f"{kind}Config" if kind == "Qwen3Next" else f"{kind}TextConfig"
+    config = getattr(transformers, name)(**_SIZES | own | changes)
+    return randomised(getattr(transformers, f"{kind}ForCausalLM")(config), seed, 1.5, 1.0)
+
+
 def gemma2(seed: int, **changes: Any) -> Any:
     """A Gemma2ForCausalLM with a window of 12; `changes` are keys of its config."""
     own = {"num_hidden_layers": 3, "sliding_window": 12, "head_dim": 24, "query_pre_attn_scalar": 24}
@@ -112,6 +131,26 @@ def glm4(seed: int, **changes: Any) -> Any:
     """A Glm4ForCausalLM; `changes` are keys of its config."""
     config = transformers.Glm4Config(**_SIZES | {"head_dim": 24} | changes)
     return randomised(transformers.Glm4ForCausalLM(config), seed, 1.5, 1.0)
+
+
+def lfm2(kind: str, seed: int, **changes: Any) -> Any:
+    """An Lfm2ForCausalLM or Lfm2MoeForCausalLM; `changes` are keys of its config."""
+    own: dict[str, Any] = {"num_hidden_layers": 4, "layer_types": ["conv", "full_attention", "conv", "conv"]}
+    if kind == "Lfm2":
+        own |= {"block_auto_adjust_ff_dim": False}
+    else:
+        own |= {
+            "num_experts": 6,
+            "num_experts_per_tok": 3,
+            "moe_intermediate_size": 40,
+            "num_dense_layers": 1,
+        }
+    config = getattr(transformers, f"{kind}Config")(**_SIZES | own | changes)
+    model = randomised(getattr(transformers, f"{kind}ForCausalLM")(config), seed, 1.5, 1.0)
+    for name, buffer in model.named_buffers():
+        if name.endswith("expert_bias"):
+            buffer.copy_(0.3 * torch.randn_like(buffer))
+    return model
 
 
 def starcoder2(seed: int, **changes: Any) -> Any:

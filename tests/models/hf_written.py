@@ -7,6 +7,7 @@ from statistics import NormalDist
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 import gguf
@@ -67,6 +68,90 @@ def write_glm4(path: Path, model: Any) -> None:
     rotated = int(_head_size(config) * config.rope_parameters["partial_rotary_factor"])
     keys = _sizes(config) | _rope(config.rope_parameters) | {"rope.dimension_count": rotated}
     write(path, "glm4", keys, dict(_renamed(model, names)))
+
+
+def write_delta_net(path: Path, architecture: str, model: Any, *, listed: bool = True) -> None:
+    """Writes a Qwen3NextForCausalLM, Qwen3_5ForCausalLM or Qwen3_5MoeForCausalLM.
+
+    Args:
+        listed: the file names the layers that carry states, and not only how often one does not.
+    """
+    config = model.config
+    keys = _sizes(config) | _rope(config.rope_parameters)
+    keys |= {
+        "rope.dimension_count": int(config.head_dim * config.rope_parameters["partial_rotary_factor"]),
+        "ssm.conv_kernel": config.linear_conv_kernel_dim,
+        "ssm.state_size": config.linear_key_head_dim,
+        "ssm.group_count": config.linear_num_key_heads,
+        "ssm.time_step_rank": config.linear_num_value_heads,
+        "ssm.inner_size": config.linear_num_value_heads * config.linear_value_head_dim,
+    }
+    if listed:
+        keys["attention.recurrent_layers"] = [kind == "linear_attention" for kind in config.layer_types]
+    else:
+        keys["full_attention_interval"] = config.layer_types.index("full_attention") + 1
+    if architecture != "qwen35":
+        keys |= {
+            "expert_count": config.num_experts,
+            "expert_used_count": config.num_experts_per_tok,
+            "expert_feed_forward_length": config.moe_intermediate_size,
+            "expert_shared_feed_forward_length": config.shared_expert_intermediate_size,
+        }
+    state: dict[str, Any] = {}
+    for name, value in model.state_dict().items():
+        state |= _delta_net(name, value, config)
+    names = {"post_attention_layernorm": "post_attention_norm"}
+    names |= {f"linear_attn.{part}": part for part in ("attn_qkv", "attn_gate", "ssm_conv1d", "ssm_beta")}
+    names |= {
+        f"linear_attn.{part}": part for part in ("ssm_alpha", "ssm_ba", "ssm_dt", "ssm_norm", "ssm_out")
+    }
+    names["linear_attn"] = ""
+    tensors = dict(_renamed_state(state, names, tied=config.tie_word_embeddings))
+    write(path, architecture, keys, {name.replace("..", "."): value for name, value in tensors.items()})
+
+
+def _delta_net(name: str, value: Any, config: Any) -> dict[str, Any]:
+    """The tensors that one becomes, by transformers' names of layers and GGUF's of their parts."""
+    groups, heads = config.linear_num_key_heads, config.linear_num_value_heads
+    size, shared = config.linear_key_head_dim, heads // groups
+    whole, keys = type(config).__name__ == "Qwen3NextConfig", groups * size
+    before, found, part = name.rpartition("linear_attn.")
+    if not found:
+        return {name: value + 1 if name.endswith("norm.weight") else value}
+
+    def ordered(rows: Any, width: int) -> Any:
+        """Heads that share keys far from each other, as Qwen 3.5's files have them."""
+        split = rows.reshape(groups, shared, width, *rows.shape[1:])
+        return rows if whole else split.transpose(0, 1).reshape(rows.shape)
+
+    def behind_keys(rows: Any) -> Any:
+        return torch.cat((rows[: 2 * keys], ordered(rows[2 * keys :], size)))
+
+    match part:
+        case "in_proj_qkvz.weight":
+            split = value.reshape(groups, -1, value.shape[1])
+            parts = split.split([size, size, shared * size, shared * size], dim=1)
+            query, key, values, gate = (each.reshape(-1, value.shape[1]) for each in parts)
+            made = {"attn_qkv.weight": torch.cat((query, key, values)), "attn_gate.weight": gate}
+        case "A_log":
+            made = {"ssm_a": ordered(-value.exp(), 1)}
+        case "conv1d.weight":
+            made = {"ssm_conv1d.weight": behind_keys(value.squeeze(1))}
+        case "in_proj_qkv.weight":
+            made = {"attn_qkv.weight": behind_keys(value)}
+        case "out_proj.weight":
+            made = {"ssm_out.weight": ordered(value.T.contiguous(), size).T.contiguous()}
+        case "in_proj_z.weight":
+            made = {"attn_gate.weight": ordered(value, size)}
+        case _:
+            plain = {
+                "dt_bias": "ssm_dt.bias",
+                "norm.weight": "ssm_norm.weight",
+                "in_proj_ba.weight": "ssm_ba.weight",
+            }
+            plain |= {"in_proj_b.weight": "ssm_beta.weight", "in_proj_a.weight": "ssm_alpha.weight"}
+            made = {plain[part]: value if part in ("norm.weight", "in_proj_ba.weight") else ordered(value, 1)}
+    return {f"{before}{found}{own}": tensor for own, tensor in made.items()}
 
 
 def write_starcoder2(path: Path, model: Any) -> None:

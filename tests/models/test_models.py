@@ -42,9 +42,12 @@ _PARENTS = {
     "cohere2": "cohere",
     "command-r": "cohere",
     "gpt-oss": "gptoss",
+    "lfm2moe": "lfm2",
     "nomic-bert": "bert",
     "olmo3": "olmo2",
     "qwen2moe": "qwen2",
+    "qwen35": "qwen3next",
+    "qwen35moe": "qwen3next",
     "qwen3moe": "qwen3",
 }
 
@@ -53,6 +56,13 @@ GROUPS = {
     "expert_used_count": 2,
     "expert_group_count": 2,
     "expert_group_used_count": 1,
+}
+DELTA = {
+    "ssm.conv_kernel": 4,
+    "ssm.group_count": 2,
+    "ssm.time_step_rank": 4,
+    "ssm.state_size": 8,
+    "ssm.inner_size": 32,
 }
 EXPERTS = {"expert_count": 4, "expert_used_count": 2}
 
@@ -94,6 +104,11 @@ def test_every_architecture_has_a_model(architecture: str) -> None:
         changes |= {"attention.kv_lora_rank": 6, "rope.dimension_count": 2}
     if architecture == "gemma3n":
         changes["embedding_length_per_layer_input"] = 4
+    if architecture.startswith("lfm2"):
+        changes |= {"shortconv.l_cache": 3, "expert_feed_forward_length": 4}
+    if architecture in ("qwen3next", "qwen35", "qwen35moe"):
+        changes |= DELTA | {"expert_shared_feed_forward_length": 4, "expert_feed_forward_length": 4}
+        experts = EXPERTS
     metadata = _metadata(architecture, changes | experts)
     model = model_class(architecture)(metadata)
     assert isinstance(model, Decoder | Encoder)
@@ -195,6 +210,43 @@ def test_gemma3n_sizes_that_make_no_sense(changes: dict[str, Any], message: str)
     own = {"block_count": 2, "embedding_length_per_layer_input": 4, "attention.sliding_window": 4}
     with pytest.raises(GGUFError, match=message):
         gemma3n.Gemma3n(_metadata("gemma3n", own | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"shortconv.l_cache": 1}, "convolutions of 1 tap look at nothing before a token$"),
+        ({"attention.head_count_kv": [1, 2]}, "different numbers of key heads make no sense$"),
+        ({"attention.head_count_kv": [1]}, "must have one element for each of 2 layers, but has 1$"),
+        ({"attention.head_count_kv": [0, 3]}, "3 key heads cannot be shared by 2 query heads evenly$"),
+    ],
+)
+def test_lfm2_sizes_that_make_no_sense(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(GGUFError, match=message):
+        model_class("lfm2")(_metadata("lfm2", {"block_count": 2, "shortconv.l_cache": 3} | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"ssm.conv_kernel": 1}, "convolutions of one tap look at nothing before a token$"),
+        ({"ssm.group_count": 3}, "4 heads of 8 values cannot share 3 of keys"),
+        ({"ssm.inner_size": 64}, "or are not as wide as ssm.inner_size$"),
+        ({"ssm.state_size": 0}, "must be at least 1, but is 0$"),
+        ({"full_attention_interval": 0}, "must be at least 1, but is 0$"),
+        ({"attention.recurrent_layers": []}, "has 0 entries for 1 layers$"),
+        ({"nextn_predict_layers": 1}, "1 of 1 layers cannot guess only$"),
+    ],
+)
+def test_delta_nets_that_make_no_sense(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(GGUFError, match=message):
+        model_class("qwen35")(_metadata("qwen35", DELTA | changes))
+
+
+def test_layers_that_guess_more_tokens_are_passed_over() -> None:
+    changes = {"block_count": 5, "nextn_predict_layers": 1}
+    model = model_class("qwen35")(_metadata("qwen35", DELTA | changes))
+    assert model.attending == (False, False, False, True) and model.ignored == ("blk.4.*",)
 
 
 def test_a_width_for_each_layer() -> None:

@@ -14,6 +14,7 @@ from puna.convert.elements import converted, element_type
 from puna.convert.folder import ModelFolder, shown
 from puna.convert.gemma import GEMMA2, GEMMA3, GEMMA3_WITH_PICTURES
 from puna.convert.gptoss import GPT_OSS
+from puna.convert.lfm2 import LFM2, LFM2MOE
 from puna.convert.llama import GRANITE, LLAMA, MISTRAL, MIXTRAL
 from puna.convert.olmo import OLMO2
 from puna.convert.plan import Plan
@@ -47,6 +48,9 @@ _DECODERS: dict[str, Family] = {
     "Olmo2ForCausalLM": OLMO2,
     "Olmo3ForCausalLM": OLMO2,
     "GptOssForCausalLM": GPT_OSS,
+    "Lfm2ForCausalLM": LFM2,
+    "LFM2ForCausalLM": LFM2,
+    "Lfm2MoeForCausalLM": LFM2MOE,
 }
 _PLANNERS: dict[str, Callable[[ModelFolder], Plan]] = {
     "BertModel": plan_bert,

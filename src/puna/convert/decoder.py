@@ -1,7 +1,7 @@
 """What the converters of decoders have in common; what each adds is data in its own file."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,6 +35,7 @@ class Weight:
         optional: the model may lack it.
         pairs: how many heads' rows are put in pairs for rotation, as an axis; empty where they stay.
         matrix: it may keep a type of less precision than F32.
+        kind: of the layers that have it, see `Family.kinds`; empty for all.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Weight:
     optional: bool = False
     pairs: str = ""
     matrix: bool = True
+    kind: str = ""
 
 
 Layer = Mapping[str, Weight]
@@ -49,13 +51,14 @@ Layer = Mapping[str, Weight]
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """Those of a model; the last three are 0 where there are no experts.
+    """Those of a model; those of experts are 0 where there are none.
 
     Attributes:
         vocabulary: rows of the table of tokens.
         context: the longest text.
         head: width of one head.
         shared_width: of the feed-forward network that every token uses beside its experts.
+        more: lengths of axes that only this architecture has.
     """
 
     vocabulary: int
@@ -70,6 +73,7 @@ class Sizes:
     experts: int = 0
     expert_width: int = 0
     shared_width: int = 0
+    more: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def axes(self) -> dict[str, int]:
@@ -86,6 +90,7 @@ class Sizes:
             "expert_width": self.expert_width,
             "shared_width": self.shared_width,
             "one": 1,
+            **self.more,
         }
 
 
@@ -116,6 +121,9 @@ class Family:
         defaults: where the configuration says nothing.
         head: whether there is a table of outputs, unless it is that of tokens.
         dropped: beginnings of names of tensors that are left out.
+        norm: the weight of the last norm, by the names of both sides.
+        sizes: changes those that the configuration states under the usual names.
+        kinds: of what kinds each layer is, where not all have the same tensors.
         prepare: makes the tensors that a layer has of those in the files.
     """
 
@@ -128,6 +136,9 @@ class Family:
     defaults: Defaults = field(default_factory=Defaults)
     head: bool = True
     dropped: tuple[str, ...] = ()
+    norm: tuple[str, str] = ("norm.weight", "output_norm.weight")
+    sizes: Callable[[Fields, Sizes], Sizes] = lambda config, sizes: sizes
+    kinds: Callable[[Fields, Sizes], Sequence[Collection[str]]] = lambda config, sizes: [()] * sizes.layers
     prepare: Callable[[Mapping[str, Source]], Mapping[str, Content]] = with_experts
 
 
@@ -152,7 +163,7 @@ def plan_decoder(family: Family, folder: ModelFolder) -> Plan:
     turned = {
         name: paired(kept[name], heads) for name, heads in _pairs(family, sizes).items() if name in kept
     }
-    pairs = matched({**family.prepare(kept), **turned}, _targets(family, sizes, tied=tied))
+    pairs = matched({**family.prepare(kept), **turned}, _targets(family, config, sizes, tied=tied))
     factors = rotary_factors(config, sizes.head, family.defaults.theta)
     if factors:
         frequencies = Target("rope_freqs.weight", (len(factors),))
@@ -212,7 +223,7 @@ def read_sizes(config: Fields, family: Family, *, rows: int | None = None) -> Si
         )
     experts = config.count("num_local_experts", "num_experts", default=0, least=0)
     wide = config.count("intermediate_size")
-    return Sizes(
+    stated = Sizes(
         vocabulary=config.count("vocab_size", default=rows),
         context=config.count("max_position_embeddings", default=usual.context),
         hidden=hidden,
@@ -221,11 +232,12 @@ def read_sizes(config: Fields, family: Family, *, rows: int | None = None) -> Si
         heads=heads,
         kv_heads=kv_heads,
         head=head,
-        eps=config.number("rms_norm_eps", default=usual.eps),
+        eps=config.number("rms_norm_eps", "norm_eps", default=usual.eps),
         experts=experts,
         expert_width=config.count("moe_intermediate_size", default=wide) if experts else 0,
         shared_width=config.count("shared_expert_intermediate_size", default=wide) if experts else 0,
     )
+    return family.sizes(config, stated)
 
 
 def _rows(tensors: Mapping[str, Source]) -> int | None:
@@ -252,16 +264,18 @@ def _pairs(family: Family, sizes: Sizes) -> dict[str, int]:
     }
 
 
-def _targets(family: Family, sizes: Sizes, *, tied: bool) -> dict[str, Target]:
-    table = (sizes.vocabulary, sizes.hidden)
+def _targets(family: Family, config: Fields, sizes: Sizes, *, tied: bool) -> dict[str, Target]:
+    table, (theirs, ours) = (sizes.vocabulary, sizes.hidden), family.norm
     targets = {
         "embed_tokens.weight": Target("token_embd.weight", table, matrix=True),
-        "norm.weight": Target("output_norm.weight", (sizes.hidden,), offset=family.norm_offset),
+        theirs: Target(ours, (sizes.hidden,), offset=family.norm_offset),
         "lm_head.weight": Target("output.weight", table, matrix=True, optional=tied or not family.head),
     }
     axes = sizes.axes
-    for index in range(sizes.layers):
+    for index, kinds in enumerate(family.kinds(config, sizes)):
         for source, weight in family.layer.items():
+            if weight.kind and weight.kind not in kinds:
+                continue
             shape = tuple(axes[axis] for axis in weight.axes)
             targets[f"layers.{index}.{source}"] = Target(
                 f"blk.{index}.{weight.name}",

@@ -12,16 +12,16 @@ from puna.convert.sources import halves, stacked
 from puna.errors import WeightError
 
 _EXPERT = re.compile(
-    r"(layers\.[0-9]{1,4}\.)(?:mlp|block_sparse_moe)\.experts\.(0|[1-9][0-9]{0,4})\."
+    r"(layers\.[0-9]{1,4}\.)(?:mlp|block_sparse_moe|feed_forward)\.experts\.(0|[1-9][0-9]{0,4})\."
     r"(gate_proj|up_proj|down_proj|w1|w2|w3)\.weight",
     re.ASCII,
 )
 _TOGETHER = re.compile(
-    r"(layers\.[0-9]{1,4}\.)(?:mlp|block_sparse_moe)\.experts\.(gate_up_proj|down_proj)(?:\.weight)?",
+    r"(layers\.[0-9]{1,4}\.)(?:mlp|block_sparse_moe|feed_forward)\.experts\.(gate_up_proj|down_proj)(?:\.weight)?",
     re.ASCII,
 )
-_ROUTER = re.compile(r"(layers\.[0-9]{1,4}\.)block_sparse_moe\.gate\.weight", re.ASCII)
-# Mixtral's names of the projections.
+_ROUTER = re.compile(r"(layers\.[0-9]{1,4}\.)(?:block_sparse_moe|feed_forward)\.gate\.weight", re.ASCII)
+# Mixtral's and LFM2's names of the projections.
 _PROJECTIONS = {"w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}
 
 

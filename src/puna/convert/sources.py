@@ -66,6 +66,23 @@ def halves(source: Source, names: Sequence[str]) -> list[Gathered]:
 
 
 @dataclass(frozen=True, slots=True)
+class Reshaped(Made):
+    """The same numbers in another shape."""
+
+    source: Content
+
+    def chunks(self) -> Iterator[bytes]:
+        return self.source.chunks()
+
+
+def squeezed(source: Content) -> Reshaped:
+    """A tensor without its axes of one element, but for the first and the last."""
+    first, *middle, last = source.shape
+    shape = (first, *(size for size in middle if size > 1), last)
+    return Reshaped(source.name, source.dtype, shape, source.file, source)
+
+
+@dataclass(frozen=True, slots=True)
 class Paired(Made):
     """The rows of each head from two halves to pairs of one of each, as rotary embeddings of pairs want them.
 

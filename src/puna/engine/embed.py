@@ -13,7 +13,6 @@ from puna.engine.evaluator import Batch, Evaluator
 from puna.errors import ContextLengthExceeded, GGUFError, InvalidOption, WeightError
 from puna.gguf import Metadata
 from puna.gguf.keys import Pooling
-from puna.kvcache.cache import MAX_SEQUENCES
 from puna.ml import Tensor
 from puna.ml.array import Floats
 from puna.models.base import Encoder, Model, Step
@@ -148,7 +147,7 @@ class Embedder:
         texts = [self._checked(text) for text in inputs]
         encoder = isinstance(self.evaluator.model, Encoder)
         lengths = [text.size for text in texts]
-        most = None if encoder else MAX_SEQUENCES
+        most = None if encoder else self.evaluator.cache.most_sequences
         vectors: dict[int, Floats] = {}
         for pieces in pack(lengths, self.budget, most=most, split=not encoder):
             for piece, vector in zip(pieces, self._pooled(pieces, texts), strict=True):

@@ -425,7 +425,7 @@ class Engine:
         wanted = Prefix(NOWHERE, sequence.tokens, sequence.request.scope, sequence.pictures)
         # Whose prompt's tokens are told of has all of it evaluated.
         found = (
-            longest(self._candidates(), wanted, self._cache.can_resume) if sequence.scores is None else None
+            longest(self._candidates(), wanted, self._cache.resumable) if sequence.scores is None else None
         )
         number, held = self._seat(found)
         sequence.place(number, held, time.perf_counter())
@@ -519,7 +519,7 @@ class Engine:
             sequence.turned = True
         except BaseException as error:
             # An interrupt may have left keys at their old positions.
-            sequence.cut(keep if self._cache.can_resume(sequence.number, keep) else 0)
+            sequence.cut(self._cache.resumable(sequence.number, keep))
             self._cache.remove(sequence.number, sequence.held)
             if not isinstance(error, ShiftRefused):
                 raise

@@ -93,20 +93,21 @@ def common_length(left: array[int], right: array[int]) -> int:
 
 
 def longest(
-    candidates: Iterable[Prefix], wanted: Prefix, resumes: Callable[[int, int], bool]
+    candidates: Iterable[Prefix], wanted: Prefix, resumable: Callable[[int, int], int]
 ) -> tuple[Prefix, int] | None:
     """Which of the candidates has most of what is wanted, and how much; None if none has any.
 
     At least the last token is left to evaluate: its logits are wanted.
 
     Args:
-        resumes: whether a sequence, by its number, can go on from a position.
+        resumable: from how many of its first tokens, at most so many, a sequence can go on, by its number.
     """
     best: tuple[Prefix, int] | None = None
     for candidate in candidates:
         if candidate.scope != wanted.scope:
             continue
         length = min(candidate.common(wanted), len(wanted.tokens) - 1)
-        if length > (best[1] if best else 0) and resumes(candidate.number, length):
+        most = best[1] if best else 0
+        if length > most and (length := resumable(candidate.number, length)) > most:
             best = candidate, length
     return best

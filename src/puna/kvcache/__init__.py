@@ -1,4 +1,4 @@
-"""Caches of keys and values: what has been computed for earlier tokens, shared by sequences."""
+"""Caches: what has been computed for earlier tokens, shared by sequences."""
 
 from puna.kvcache.batch import WithinBatch
 from puna.kvcache.cache import (
@@ -14,6 +14,7 @@ from puna.kvcache.cache import (
 from puna.kvcache.causal import Causal, Chunked, SlidingWindow
 from puna.kvcache.composed import Composed
 from puna.kvcache.encoder import EncoderCache
+from puna.kvcache.recurrent import Recurrent
 
 __all__ = [
     "MAX_SEQUENCES",
@@ -26,6 +27,7 @@ __all__ = [
     "EncoderCache",
     "History",
     "Member",
+    "Recurrent",
     "Shift",
     "ShiftRefused",
     "SlidingWindow",

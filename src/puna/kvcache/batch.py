@@ -13,6 +13,7 @@ from puna.kvcache.cells import padded
 from puna.kvcache.history import minus_infinity
 from puna.ml import Backend, Context, DType, Tensor
 from puna.ml.backend import CacheConfig
+from puna.ml.nn import LayerHistory
 
 Sequences = NDArray[np.int64]
 
@@ -25,7 +26,7 @@ class Started:
 
 
 @dataclass
-class BatchHistory(History):
+class BatchHistory(History, LayerHistory):
     """One graph's view: the batch itself.
 
     Attributes:

@@ -167,6 +167,15 @@ class Cache(ABC):
     def can_resume(self, sequence: int, position: int) -> bool:
         """Whether everything that a token at `position` of this sequence may see is there."""
 
+    def resumable(self, sequence: int, length: int) -> int:
+        """How many of the first `length` tokens of a sequence it can go on from; the most, perhaps none."""
+        return length if self.can_resume(sequence, length) else 0
+
+    @property
+    def most_sequences(self) -> int:
+        """How many sequences can have tokens at once, where there are cells for all."""
+        return MAX_SEQUENCES
+
     @property
     def rewinds(self) -> bool:
         """Whether a sequence can resume wherever a `remove` has cut off tokens of its last batch."""

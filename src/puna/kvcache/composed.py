@@ -32,7 +32,7 @@ class ComposedHistory(History):
 
 
 class Composed(Cache):
-    """Every member books every token; each layer's keys and values lie in one of them."""
+    """Every member books every token; what a layer keeps lies in one of them."""
 
     def __init__(self, members: Sequence[Member], serves: Sequence[int]) -> None:
         """Puts caches together.
@@ -90,6 +90,15 @@ class Composed(Cache):
 
     def can_resume(self, sequence: int, position: int) -> bool:
         return all(member.can_resume(sequence, position) for member in self._members)
+
+    def resumable(self, sequence: int, length: int) -> int:
+        while (least := min(member.resumable(sequence, length) for member in self._members)) < length:
+            length = least
+        return length
+
+    @property
+    def most_sequences(self) -> int:
+        return min(member.most_sequences for member in self._members)
 
     @property
     def rewinds(self) -> bool:

@@ -11,7 +11,7 @@ from puna.kvcache.cache import History
 from puna.kvcache.cells import Batch, Cells, Positions, Span, hidden
 from puna.kvcache.storage import Layer, Storage
 from puna.ml import Context, DType, Tensor
-from puna.ml.nn import merge_heads
+from puna.ml.nn import LayerHistory, merge_heads
 
 _MINUS_INFINITY: dict[DType, np.unsignedinteger] = {
     DType.F16: np.uint16(0xFC00),
@@ -114,7 +114,7 @@ class CausalHistory(History):
         return self.cells.array()
 
 
-class CausalLayer:
+class CausalLayer(LayerHistory):
     """One layer of a causal cache in one graph."""
 
     def __init__(self, history: CausalHistory, index: int) -> None:

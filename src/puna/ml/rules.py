@@ -304,6 +304,40 @@ def attention(
     return (*query.shape[:2], value.shape[2])
 
 
+# -- states ------------------------------------------------------------------------------------------------
+
+
+def ssm_conv(operand: Operand, kernel: Operand) -> Shape:
+    """F32 (N, C, taps - 1 + T) and (C, taps) give (N, T, C)."""
+    fits = (
+        len(operand.shape) == 3
+        and len(kernel.shape) == 2
+        and operand.shape[1] == kernel.shape[0]
+        and operand.shape[2] >= kernel.shape[1]
+        and operand.dtype is kernel.dtype is DType.F32
+    )
+    require(fits, "ssm_conv", operand, kernel)
+    return (operand.shape[0], operand.shape[2] - kernel.shape[1] + 1, operand.shape[1])
+
+
+def gated_delta_net(
+    query: Operand, key: Operand, value: Operand, decay: Operand, rate: Operand, state: Operand
+) -> None:
+    """F32 (N, T, G, D) twice, (N, T, H, D), (N, T, H) twice and (N, H, D, D); G divides H."""
+    fits = len(query.shape) == len(value.shape) == 4 and all(
+        each.dtype is DType.F32 for each in (query, key, value, decay, rate, state)
+    )
+    if fits:
+        sequences, tokens, heads, size = value.shape
+        fits = (
+            query.shape == key.shape == (sequences, tokens, query.shape[2], size)
+            and heads % query.shape[2] == 0
+            and decay.shape == rate.shape == (sequences, tokens, heads)
+            and state.shape == (sequences, heads, size, size)
+        )
+    require(fits, "gated_delta_net", query, key, value, decay, rate, state)
+
+
 # -- images ------------------------------------------------------------------------------------------------
 
 

@@ -130,6 +130,10 @@ class Tensor(ABC):
         """1 / (1 + e^-x)"""
 
     @abstractmethod
+    def softplus(self) -> Tensor:
+        """log(1 + e^x)"""
+
+    @abstractmethod
     def relu(self) -> Tensor:
         """max(x, 0)"""
 
@@ -421,6 +425,49 @@ class Tensor(ABC):
             raise InvalidOption(f"sections {sections} do not add up to axis {axis} of shape {self.shape}")
         ends = [sum(sections[: i + 1]) for i in range(len(sections))]
         return [self.slice(axis, end - size, end) for end, size in zip(ends, sections, strict=True)]
+
+    # -- states ---------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def ssm_conv(self, kernel: Tensor) -> Tensor:
+        """Convolves each channel with a kernel of its own; Gu and Dao, arXiv:2312.00752.
+
+        Args:
+            self: F32 (sequences, channels, taps - 1 + tokens), what came before the tokens in front of them.
+            kernel: F32 (channels, taps), the tap of the token itself last.
+
+        Returns:
+            F32 (sequences, tokens, channels).
+        """
+
+    def gated_delta_net(
+        self, key: Tensor, value: Tensor, decay: Tensor, rate: Tensor, state: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """A memory S of each head that tokens forget, correct and ask; Yang et al., arXiv:2412.06464.
+
+        For each token S becomes e^decay S, then S + rate (v - S k) k^T, and the result is S q / sqrt(d).
+        Head h of values asks with head h modulo the number of these.
+
+        Args:
+            self: queries, F32 (sequences, tokens, key heads, d).
+            key: the same.
+            value: F32 (sequences, tokens, heads, d).
+            decay: F32 (sequences, tokens, heads), not above 0.
+            rate: F32 (sequences, tokens, heads), from 0 to 1.
+            state: S before the first token, F32 (sequences, heads, d, d), a row for each element of values.
+
+        Returns:
+            F32 (sequences, tokens, heads, d), and S after the last token.
+        """
+        rules.gated_delta_net(self, key, value, decay, rate, state)
+        both = self._gated_delta_net(key, value, decay, rate, state)
+        return both.view(0, value.shape), both.view(4 * math.prod(value.shape), state.shape)
+
+    @abstractmethod
+    def _gated_delta_net(
+        self, key: Tensor, value: Tensor, decay: Tensor, rate: Tensor, state: Tensor
+    ) -> Tensor:
+        """The elements of both results one after the other, in rows of heads * d."""
 
     # -- images ---------------------------------------------------------------------------------------
 

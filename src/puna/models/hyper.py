@@ -66,6 +66,7 @@ def transformer(
     metadata: Metadata,
     *,
     head_size: int | None = None,
+    kv_heads: int | None = None,
     eps: float | None = None,
     eps_key: str = "attention.layer_norm_rms_epsilon",
 ) -> Transformer:
@@ -73,6 +74,7 @@ def transformer(
 
     Args:
         head_size: where the file names none; hidden / heads if None.
+        kv_heads: of the layers that have any, where the file has a number for each; if None, it has one.
         eps: where the file names none; if None, it must.
         eps_key: that of its kind of norm.
 
@@ -80,7 +82,8 @@ def transformer(
         GGUFError: a key is missing, or the sizes do not go together.
     """
     layers, heads = count(metadata, "block_count"), count(metadata, "attention.head_count")
-    hidden, kv_heads = count(metadata, "embedding_length"), count(metadata, "attention.head_count_kv", heads)
+    hidden = count(metadata, "embedding_length")
+    kv_heads = kv_heads or count(metadata, "attention.head_count_kv", heads)
     if layers > LAYERS_AT_MOST:
         raise GGUFError(f"{metadata.source}: {layers} layers are more than any model has")
     if heads % kv_heads:

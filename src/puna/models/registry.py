@@ -20,6 +20,8 @@ _MODELS = {
     "gpt-oss": "puna.models.gptoss:GptOss",
     "gptoss": "puna.models.gptoss:GptOss",
     "granite": "puna.models.granite:Granite",
+    "lfm2": "puna.models.lfm2:Lfm2",
+    "lfm2moe": "puna.models.lfm2:Lfm2Moe",
     "llama": "puna.models.llama:Llama",
     "llama4": "puna.models.llama4:Llama4",
     "mistral3": "puna.models.mistral3:Mistral3",
@@ -31,7 +33,10 @@ _MODELS = {
     "qwen2": "puna.models.qwen2:Qwen2",
     "qwen2moe": "puna.models.qwen2:Qwen2Moe",
     "qwen3": "puna.models.qwen3:Qwen3",
+    "qwen35": "puna.models.qwen3next:Qwen35",
+    "qwen35moe": "puna.models.qwen3next:Qwen35Moe",
     "qwen3moe": "puna.models.qwen3:Qwen3Moe",
+    "qwen3next": "puna.models.qwen3next:Qwen3Next",
     "starcoder2": "puna.models.starcoder2:StarCoder2",
 }
 

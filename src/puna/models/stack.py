@@ -244,7 +244,8 @@ class Stack(Decoder):
         vocabulary = hyper.vocabulary(metadata)
         self.embedding = Embedding("token_embd", vocabulary, sizes.hidden)
         self.layers = list(layers)
-        self.norm = norm("output_norm", sizes.hidden, sizes.eps)
+        # The second name is that of LFM2.
+        self.norm = norm("output_norm|token_embd_norm", sizes.hidden, sizes.eps)
         self.output = Linear("output|token_embd", sizes.hidden, vocabulary, bias="optional")
         self.frequency_factors = Weight("rope_freqs.weight", (rope.dimensions // 2,), optional=True)
 

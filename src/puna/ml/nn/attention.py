@@ -1,23 +1,7 @@
 """Attention as a function of tensors; history is handed in."""
 
-from typing import Protocol
-
+from puna.ml.nn.history import LayerHistory
 from puna.ml.tensor import Tensor
-
-
-class LayerHistory(Protocol):
-    """One layer's keys and values of all tokens so far, as the layer sees them."""
-
-    def update(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Stores this batch and gives what its tokens may look at.
-
-        Args:
-            key: F32 (tokens, kv_heads, d_k).
-            value: F32 (tokens, kv_heads, d_v).
-
-        Returns:
-            Key, value and mask as `Tensor.scaled_dot_product_attention` takes them.
-        """
 
 
 def attention(

@@ -250,6 +250,9 @@ class GGMLTensor(Tensor):
     def sigmoid(self) -> GGMLTensor:
         return self._each("sigmoid", self.library.ggml_sigmoid)
 
+    def softplus(self) -> GGMLTensor:
+        return self._each("softplus", self.library.ggml_softplus)
+
     def relu(self) -> GGMLTensor:
         return self._each("relu", self.library.ggml_relu)
 
@@ -350,6 +353,13 @@ class GGMLTensor(Tensor):
     def _dense_elements(self) -> GGMLTensor:
         """This tensor with its last axis contiguous."""
         return self if self.stride(-1) == self._element_size() else self.contiguous()
+
+    def _with_usual_strides(self) -> GGMLTensor:
+        """This tensor as if made anew. An axis of one element counts as dense whatever its stride is."""
+        usual = rules.dense_strides(self._type(), self.shape)
+        return (
+            self if all(self.stride(axis) == usual[axis] for axis in range(len(usual))) else self.contiguous()
+        )
 
     def _element_size(self) -> int:
         return int(self.library.ggml_type_size(access.element_type(self.handle)))
@@ -544,6 +554,26 @@ class GGMLTensor(Tensor):
         graph = self._graph_with()
         handle = self.library.ggml_cast(graph.handle, self.handle, type_id(dtype))
         return self._result(graph, handle, self.shape, dtype)
+
+    # -- states ---------------------------------------------------------------------------------------
+
+    def ssm_conv(self, kernel: Tensor) -> GGMLTensor:
+        shape = rules.ssm_conv(self, kernel)
+        graph = self._graph_with(kernel)
+        seen, weights = self._with_usual_strides(), cast(GGMLTensor, kernel)._with_usual_strides()
+        handle = self.library.ggml_ssm_conv(graph.handle, seen.handle, weights.handle)
+        return self._result(graph, handle, shape, DType.F32)
+
+    def _gated_delta_net(
+        self, key: Tensor, value: Tensor, decay: Tensor, rate: Tensor, state: Tensor
+    ) -> GGMLTensor:
+        graph = self._graph_with(key, value, decay, rate, state)
+        rows = [cast(GGMLTensor, each)._dense_elements() for each in (self, key, value)]
+        gates = [cast(GGMLTensor, each).reshape(*each.shape, 1) for each in (decay, rate)]
+        dense = [*rows, *gates, cast(GGMLTensor, state)._dense()]
+        handle = self.library.ggml_gated_delta_net(graph.handle, *(each.handle for each in dense), 1)
+        sequences, tokens, heads, size = value.shape
+        return self._result(graph, handle, (sequences * (tokens + size), heads * size), DType.F32)
 
     # -- images ---------------------------------------------------------------------------------------
 

@@ -113,6 +113,28 @@ def converted(values: Array, to_integers: bool) -> Array:
     return np.trunc(values).astype(np.int64) if to_integers else values
 
 
+def ssm_conv(x: Array, kernel: Array) -> Array:
+    """(N, C, taps - 1 + T) and (C, taps): each channel's sums over windows, (N, T, C)."""
+    seen = np.lib.stride_tricks.sliding_window_view(x, kernel.shape[1], axis=-1)
+    result: Array = np.einsum("nctk,ck->ntc", seen, kernel)
+    return result
+
+
+def gated_delta_net(query: Array, key: Array, value: Array, decay: Array, rate: Array, state: Array) -> Array:
+    """Results of all tokens, then the states after the last, in rows of heads * d."""
+    tokens, heads, size = value.shape[1:]
+    query, key = (np.tile(each, (1, 1, heads // each.shape[2], 1)) for each in (query, key))
+    results = np.empty_like(value)
+    for at in range(tokens):
+        state = state * np.exp(decay[:, at])[..., None, None]
+        known = np.einsum("nhvk,nhk->nhv", state, key[:, at])
+        correction = rate[:, at, :, None] * (value[:, at] - known)
+        state = state + correction[..., None] * key[:, at, :, None, :]
+        results[:, at] = np.einsum("nhvk,nhk->nhv", state, query[:, at]) / math.sqrt(size)
+    both: Array = np.concatenate((results.reshape(-1), state.reshape(-1))).reshape(-1, heads * size)
+    return both
+
+
 def columns(
     kernel: tuple[int, ...],
     pixels: Array,

@@ -231,6 +231,9 @@ class ReferenceTensor(Tensor):
     def sigmoid(self) -> ReferenceTensor:
         return self._map(functions.sigmoid)
 
+    def softplus(self) -> ReferenceTensor:
+        return self._map(lambda x: np.logaddexp(0, x))
+
     def relu(self) -> ReferenceTensor:
         return self._map(lambda x: np.maximum(x, 0))
 
@@ -386,6 +389,18 @@ class ReferenceTensor(Tensor):
         rules.converts(self, dtype)
         to_integers = elements.file_type(dtype) in elements.INTEGERS
         return self._record(lambda x: functions.converted(x, to_integers), dtype=dtype)
+
+    # -- states ---------------------------------------------------------------------------------------
+
+    def ssm_conv(self, kernel: Tensor) -> ReferenceTensor:
+        return self._record(functions.ssm_conv, kernel, shape=rules.ssm_conv(self, kernel))
+
+    def _gated_delta_net(
+        self, key: Tensor, value: Tensor, decay: Tensor, rate: Tensor, state: Tensor
+    ) -> ReferenceTensor:
+        sequences, tokens, heads, size = value.shape
+        shape = (sequences * (tokens + size), heads * size)
+        return self._record(functions.gated_delta_net, key, value, decay, rate, state, shape=shape)
 
     # -- images ---------------------------------------------------------------------------------------
 
