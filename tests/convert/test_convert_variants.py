@@ -2,8 +2,9 @@
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -318,3 +319,46 @@ def test_what_nothing_computes(case: str, tmp_path: Path) -> None:
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert [entry.name for entry in tmp_path.iterdir()] == ["folder"]
+
+
+FAMILIES: dict[str, Callable[[], Any]] = {
+    "phi3": lambda: hf_models.phi3(1, rope_parameters=LONG | {"long_factor": [2.0] * 8}),
+    "ministral3": ministral3,
+    "command-r": lambda: hf_models.cohere("Cohere", 1),
+    "cohere2": lambda: hf_models.cohere("Cohere2", 1),
+    "glm4": lambda: hf_models.glm4(1),
+    "starcoder2": lambda: hf_models.starcoder2(1),
+    "deepseek2": lambda: hf_models.deepseek("V2", 1),
+    "deepseek3": lambda: hf_models.deepseek(
+        "V3", 1, rope_parameters=YARN | {"mscale": 1, "mscale_all_dim": 1}
+    ),
+    "llama4": llama4,
+    "gemma3n": lambda: hf_models.gemma3n(1),
+}
+ODD = (None, True, 0, -1, 3, 1e300, 2**31, 10**40, "", "all", [], [0, "a"], {}, {"rope_type": []})
+
+
+def odd_settings(config: dict[str, Any], random: Random) -> Iterator[dict[str, Any]]:
+    """The configuration, each time with another field that makes no sense."""
+    places = [(name,) for name in config if name != "architectures"]
+    places += [("rope_parameters", name) for name in config["rope_parameters"]]
+    for place in places:
+        for value in random.sample(ODD, 3):
+            changed: dict[str, Any] = json.loads(json.dumps(config))
+            (changed["rope_parameters"] if len(place) > 1 else changed)[place[-1]] = value
+            yield changed
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_any_setting_that_makes_no_sense(family: str, tmp_path: Path) -> None:
+    """Whatever is in a field: a model, or one sentence and nothing left behind."""
+    folder = written(tmp_path / "folder", FAMILIES[family]())
+    config = json.loads((folder / "config.json").read_text())
+    for changed in odd_settings(config, Random(3)):
+        (folder / "config.json").write_text(json.dumps(changed))
+        try:
+            convert(folder, tmp_path / "model.gguf", lambda progress: None)
+        except PunaError as error:
+            assert "\n" not in str(error) and len(str(error)) < 900
+        (tmp_path / "model.gguf").unlink(missing_ok=True)
+        assert [entry.name for entry in tmp_path.iterdir()] == ["folder"]
