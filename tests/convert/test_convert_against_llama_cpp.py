@@ -31,6 +31,8 @@ _GEMMA_ADDED = {
     "391": {"content": "▁▁▁", "special": False},
     "392": {"content": "<unused0>", "special": False},
 }
+# llama.cpp takes those of the published Llama 4 for granted.
+_SIGHT = {"attention_chunk_size": 8192, "floor_scale": 8192, "attn_scale": 0.1}
 # As `sentencepieces` numbers them.
 _IDS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 3}
 _LLAMA3 = {
@@ -41,11 +43,37 @@ _LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }
+_LONG = {
+    "rope_type": "longrope",
+    "rope_theta": 10000.0,
+    "partial_rotary_factor": 0.75,
+    "long_factor": [1.0, 1.3, 2.0, 3.5, 8.0, 13.0],
+    "short_factor": [1.0, 1.0, 1.1, 1.2, 1.4, 1.5],
+    "original_max_position_embeddings": 64,
+}
 _YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 64}
+_MSCALES = {"mscale": 1.0, "mscale_all_dim": 1.0}
 
 
 def _json(folder: Path) -> None:
     byte_level(folder, SIZE)
+
+
+def _gpt2(folder: Path) -> None:
+    """As in Phi 4."""
+    _json(folder)
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"tokenizer_class": "GPT2Tokenizer"}))
+
+
+def _user(folder: Path) -> None:
+    """With a token that begins a user's turn, as in GLM 4."""
+    _json(folder)
+    path = folder / "tokenizer.json"
+    document = json.loads(path.read_text())
+    last = document["added_tokens"][-1]
+    document["added_tokens"].append(last | {"id": last["id"] + 1, "content": "<|user|>", "special": True})
+    path.write_text(json.dumps(document))
 
 
 def _pieces(folder: Path) -> None:
@@ -101,6 +129,33 @@ def _eight_bits(folder: Path) -> None:
     _rewrite(folder, changed, {"quant_method": "fp8", "weight_block_size": [24, 16]})
 
 
+def _more_layers(folder: Path) -> None:
+    """In eight bits, and with a layer that foretells one more token."""
+    _eight_bits(folder)
+    path = folder / "model.safetensors"
+    stored = load_file(path)
+    stem = "model.layers.2."
+    more = {
+        f"model.layers.3.{name.removeprefix(stem)}": tensor.clone()
+        for name, tensor in stored.items()
+        if name.startswith(stem)
+    }
+    save_file(stored | more, path)
+
+
+def _unused(folder: Path) -> None:
+    """With keys and values of layers that look at those of others, as published."""
+    _gemma(folder)
+    stored = load_file(folder / "model.safetensors")
+    parts = ("self_attn.k_proj", "self_attn.v_proj", "self_attn.k_norm")
+    more = {
+        f"model.layers.{index}.{part}.weight": stored[f"model.layers.0.{part}.weight"].clone()
+        for index in (2, 3)
+        for part in parts
+    }
+    save_file(stored | more, folder / "model.safetensors")
+
+
 def _rewrite(
     folder: Path, change: Callable[[str, Any], dict[str, Any]], quantization: dict[str, Any]
 ) -> None:
@@ -146,6 +201,61 @@ CASES: dict[str, tuple[Model, Callable[[Path], None]]] = {
         _json,
     ),
     "lfm2moe": (lambda: hf_models.lfm2("Lfm2Moe", 22, vocab_size=SIZE), _json),
+    "phi3": (lambda: hf_models.phi3(20, vocab_size=SIZE, sliding_window=40, **_IDS), _pieces),
+    "phi3, long": (lambda: hf_models.phi3(21, vocab_size=SIZE, rope_parameters=_LONG), _gpt2),
+    "ministral3": (
+        lambda: hf_models.mistral(
+            "Ministral3",
+            22,
+            vocab_size=SIZE,
+            rope_parameters=_YARN | _MSCALES | {"llama_4_scaling_beta": 0.3},
+        ),
+        _json,
+    ),
+    "command-r": (lambda: hf_models.cohere("Cohere", 23, vocab_size=SIZE, use_qk_norm=True), _json),
+    "cohere2": (
+        lambda: hf_models.cohere("Cohere2", 24, vocab_size=SIZE, num_hidden_layers=5, rotary_pct=1.0),
+        _json,
+    ),
+    "glm4": (lambda: hf_models.glm4(25, vocab_size=SIZE), _user),
+    "starcoder2": (lambda: hf_models.starcoder2(26, vocab_size=SIZE, sliding_window=40), _json),
+    "deepseek2": (
+        lambda: hf_models.deepseek("V2", 27, vocab_size=SIZE, q_lora_rank=None, scoring_func="softmax"),
+        _json,
+    ),
+    "deepseek2, groups": (
+        lambda: hf_models.deepseek(
+            "V2",
+            28,
+            vocab_size=SIZE,
+            scoring_func="softmax",
+            topk_method="group_limited_greedy",
+            n_group=4,
+            topk_group=2,
+        ),
+        _json,
+    ),
+    "deepseek3, eight bits, more layers": (
+        lambda: hf_models.deepseek(
+            "V3",
+            29,
+            vocab_size=SIZE,
+            scoring_func="sigmoid",
+            n_group=4,
+            topk_group=2,
+            rope_parameters=_YARN | _MSCALES,
+        ),
+        _more_layers,
+    ),
+    "llama4": (lambda: hf_models.llama4(30, vocab_size=SIZE, rope_parameters=_LLAMA3, **_SIGHT), _json),
+    "llama4, layers without experts": (
+        lambda: hf_models.llama4(31, vocab_size=SIZE, interleave_moe_layer_step=2, **_SIGHT),
+        _json,
+    ),
+    "gemma3n": (
+        lambda: hf_models.gemma3n(32, vocab_size=SIZE, vocab_size_per_layer_input=SIZE - 16, **_IDS),
+        _unused,
+    ),
     "llama, eight bits": (lambda: hf_models.llama(18, vocab_size=SIZE), _eight_bits),
 }
 
@@ -156,6 +266,9 @@ THEIRS_ONLY = {
     "tokenizer.ggml.add_sep_token",
 }
 
+# GLM 4's roles are part of llama.cpp's program; here they are what generation_config.json says.
+THEIRS_OF_GLM4 = {"tokenizer.ggml.eot_token_id", "tokenizer.ggml.unknown_token_id"}
+
 # What only is written here, with the reason.
 OURS_ONLY = {
     # llama.cpp writes it where the configuration does; everywhere it follows from the sizes.
@@ -163,6 +276,11 @@ OURS_ONLY = {
     "attention.value_length",
     # It always is 10000 in what was published, and readers take it for granted.
     "gemma2.rope.freq_base",
+    # See `_SIGHT`.
+    *("llama4.attention.chunk_size", "llama4.use_qk_norm"),
+    *("llama4.attention.temperature_length", "llama4.attention.temperature_scale"),
+    # llama.cpp's StarCoder 2 has no window.
+    "starcoder2.attention.sliding_window",
     # tokenizer.model says so; llama.cpp writes it for other families only.
     "tokenizer.ggml.add_space_prefix",
     # tokenizer.model names it by its text; llama.cpp looks for texts in tokenizer.json only.
@@ -197,6 +315,20 @@ def contents(file: GGUFFile) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
     }
 
 
+def same(name: str, mine: Any, other: Any) -> bool:
+    """Whether a value or a tensor is; those that llama.cpp computes in single precision may be next to it."""
+    if name == "rope_freqs.weight":
+        mine, other = (np.frombuffer(tensor[2], np.float32) for tensor in (mine, other))
+    elif name != "gemma3n.activation_sparsity_scale":
+        return bool(mine == other)
+    return bool(np.allclose(mine, other, rtol=3e-7, atol=0))
+
+
+def different(mine: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """The names that both have for different things."""
+    return [name for name in mine.keys() & other.keys() if not same(name, mine[name], other[name])]
+
+
 def types(file: GGUFFile) -> Mapping[str, tuple[ValueType, ValueType]]:
     return {key: (entry.type, entry.element) for key in file.metadata if (entry := file.metadata.entry(key))}
 
@@ -208,13 +340,15 @@ def test_files_say_the_same(converted: Path, case: str) -> None:
         GGUFFile.open(path.with_suffix(".ours")) as ours,
         GGUFFile.open(path.with_suffix(".theirs")) as theirs,
     ):
-        assert contents(ours) == contents(theirs)
+        tensors, others = contents(ours), contents(theirs)
+        assert tensors.keys() == others.keys()
+        assert different(tensors, others) == []
         mine, other = dict(ours.metadata), dict(theirs.metadata)
-        assert other.keys() - mine.keys() <= THEIRS_ONLY
+        assert other.keys() - mine.keys() <= THEIRS_ONLY | (THEIRS_OF_GLM4 if case == "glm4" else set())
         more = mine.keys() - other.keys()
         assert {key for key in more if not {key, key.split(".", 1)[1]} & OURS_ONLY} == set()
         shared = mine.keys() & other.keys()
-        assert {key: mine[key] for key in shared} == {key: other[key] for key in shared}
+        assert different(mine, other) == []
         kinds, other_kinds = types(ours), types(theirs)
         assert {key: kinds[key] for key in shared} == {key: other_kinds[key] for key in shared}
 

@@ -106,6 +106,31 @@ def test_every_known_pre_tokenizer_is_found_by_its_regexes(tmp_path: Path, name:
     assert PRE_TOKENIZERS[found["tokenizer.ggml.pre"]] == row
 
 
+def test_lines_end_by_characters_or_their_names(tmp_path: Path) -> None:
+    """As DeepSeek V3's file has them, and others."""
+    stages = [
+        stage.replace(r"\r", "\r").replace(r"\n", "\n") for stage in PRE_TOKENIZERS["deepseek-v3"].stages
+    ]
+    found = keys(tmp_path, 3, tokenizer=document(pre_tokenizer=splits(*stages)))
+    assert found["tokenizer.ggml.pre"] == "deepseek-v3"
+
+
+@pytest.mark.parametrize("merge", ["a b", "1 2"])
+def test_digits_one_by_one_where_the_name_means_runs_of_them(tmp_path: Path, merge: str) -> None:
+    """DeepSeek V2's file and the name that GGUF has for it; they differ where digits are merged."""
+    *stages, digits = PRE_TOKENIZERS["deepseek-llm"].stages
+    assert digits == r"\p{N}+"
+    splitter = splits(*stages)
+    splitter["pretokenizers"].insert(-1, {"type": "Digits", "individual_digits": True})
+    changed = document(pre_tokenizer=splitter)
+    changed["model"]["merges"] = [merge]
+    if merge == "1 2":
+        with pytest.raises(UnsupportedModel, match="is not supported"):
+            keys(tmp_path, 3, tokenizer=changed)
+    else:
+        assert keys(tmp_path, 3, tokenizer=changed)["tokenizer.ggml.pre"] == "deepseek-llm"
+
+
 def test_regexes_that_match_everything_may_remove_the_rest(tmp_path: Path) -> None:
     splitter = splits(*PRE_TOKENIZERS["dbrx"].stages, behavior="Removed", invert=True)
     assert keys(tmp_path, 3, tokenizer=document(pre_tokenizer=splitter))["tokenizer.ggml.pre"] == "dbrx"

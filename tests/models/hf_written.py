@@ -1,9 +1,7 @@
 """Models of transformers that `puna.convert` does not know as GGUF files, as llama.cpp writes them."""
 
-import math
 from collections.abc import Container, Iterator
 from pathlib import Path
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -36,38 +34,8 @@ _NAMES = {
     "mlp.shared_expert.down_proj": "ffn_down_shexp",
     "mlp.shared_expert_gate": "ffn_gate_inp_shexp",
 }
-_LLAMA = {"post_attention_layernorm": "ffn_norm"}
-_GEMMA = {
-    "post_attention_layernorm": "post_attention_norm",
-    "pre_feedforward_layernorm": "ffn_norm",
-    "post_feedforward_layernorm": "post_ffw_norm",
-}
+
 _OUTER = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
-
-
-def write_cohere(path: Path, architecture: str, model: Any) -> None:
-    """Writes a CohereForCausalLM or Cohere2ForCausalLM."""
-    config = model.config
-    keys = _sizes(config) | _rope(config.rope_parameters) | {"logit_scale": float(config.logit_scale)}
-    keys["rope.scaling.type"] = "none"
-    if architecture == "cohere2":
-        keys["attention.sliding_window"] = config.sliding_window
-        keys |= _window_pattern(config.layer_types, 4, usual=4)
-    write(path, architecture, keys, dict(_renamed(model, {})))
-
-
-def write_glm4(path: Path, model: Any) -> None:
-    """Writes a Glm4ForCausalLM."""
-    config = model.config
-    names = {
-        "mlp.gate_up_proj": "ffn_up",
-        "post_self_attn_layernorm": "post_attention_norm",
-        "post_attention_layernorm": "ffn_norm",
-        "post_mlp_layernorm": "post_ffw_norm",
-    }
-    rotated = int(_head_size(config) * config.rope_parameters["partial_rotary_factor"])
-    keys = _sizes(config) | _rope(config.rope_parameters) | {"rope.dimension_count": rotated}
-    write(path, "glm4", keys, dict(_renamed(model, names)))
 
 
 def write_delta_net(path: Path, architecture: str, model: Any, *, listed: bool = True) -> None:
@@ -154,233 +122,9 @@ def _delta_net(name: str, value: Any, config: Any) -> dict[str, Any]:
     return {f"{before}{found}{own}": tensor for own, tensor in made.items()}
 
 
-def write_starcoder2(path: Path, model: Any) -> None:
-    """Writes a Starcoder2ForCausalLM."""
-    config = model.config
-    keys = _sizes(config) | _rope(config.rope_parameters)
-    if config.sliding_window:
-        keys["attention.sliding_window"] = config.sliding_window
-    names = _LLAMA | {"mlp.c_fc": "ffn_up", "mlp.c_proj": "ffn_down"}
-    write(path, "starcoder2", keys, dict(_renamed(model, names)))
-
-
-def write_deepseek(
-    path: Path, kind: str, model: Any, *, absorbed: bool = True, narrow: Container[str] = ()
-) -> None:
-    """Writes a DeepseekV2ForCausalLM or DeepseekV3ForCausalLM as newer files are, or with whole matrices."""
-    config, rope = model.config, model.config.rope_parameters
-    names = _LLAMA | {
-        "self_attn.q_a_proj": "attn_q_a",
-        "self_attn.q_a_layernorm": "attn_q_a_norm",
-        "self_attn.q_b_proj": "attn_q_b",
-        "self_attn.kv_a_proj_with_mqa": "attn_kv_a_mqa",
-        "self_attn.kv_a_layernorm": "attn_kv_a_norm",
-        "self_attn.kv_b_proj": "attn_kv_b",
-        "mlp.gate.e_score_correction_bias": "exp_probs_b",
-        **{f"mlp.shared_experts.{part}_proj": f"ffn_{part}_shexp" for part in ("gate", "up", "down")},
-    }
-    state = {
-        f"{name}.bias" if name.endswith("correction_bias") else name: value
-        for name, value in model.state_dict().items()
-    }
-    tensors = dict(_renamed_state(state, names, tied=config.tie_word_embeddings))
-    plain, rotated = config.qk_nope_head_dim, config.qk_rope_head_dim
-    keys = _sizes(config) | _rope(rope) | {"rope.dimension_count": rotated}
-    keys |= {
-        "attention.key_length": plain + rotated,
-        "attention.value_length": config.v_head_dim,
-        "attention.kv_lora_rank": config.kv_lora_rank,
-        "leading_dense_block_count": config.first_k_dense_replace,
-        "expert_count": config.n_routed_experts,
-        "expert_used_count": config.num_experts_per_tok,
-        "expert_shared_count": config.n_shared_experts,
-        "expert_feed_forward_length": config.moe_intermediate_size,
-        "expert_weights_scale": float(config.routed_scaling_factor),
-        "expert_group_count": config.n_group,
-        "expert_group_used_count": config.topk_group,
-    }
-    if config.q_lora_rank:
-        keys["attention.q_lora_rank"] = config.q_lora_rank
-    if kind == "V3":
-        keys |= {"expert_weights_norm": config.norm_topk_prob, "expert_gating_func": 2}
-    if rope.get("mscale_all_dim"):
-        keys["rope.scaling.yarn_log_multiplier"] = 0.1 * rope["mscale_all_dim"]
-    if absorbed:
-        keys |= {
-            "attention.head_count_kv": 1,
-            "attention.key_length": config.kv_lora_rank + rotated,
-            "attention.value_length": config.kv_lora_rank,
-            "attention.key_length_mla": plain + rotated,
-            "attention.value_length_mla": config.v_head_dim,
-        }
-        tensors = dict(_absorbed(tensors, config))
-    write(path, "deepseek2", keys, tensors, narrow)
-
-
-def _absorbed(tensors: State, config: Any) -> Iterator[tuple[str, Array]]:
-    for name, value in tensors.items():
-        if "attn_kv_b" not in name:
-            yield name, value
-            continue
-        of_heads = value.reshape(config.num_attention_heads, -1, config.kv_lora_rank)
-        yield name.replace("kv_b", "k_b"), of_heads[:, : config.qk_nope_head_dim].swapaxes(1, 2)
-        yield name.replace("kv_b", "v_b"), of_heads[:, config.qk_nope_head_dim :]
-
-
-def write_llama4(path: Path, model: Any, *, dialect: str = "llama.cpp") -> None:
-    """Writes a Llama4ForCausalLM with llama.cpp's or Ollama's names of keys."""
-    config = model.config
-    names = {name.replace("mlp.", "feed_forward."): ours for name, ours in _NAMES.items() if "mlp." in name}
-    names |= _LLAMA | {"feed_forward.router": "ffn_gate_inp"}
-    state = {
-        name: value.transpose(1, 2) if ".experts." in name else value
-        for name, value in model.state_dict().items()
-    }
-    tensors = dict(_renamed_state(state, names, tied=config.tie_word_embeddings))
-    if config.rope_parameters["rope_type"] == "llama3":
-        tensors["rope_freqs.weight"] = _llama3_factors(config)
-    keys = _sizes(config) | _rope(config.rope_parameters)
-    keys |= {
-        "expert_count": config.num_local_experts,
-        "expert_used_count": config.num_experts_per_tok,
-        "interleave_moe_layer_step": config.interleave_moe_layer_step,
-        "attention.chunk_size": config.attention_chunk_size,
-        "attention.temperature_length": config.floor_scale,
-        "attention.temperature_scale": config.attn_scale,
-    }
-    dense, moe = config.intermediate_size_mlp, config.intermediate_size
-    if dialect == "ollama":
-        keys |= {"intermediate_size": dense, "intermediate_size_moe": moe, "use_qk_norm": config.use_qk_norm}
-        tensors |= {"v.class_embedding": np.ones(4, np.float32)}
-    else:
-        keys |= {"feed_forward_length": dense, "expert_feed_forward_length": moe}
-    if "chunked_attention" not in config.layer_types:
-        keys["attention.sliding_window"] = 0
-    write(path, "llama4", keys, tensors)
-
-
-def write_gemma3n(path: Path, model: Any, *, dialect: str = "llama.cpp") -> None:
-    """Writes a Gemma3nForCausalLM with llama.cpp's or Ollama's names of keys."""
-    config = model.config
-    layers, last = config.num_hidden_layers, config.rope_parameters
-    inner = _GEMMA | {
-        "altup.correct_output_scale": "altup_correct_scale",
-        "altup.correction_coefs": "altup_correct_coef",
-        "altup.prediction_coefs": "altup_predict_coef",
-        "altup.modality_router": "altup_router",
-        "altup.router_norm": "altup_router_norm",
-        "laurel.linear_left": "laurel_l",
-        "laurel.linear_right": "laurel_r",
-        "laurel.post_laurel_norm": "laurel_post_norm",
-        "per_layer_input_gate": "inp_gate",
-        "per_layer_projection": "proj",
-        "post_per_layer_input_norm": "post_norm",
-    }
-    outer = {
-        "embed_tokens_per_layer": "per_layer_token_embd",
-        "per_layer_model_projection": "per_layer_model_proj",
-        "per_layer_projection_norm": "per_layer_proj_norm",
-    }
-    state = {
-        f"{name}.weight" if name.endswith("_scale") else name: value
-        for name, value in model.state_dict().items()
-    }
-    tensors = {
-        f"{ours}.weight": state.pop(f"model.{theirs}.weight").numpy() for theirs, ours in outer.items()
-    }
-    for theirs, ours in (
-        ("altup_projections", "altup_proj"),
-        ("altup_unembed_projections", "altup_unembd_proj"),
-    ):
-        names = [f"model.{theirs}.{index}.weight" for index in range(config.altup_num_inputs - 1)]
-        tensors[f"{ours}.weight"] = np.stack([state.pop(name).numpy() for name in names])
-    tensors |= dict(_renamed_state(state, inner, tied=config.tie_word_embeddings))
-    # Published models have these for all layers.
-    width = config.num_key_value_heads * config.head_dim
-    for index in range(layers - config.num_kv_shared_layers, layers):
-        tensors[f"blk.{index}.attn_k.weight"] = np.ones((width, config.hidden_size), np.float32)
-        tensors[f"blk.{index}.attn_v.weight"] = np.ones((width, config.hidden_size), np.float32)
-        tensors[f"blk.{index}.attn_k_norm.weight"] = np.ones(config.head_dim, np.float32)
-    normal = NormalDist()
-    scales = [normal.inv_cdf(part) if part else -math.inf for part in config.activation_sparsity_pattern]
-    local = last["sliding_attention"]["rope_theta"]
-    keys = _sizes(config) | {
-        "altup.active_idx": config.altup_active_idx,
-        "altup.num_inputs": config.altup_num_inputs,
-        "embedding_length_per_layer_input": config.hidden_size_per_layer_input,
-        "attention.shared_kv_layers": config.num_kv_shared_layers,
-        "attention.sliding_window": config.sliding_window,
-        "attention.sliding_window_pattern": [kind == "sliding_attention" for kind in config.layer_types],
-        "activation_sparsity_scale": scales,
-        "rope.freq_base": last["full_attention"]["rope_theta"],
-        "rope.freq_base_swa": local,
-    }
-    if config.final_logit_softcapping != 30:
-        keys["final_logit_softcapping"] = config.final_logit_softcapping
-    if dialect == "ollama":
-        del keys["rope.freq_base_swa"]
-        keys |= {"rope.freq_base_local": local, "feed_forward_length": config.intermediate_size[0]}
-    write(path, "gemma3n", keys, tensors)
-
-
-def write_mistral3(path: Path, model: Any, *, dialect: str = "llama.cpp") -> None:
-    """Writes a MistralForCausalLM or Ministral3ForCausalLM."""
-    config, rope = model.config, model.config.rope_parameters
-    keys = _sizes(config) | _rope(rope)
-    own = {"mscale_all_dim": "rope.scaling.yarn_log_multiplier"}
-    own |= {"llama_4_scaling_beta": "attention.temperature_scale"}
-    tensors = _llama_tensors(model)
-    if dialect == "ollama":
-        own = {"mscale_all_dim": "rope.scaling.mscale_all_dim", "llama_4_scaling_beta": "rope.scaling_beta"}
-        keys = {key.replace("yarn_beta", "beta"): value for key, value in keys.items()}
-        tensors |= {"v.patch_conv.weight": np.ones((4, 3, 2, 2), np.float32)}
-    keys |= {key: float(rope[name]) for name, key in own.items() if rope.get(name)}
-    write(path, "mistral3", keys, tensors)
-
-
-def write_phi3(path: Path, model: Any) -> None:
-    """Writes a Phi3ForCausalLM."""
-    config, rope = model.config, model.config.rope_parameters
-    names = _LLAMA | {"self_attn.qkv_proj": "attn_qkv", "mlp.gate_up_proj": "ffn_up"}
-    tensors = dict(_renamed(model, names))
-    trained = rope.get("original_max_position_embeddings", config.max_position_embeddings)
-    keys = _sizes(config) | _rope(rope)
-    keys |= {
-        "rope.dimension_count": int(_head_size(config) * rope["partial_rotary_factor"]),
-        "rope.scaling.original_context_length": trained,
-        "attention.sliding_window": config.sliding_window or 0,
-    }
-    if rope["rope_type"] == "longrope":
-        stretch = config.max_position_embeddings / trained
-        keys["rope.scaling.attn_factor"] = math.sqrt(1 + math.log(stretch) / math.log(trained))
-        for length in ("long", "short"):
-            tensors[f"rope_factors_{length}.weight"] = np.array(rope[f"{length}_factor"], np.float32)
-    write(path, "phi3", keys, tensors)
-
-
-def _llama_tensors(model: Any) -> State:
-    config = model.config
-    heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
-    tensors = {}
-    for name, value in _renamed(model, _LLAMA):
-        kind = name.split(".")[-2]
-        tensors[name] = _permuted(value, heads[kind]) if kind in heads else value
-    if config.rope_parameters["rope_type"] == "llama3":
-        tensors["rope_freqs.weight"] = _llama3_factors(config)
-    return tensors
-
-
 def _head_size(config: Any) -> int:
     size: int | None = getattr(config, "head_dim", None)
     return size or config.hidden_size // config.num_attention_heads
-
-
-def _window_pattern(types: list[str], period: int, usual: int = 6) -> dict[str, Any]:
-    """Nothing where it is the usual one, the period where there is one, else one bool for each layer."""
-    key, local = "attention.sliding_window_pattern", [kind == "sliding_attention" for kind in types]
-    if local != [(layer + 1) % period != 0 for layer in range(len(types))]:
-        return {key: local}
-    return {} if period == usual else {key: period}
 
 
 def write(
@@ -396,10 +140,6 @@ def write(
             if type_ is GGMLType.Q4_0:
                 values = gguf.quants.quantize(values, gguf.GGMLQuantizationType.Q4_0)
             writer.add_tensor(name, type_, value.shape, values.tobytes())
-
-
-def _renamed(model: Any, own: dict[str, str]) -> Iterator[tuple[str, Array]]:
-    return _renamed_state(model.state_dict(), own, tied=model.config.tie_word_embeddings)
 
 
 def _renamed_state(state: dict[str, Any], own: dict[str, str], *, tied: bool) -> Iterator[tuple[str, Array]]:
@@ -423,12 +163,6 @@ def _separated(state: dict[str, Any]) -> Iterator[tuple[str, Any]]:
             yield f"{stem}up_proj.weight", up
         else:
             yield f"{name}.weight" if name.endswith("experts.down_proj") else name, value
-
-
-def _permuted(value: Array, heads: int) -> Array:
-    """Rows of each head from two halves to pairs of one of each, as Llama's rotary embedding wants them."""
-    shape = value.shape
-    return value.reshape(heads, 2, shape[0] // heads // 2, *shape[1:]).swapaxes(1, 2).reshape(shape)
 
 
 def _sizes(config: Any) -> dict[str, Any]:
@@ -470,13 +204,3 @@ def _rope(parameters: dict[str, Any]) -> dict[str, Any]:
             if parameters.get(theirs) is not None:
                 keys[f"rope.scaling.yarn_{ours}"] = float(parameters[theirs])
     return keys
-
-
-def _llama3_factors(config: Any) -> Array:
-    """What each frequency is divided by: nothing where fast, the whole factor where slow, a mix between."""
-    parameters, size = config.rope_parameters, config.head_dim
-    context, factor = parameters["original_max_position_embeddings"], parameters["factor"]
-    low, high = parameters["low_freq_factor"], parameters["high_freq_factor"]
-    wavelengths = 2 * math.pi * parameters["rope_theta"] ** (np.arange(0, size, 2) / size)
-    smooth = np.clip((context / wavelengths - low) / (high - low), 0, 1)
-    return np.asarray(1 / ((1 - smooth) / factor + smooth), np.float32)

@@ -1,13 +1,12 @@
 """Command R and Cohere 2 against transformers."""
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.models import hf_models
 from tests.models.agreement import check, check_removal
-from tests.models.hf_written import write_cohere
+from tests.models.hf_to_gguf import write_model
 
 pytestmark = pytest.mark.transformers
 
@@ -34,20 +33,16 @@ def _model(architecture: str, seed: int, changes: dict[str, Any]) -> Any:
     return hf_models.cohere({"command-r": "Cohere", "cohere2": "Cohere2"}[architecture], seed, **changes)
 
 
-def _write(architecture: str, path: Path, model: Any) -> None:
-    write_cohere(path, architecture, model)
-
-
 @pytest.mark.parametrize("case", CASES)
 def test_every_logit_agrees_with_transformers(case: str, backend_name: str, tmp_path: Path) -> None:
     architecture, changes = CASES[case]
     seed = list(CASES).index(case)
     model = _model(architecture, seed, changes)
-    check(tmp_path / "model.gguf", model, partial(_write, architecture), backend_name, seed)
+    check(tmp_path / "model.gguf", model, write_model, backend_name, seed)
 
 
 @pytest.mark.parametrize("kind", ["sliding_attention", "full_attention"])
 def test_tokens_taken_out_leave_no_trace(kind: str, backend_name: str, tmp_path: Path) -> None:
     changes = {"num_hidden_layers": 1, "sliding_window": 40, "layer_types": [kind]}
     model = _model("cohere2", 9, changes)
-    check_removal(tmp_path / "model.gguf", model, partial(_write, "cohere2"), backend_name)
+    check_removal(tmp_path / "model.gguf", model, write_model, backend_name)

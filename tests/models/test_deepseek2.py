@@ -1,15 +1,14 @@
 """DeepSeek V2 and V3, with keys and values absorbed and expanded, against transformers."""
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from tests.models import hf_models
-from tests.models.agreement import check, check_removal
+from tests.models.agreement import Write, check, check_removal
 from tests.models.driver import evaluate, opened
-from tests.models.hf_written import write_deepseek
+from tests.models.hf_to_gguf import write_expanded, write_model, write_narrow
 
 pytestmark = pytest.mark.transformers
 
@@ -44,26 +43,24 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "V3, dense": ("V3", {"first_k_dense_replace": 3, "v_head_dim": 20}),
 }
 
+WAYS = [write_model, write_expanded]
 
-@pytest.mark.parametrize("absorbed", [True, False], ids=["absorbed", "expanded"])
+
+@pytest.mark.parametrize("write", WAYS, ids=["absorbed", "expanded"])
 @pytest.mark.parametrize("case", CASES)
 def test_every_logit_agrees_with_transformers(
-    case: str, absorbed: bool, backend_name: str, tmp_path: Path
+    case: str, write: Write, backend_name: str, tmp_path: Path
 ) -> None:
     kind, changes = CASES[case]
     seed = list(CASES).index(case)
     model = hf_models.deepseek(kind, seed, **changes)
-    check(tmp_path / "model.gguf", model, partial(_write, kind, absorbed), backend_name, seed)
+    check(tmp_path / "model.gguf", model, write, backend_name, seed)
 
 
-def _write(kind: str, absorbed: bool, path: Path, model: Any) -> None:
-    write_deepseek(path, kind, model, absorbed=absorbed)
-
-
-@pytest.mark.parametrize("absorbed", [True, False], ids=["absorbed", "expanded"])
-def test_tokens_taken_out_leave_no_trace(absorbed: bool, backend_name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("write", WAYS, ids=["absorbed", "expanded"])
+def test_tokens_taken_out_leave_no_trace(write: Write, backend_name: str, tmp_path: Path) -> None:
     model = hf_models.deepseek("V3", 9, num_hidden_layers=1, rope_parameters=YARN)
-    check_removal(tmp_path / "model.gguf", model, partial(_write, "V3", absorbed), backend_name)
+    check_removal(tmp_path / "model.gguf", model, write, backend_name)
 
 
 def test_narrow_matrices_of_heads(tmp_path: Path) -> None:
@@ -71,7 +68,7 @@ def test_narrow_matrices_of_heads(tmp_path: Path) -> None:
     sizes = {"kv_lora_rank": 64, "qk_nope_head_dim": 32, "v_head_dim": 32, "num_hidden_layers": 1}
     model = hf_models.deepseek("V2", 5, **sizes)
     narrow = {"blk.0.attn_k_b.weight", "blk.0.attn_v_b.weight"}
-    write_deepseek(tmp_path / "model.gguf", "V2", model, narrow=narrow)
+    write_narrow(tmp_path / "model.gguf", model, narrow)
     tokens = hf_models.random_tokens(5, 45)
     found = []
     for backend in ("reference", "ggml"):

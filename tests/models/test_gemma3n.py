@@ -1,13 +1,12 @@
 """Gemma 3n against transformers."""
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.models import hf_models
 from tests.models.agreement import check, check_removal
-from tests.models.hf_written import write_gemma3n
+from tests.models.hf_to_gguf import write_model, write_ollamas
 
 pytestmark = pytest.mark.transformers
 
@@ -34,16 +33,16 @@ CASES: dict[str, dict[str, Any]] = {
 def test_every_logit_agrees_with_transformers(case: str, backend_name: str, tmp_path: Path) -> None:
     seed = 10 + list(CASES).index(case)
     model = hf_models.gemma3n(seed, **CASES[case])
-    check(tmp_path / "model.gguf", model, write_gemma3n, backend_name, seed)
+    check(tmp_path / "model.gguf", model, write_model, backend_name, seed)
 
 
 def test_ollamas_names(backend_name: str, tmp_path: Path) -> None:
     model = hf_models.gemma3n(7, rope_parameters=OTHER_BASES)
-    check(tmp_path / "model.gguf", model, partial(write_gemma3n, dialect="ollama"), backend_name, 7)
+    check(tmp_path / "model.gguf", model, write_ollamas, backend_name, 7)
 
 
 def test_tokens_taken_out_leave_no_trace(backend_name: str, tmp_path: Path) -> None:
     changes: dict[str, Any] = {"num_hidden_layers": 1, "num_kv_shared_layers": 0, "sliding_window": 40}
     changes |= {"layer_types": ["sliding_attention"], "activation_sparsity_pattern": [0.4]}
     model = hf_models.gemma3n(9, **changes)
-    check_removal(tmp_path / "model.gguf", model, write_gemma3n, backend_name)
+    check_removal(tmp_path / "model.gguf", model, write_model, backend_name)

@@ -30,6 +30,7 @@ YARN = {
     "factor": 8.0,
     "original_max_position_embeddings": 32,
 }
+YARN_OF_TWO = YARN | {"mscale": 0.7, "mscale_all_dim": 0.9}
 YARN_IN_FULL = YARN | {"attention_factor": 0.8, "beta_fast": 16.0, "beta_slow": 2.0}
 
 CASES: dict[str, dict[str, Any]] = {
@@ -43,6 +44,7 @@ CASES: dict[str, dict[str, Any]] = {
     "linear": {"rope_parameters": LINEAR},
     "llama3": {"rope_parameters": LLAMA3},
     "yarn": {"rope_parameters": YARN},
+    "yarn, two magnitudes": {"rope_parameters": YARN_OF_TWO},
     "yarn in full": {"rope_parameters": YARN_IN_FULL, "tie_word_embeddings": True},
 }
 

@@ -1,13 +1,12 @@
 """Llama 4 against transformers."""
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.models import hf_models
 from tests.models.agreement import check, check_removal
-from tests.models.hf_written import write_llama4
+from tests.models.hf_to_gguf import write_model, write_ollamas
 
 pytestmark = pytest.mark.transformers
 
@@ -42,14 +41,14 @@ CASES: dict[str, dict[str, Any]] = {
 def test_every_logit_agrees_with_transformers(case: str, backend_name: str, tmp_path: Path) -> None:
     seed = list(CASES).index(case)
     model = hf_models.llama4(seed, **CASES[case])
-    check(tmp_path / "model.gguf", model, write_llama4, backend_name, seed)
+    check(tmp_path / "model.gguf", model, write_model, backend_name, seed)
 
 
 def test_ollamas_names(backend_name: str, tmp_path: Path) -> None:
     model = hf_models.llama4(7, interleave_moe_layer_step=2, use_qk_norm=False)
-    check(tmp_path / "model.gguf", model, partial(write_llama4, dialect="ollama"), backend_name, 7)
+    check(tmp_path / "model.gguf", model, write_ollamas, backend_name, 7)
 
 
 def test_tokens_taken_out_leave_no_trace(backend_name: str, tmp_path: Path) -> None:
     model = hf_models.llama4(9, num_hidden_layers=1, attention_chunk_size=64)
-    check_removal(tmp_path / "model.gguf", model, write_llama4, backend_name)
+    check_removal(tmp_path / "model.gguf", model, write_model, backend_name)

@@ -7,7 +7,7 @@ import pytest
 from tests.models import hf_models
 from tests.models.agreement import agrees, check, check_removal
 from tests.models.driver import evaluate
-from tests.models.hf_written import write_phi3
+from tests.models.hf_to_gguf import write_model
 
 from puna.engine.load import new_evaluator
 from puna.engine.options import LoadOptions
@@ -42,13 +42,13 @@ CASES: dict[str, dict[str, Any]] = {
 def test_every_logit_agrees_with_transformers(case: str, backend_name: str, tmp_path: Path) -> None:
     seed = list(CASES).index(case)
     model = hf_models.phi3(seed, **CASES[case])
-    check(tmp_path / "model.gguf", model, write_phi3, backend_name, seed)
+    check(tmp_path / "model.gguf", model, write_model, backend_name, seed)
 
 
 @pytest.mark.parametrize("case", ["long", "part of each head rotated"])
 def test_tokens_taken_out_leave_no_trace(case: str, backend_name: str, tmp_path: Path) -> None:
     model = hf_models.phi3(9, **CASES[case] | {"num_hidden_layers": 1})
-    check_removal(tmp_path / "model.gguf", model, write_phi3, backend_name)
+    check_removal(tmp_path / "model.gguf", model, write_model, backend_name)
 
 
 @pytest.mark.parametrize(("context", "case"), [(64, "short"), (130, "long")])
@@ -57,7 +57,7 @@ def test_the_context_that_a_model_is_loaded_with_chooses_the_factors(
 ) -> None:
     """The original context has 128 tokens; of transformers the other factors are asked for as if short."""
     model = hf_models.phi3(3, **CASES["short"])
-    write_phi3(tmp_path / "model.gguf", model)
+    write_model(tmp_path / "model.gguf", model)
     tokens = hf_models.random_tokens(3, 20)
     with new_backend(tmp_path / "model.gguf", BackendParams(num_threads=1)) as backend:
         built = build_model(backend)

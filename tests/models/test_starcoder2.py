@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from tests.models import hf_models
 from tests.models.agreement import check, check_removal
-from tests.models.hf_written import write_starcoder2
+from tests.models.hf_to_gguf import write_model
 
 pytestmark = pytest.mark.transformers
 
@@ -22,9 +22,9 @@ CASES: dict[str, dict[str, Any]] = {
 def test_every_logit_agrees_with_transformers(case: str, backend_name: str, tmp_path: Path) -> None:
     seed = list(CASES).index(case)
     model = hf_models.starcoder2(seed, **CASES[case])
-    check(tmp_path / "model.gguf", model, write_starcoder2, backend_name, seed)
+    check(tmp_path / "model.gguf", model, write_model, backend_name, seed)
 
 
 def test_tokens_taken_out_leave_no_trace(backend_name: str, tmp_path: Path) -> None:
     model = hf_models.starcoder2(9, num_hidden_layers=1)
-    check_removal(tmp_path / "model.gguf", model, write_starcoder2, backend_name)
+    check_removal(tmp_path / "model.gguf", model, write_model, backend_name)

@@ -1,4 +1,4 @@
-"""Which type each tensor gets, against what llama.cpp's quantizer says for twelve architectures."""
+"""Which type each tensor gets, against what llama.cpp's quantizer says for many architectures."""
 
 import json
 from pathlib import Path

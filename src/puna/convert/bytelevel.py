@@ -1,6 +1,6 @@
 """Byte-level BPE from `tokenizer.json`: vocabulary, merges, and which pre-tokenizer GGUF has a name for."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from puna.convert.folder import shown
@@ -17,6 +17,7 @@ _MAX_STAGES = 16
 
 # Of names that mean the same regexes, these are written: llama.cpp knows all of them.
 _PREFERRED = ("llama-bpe", "qwen2", "gpt-2", "smollm", "tekken", "gpt-4o", "deepseek-v3", "dbrx")
+_DIGITS = frozenset("0123456789")
 _BYTE_LEVEL = PRE_TOKENIZERS["gpt-2"].stages
 
 
@@ -31,7 +32,7 @@ def byte_level(model: Mapping[str, Any], files: TokenizerFiles, size: int) -> Ma
         FormatError: it makes no sense.
         UnsupportedModel: its pre-tokenizer has no name in GGUF.
     """
-    words = vocabulary(model)
+    words, pairs = vocabulary(model), merges(model)
     added = {token.id: token for token in added_tokens(files.tokenizer, files.config)}
     for token in added.values():
         words.setdefault(token.text, token.id)
@@ -46,8 +47,10 @@ def byte_level(model: Mapping[str, Any], files: TokenizerFiles, size: int) -> Ma
             types.append(TokenType.UNUSED if text is None else TokenType.NORMAL)
     kind = {
         _PREFIX + "model": "gpt2",
-        _PREFIX + "pre": pre_tokenizer_name(files.tokenizer, whole_words=model.get("ignore_merges") is True),
-        _PREFIX + "merges": [f"{left} {right}" for left, right in merges(model)],
+        _PREFIX + "pre": pre_tokenizer_name(
+            files.tokenizer, pairs, whole_words=model.get("ignore_merges") is True
+        ),
+        _PREFIX + "merges": [f"{left} {right}" for left, right in pairs],
         # What readers take for granted where nothing is said differs by the name above.
         _PREFIX + "add_bos_token": False,
     }
@@ -78,10 +81,13 @@ def _pair(entry: Any) -> tuple[str, str]:
     raise FormatError(f"tokenizer.json has the merge {shown(entry)}, which is no pair")
 
 
-def pre_tokenizer_name(tokenizer: Mapping[str, Any], *, whole_words: bool) -> str:
+def pre_tokenizer_name(
+    tokenizer: Mapping[str, Any], pairs: Sequence[tuple[str, str]], *, whole_words: bool
+) -> str:
     """GGUF's name of a pre-tokenizer with the same regexes.
 
     Args:
+        pairs: merges.
         whole_words: a piece that is itself a token is not built by merges.
 
     Raises:
@@ -94,7 +100,10 @@ def pre_tokenizer_name(tokenizer: Mapping[str, Any], *, whole_words: bool) -> st
         raise UnsupportedModel(
             "tokenizer.json: the pre-tokenizer does not end with bytes, which is not supported"
         )
-    known = [name for name, row in PRE_TOKENIZERS.items() if row.stages == stages and not row.spaces_as_marks]
+    known = _known(stages)
+    if not known and not any(left[-1] in _DIGITS and right[0] in _DIGITS for left, right in pairs):
+        # Digits that are never merged may as well be split off together.
+        known = _known(tuple(r"\p{N}+" if stage == r"\p{N}" else stage for stage in stages))
     # Vocabularies whose merges build every token are split alike either way.
     exact = [name for name in known if PRE_TOKENIZERS[name].whole_words == whole_words] or known
     if not exact:
@@ -102,6 +111,10 @@ def pre_tokenizer_name(tokenizer: Mapping[str, Any], *, whole_words: bool) -> st
             f"tokenizer.json: a pre-tokenizer with the regexes {shown(list(stages))} is not supported"
         )
     return next((name for name in _PREFERRED if name in exact), exact[0])
+
+
+def _known(stages: tuple[str, ...]) -> list[str]:
+    return [name for name, row in PRE_TOKENIZERS.items() if row.stages == stages and not row.spaces_as_marks]
 
 
 def _check_normalizer(normalizer: Any) -> None:
@@ -133,5 +146,6 @@ def _stages(step: Mapping[str, Any]) -> tuple[str, ...]:
     # What is between matches of a regex that matches everything is nothing, so it may be removed.
     ways = (("Isolated", False), ("Removed", True))
     if kind == "Split" and isinstance(regex, str) and (step.get("behavior"), step.get("invert")) in ways:
-        return (regex,)
+        # Files have these characters themselves or their names.
+        return (regex.replace("\r", r"\r").replace("\n", r"\n"),)
     raise UnsupportedModel(f"tokenizer.json: a pre-tokenizer of kind {shown(kind)} is not supported")

@@ -1,5 +1,6 @@
 """From a folder with safetensors files to a GGUF file. Only data are read: no pickles, no programs."""
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -8,18 +9,26 @@ from pathlib import Path
 from typing import Any
 
 from puna.convert.bert import plan_bert, plan_nomic_bert
+from puna.convert.cohere import COHERE2, COMMAND_R
 from puna.convert.content import Content
 from puna.convert.decoder import Family, plan_decoder
+from puna.convert.deepseek import DEEPSEEK2, DEEPSEEK3
 from puna.convert.elements import converted, element_type
 from puna.convert.folder import ModelFolder, shown
 from puna.convert.gemma import GEMMA2, GEMMA3, GEMMA3_WITH_PICTURES
+from puna.convert.gemma3n import GEMMA3N
+from puna.convert.glm import GLM4
 from puna.convert.gptoss import GPT_OSS
 from puna.convert.lfm2 import LFM2, LFM2MOE
 from puna.convert.llama import GRANITE, LLAMA, MISTRAL, MIXTRAL
+from puna.convert.llama4 import LLAMA4
+from puna.convert.mistral3 import MINISTRAL3
 from puna.convert.olmo import OLMO2
+from puna.convert.phi import PHI3
 from puna.convert.plan import Plan
 from puna.convert.qwen import QWEN2, QWEN2MOE, QWEN3, QWEN3MOE
 from puna.convert.sources import shifted
+from puna.convert.starcoder import STARCODER2
 from puna.errors import InvalidOption, UnsupportedModel
 from puna.gguf import GGMLType, GGUFWriter
 from puna.progress import Progress, Report
@@ -33,7 +42,10 @@ _DECODERS: dict[str, Family] = {
     "LlamaForCausalLM": LLAMA,
     "LLaMAForCausalLM": LLAMA,
     "LlamaModel": replace(LLAMA, head=False),
+    "Llama4ForCausalLM": LLAMA4,
+    "Llama4ForConditionalGeneration": LLAMA4,
     "MistralForCausalLM": MISTRAL,
+    "Ministral3ForCausalLM": MINISTRAL3,
     "MixtralForCausalLM": MIXTRAL,
     "GraniteForCausalLM": GRANITE,
     "Qwen2ForCausalLM": QWEN2,
@@ -45,6 +57,15 @@ _DECODERS: dict[str, Family] = {
     "Gemma2ForCausalLM": GEMMA2,
     "Gemma3ForCausalLM": GEMMA3,
     "Gemma3ForConditionalGeneration": GEMMA3_WITH_PICTURES,
+    "Gemma3nForCausalLM": GEMMA3N,
+    "Gemma3nForConditionalGeneration": GEMMA3N,
+    "CohereForCausalLM": COMMAND_R,
+    "Cohere2ForCausalLM": COHERE2,
+    "DeepseekV2ForCausalLM": DEEPSEEK2,
+    "DeepseekV3ForCausalLM": DEEPSEEK3,
+    "Glm4ForCausalLM": GLM4,
+    "Phi3ForCausalLM": PHI3,
+    "Starcoder2ForCausalLM": STARCODER2,
     "Olmo2ForCausalLM": OLMO2,
     "Olmo3ForCausalLM": OLMO2,
     "GptOssForCausalLM": GPT_OSS,
@@ -60,6 +81,8 @@ _PLANNERS: dict[str, Callable[[ModelFolder], Plan]] = {
     "NomicBertModel": plan_nomic_bert,
     **{name: partial(plan_decoder, family) for name, family in _DECODERS.items()},
 }
+# What architectures are for.
+_ENDING = re.compile(r"(?:For[A-Z][A-Za-z]+|Model)$", re.ASCII)
 # llama.cpp's numbers of types of files.
 _FILE_TYPES = {GGMLType.F32: 0, GGMLType.F16: 1, GGMLType.BF16: 32, GGMLType.MXFP4: 38}
 _WANTED = {"F32": GGMLType.F32, "F16": GGMLType.F16}
@@ -130,8 +153,8 @@ def _plan(folder: ModelFolder) -> Plan:
     architectures = folder.config().get("architectures")
     name = architectures[0] if isinstance(architectures, list) and architectures else None
     if not isinstance(name, str) or name not in _PLANNERS:
-        known = ", ".join(_PLANNERS)
-        raise UnsupportedModel(f"unsupported architecture {shown(name)}; conversion knows {known}")
+        known = ", ".join(dict.fromkeys(_ENDING.sub("", name) for name in _PLANNERS))
+        raise UnsupportedModel(f"unsupported architecture {shown(name)}; conversion knows those of {known}")
     return _PLANNERS[name](folder)
 
 

@@ -1,7 +1,7 @@
 """What the converters of decoders have in common; what each adds is data in its own file."""
 
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,19 +31,17 @@ class Weight:
 
     Attributes:
         name: after `blk.N.`.
-        axes: what each axis counts, slowest first, see `Sizes.axes`.
+        axes: what each axis counts, slowest first, see `Sizes.axes`; or how long it is.
         optional: the model may lack it.
         pairs: how many heads' rows are put in pairs for rotation, as an axis; empty where they stay.
         matrix: it may keep a type of less precision than F32.
-        kind: of the layers that have it, see `Family.kinds`; empty for all.
     """
 
     name: str
-    axes: tuple[str, ...]
+    axes: tuple[str | int, ...]
     optional: bool = False
     pairs: str = ""
     matrix: bool = True
-    kind: str = ""
 
 
 Layer = Mapping[str, Weight]
@@ -86,12 +84,19 @@ class Sizes:
             "head": self.head,
             "queries": self.heads * self.head,
             "keys": self.kv_heads * self.head,
+            "queries_keys_values": (self.heads + 2 * self.kv_heads) * self.head,
+            "gate_and_up": 2 * self.feed_forward,
             "experts": self.experts,
             "expert_width": self.expert_width,
             "shared_width": self.shared_width,
             "one": 1,
             **self.more,
         }
+
+    def shape(self, axes: tuple[str | int, ...]) -> tuple[int, ...]:
+        """That of a tensor with these axes, see `Weight`."""
+        lengths = self.axes
+        return tuple(axis if isinstance(axis, int) else lengths[axis] for axis in axes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,33 +118,43 @@ class Family:
 
     Attributes:
         architecture: its name in GGUF files.
-        layer: the tensors of a layer, by their names after `layers.N.`.
+        layer: the tensors of every layer, by their names after `layers.N.`.
+        of_layer: those that the layer of a number has besides.
+        outer: those of no layer, besides the tables of tokens and outputs and the last norm.
         keys: what the file says besides what every decoder's does, without the architecture before it.
         check: raises UnsupportedModel for a variant that is not implemented.
         activations: the functions between the two halves of a feed-forward network.
         norm_offset: added to the weights of norms, which are stored as differences from it.
+        layer_norm: norms subtract the mean.
+        rotary: the keys of rotary embeddings, see `rotary_keys`.
+        factors: what frequencies are divided by, see `rotary_factors`.
         defaults: where the configuration says nothing.
         head: whether there is a table of outputs, unless it is that of tokens.
         dropped: beginnings of names of tensors that are left out.
         norm: the weight of the last norm, by the names of both sides.
         sizes: changes those that the configuration states under the usual names.
-        kinds: of what kinds each layer is, where not all have the same tensors.
         prepare: makes the tensors that a layer has of those in the files.
     """
 
     architecture: str
     layer: Layer
+    of_layer: Callable[[Fields, Sizes, int], Layer] = lambda config, sizes, index: {}
+    outer: Callable[[Fields, Sizes], Layer] = lambda config, sizes: {}
     keys: Callable[[Fields, Sizes], Mapping[str, Any]] = lambda config, sizes: {}
     check: Callable[[Fields, Sizes], None] = lambda config, sizes: None
     activations: tuple[str, ...] = ("silu",)
     norm_offset: float = 0.0
+    layer_norm: bool = False
+    rotary: Callable[[Fields, int, float], Mapping[str, Any]] = rotary_keys
+    factors: Callable[[Fields, int, float], Mapping[str, Sequence[float]]] = rotary_factors
     defaults: Defaults = field(default_factory=Defaults)
     head: bool = True
     dropped: tuple[str, ...] = ()
     norm: tuple[str, str] = ("norm.weight", "output_norm.weight")
     sizes: Callable[[Fields, Sizes], Sizes] = lambda config, sizes: sizes
-    kinds: Callable[[Fields, Sizes], Sequence[Collection[str]]] = lambda config, sizes: [()] * sizes.layers
-    prepare: Callable[[Mapping[str, Source]], Mapping[str, Content]] = with_experts
+    prepare: Callable[[Mapping[str, Source], Fields, Sizes], Mapping[str, Content]] = (
+        lambda tensors, config, sizes: with_experts(tensors)
+    )
 
 
 def plan_decoder(family: Family, folder: ModelFolder) -> Plan:
@@ -153,7 +168,8 @@ def plan_decoder(family: Family, folder: ModelFolder) -> Plan:
     config = text_config(folder)
     quantization = config.mapping("quantization_config")
     stored = plainly_named(unscaled(folder.tensors(), quantization))
-    own = {name: source for name, source in stored.items() if not name.startswith(family.dropped)}
+    dropped = _dropped(family, config)
+    own = {name: source for name, source in stored.items() if not name.startswith(dropped)}
     kept = {name: source for name, source in own.items() if not name.endswith(_DERIVED)}
     tied = config.flag("tie_word_embeddings", default=family.defaults.tied)
     if tied:
@@ -163,17 +179,26 @@ def plan_decoder(family: Family, folder: ModelFolder) -> Plan:
     turned = {
         name: paired(kept[name], heads) for name, heads in _pairs(family, sizes).items() if name in kept
     }
-    pairs = matched({**family.prepare(kept), **turned}, _targets(family, config, sizes, tied=tied))
-    factors = rotary_factors(config, sizes.head, family.defaults.theta)
-    if factors:
-        frequencies = Target("rope_freqs.weight", (len(factors),))
-        pairs = [(constant("rope_freqs", factors), frequencies), *pairs]
+    prepared = family.prepare(kept, config, sizes)
+    pairs = matched({**prepared, **turned}, _targets(family, config, sizes, tied=tied))
+    factors = [
+        (constant(name, numbers), Target(name, (len(numbers),)))
+        for name, numbers in family.factors(config, sizes.head, family.defaults.theta).items()
+    ]
     return Plan(
         _keys(family, config, sizes, folder),
-        pairs,
+        [*factors, *pairs],
         sampling=sampling(folder),
         left_out=len(stored) - len(own),
     )
+
+
+def _dropped(family: Family, config: Fields) -> tuple[str, ...]:
+    """What names of tensors begin with that are left out; layers that foretell further tokens are, too."""
+    layers, more = (
+        config.count(name, default=0, least=0) for name in ("num_hidden_layers", "num_nextn_predict_layers")
+    )
+    return *family.dropped, *(f"layers.{layers + index}." for index in range(min(more, MAX_LAYERS)))
 
 
 def plainly_named(tensors: Mapping[str, Source]) -> dict[str, Source]:
@@ -221,8 +246,9 @@ def read_sizes(config: Fields, family: Family, *, rows: int | None = None) -> Si
             f"config.json: {heads} heads of queries, {kv_heads} of keys and {head} dimensions of each "
             "do not go together"
         )
-    experts = config.count("num_local_experts", "num_experts", default=0, least=0)
-    wide = config.count("intermediate_size")
+    experts = config.count("num_local_experts", "num_experts", "n_routed_experts", default=0, least=0)
+    wide = _width(config)
+    eps = ("layer_norm_eps", "norm_epsilon") if family.layer_norm else ("rms_norm_eps", "norm_eps")
     stated = Sizes(
         vocabulary=config.count("vocab_size", default=rows),
         context=config.count("max_position_embeddings", default=usual.context),
@@ -232,12 +258,25 @@ def read_sizes(config: Fields, family: Family, *, rows: int | None = None) -> Si
         heads=heads,
         kv_heads=kv_heads,
         head=head,
-        eps=config.number("rms_norm_eps", "norm_eps", default=usual.eps),
+        eps=config.number(*eps, default=usual.eps),
         experts=experts,
-        expert_width=config.count("moe_intermediate_size", default=wide) if experts else 0,
-        shared_width=config.count("shared_expert_intermediate_size", default=wide) if experts else 0,
+        expert_width=config.count("moe_intermediate_size", "intermediate_size") if experts else 0,
+        shared_width=config.count("shared_expert_intermediate_size", "intermediate_size") if experts else 0,
     )
     return family.sizes(config, stated)
+
+
+def _width(config: Fields) -> int:
+    """Inside the feed-forward networks; some configurations have a number for each layer."""
+    name = "intermediate_size"
+    stated = config.values.get(name)
+    if not isinstance(stated, list):
+        # Llama 4's other name is for layers without experts.
+        return config.count("intermediate_size_mlp", name)
+    widths = {Fields({name: width}).count(name) for width in stated}
+    if len(widths) != 1:
+        raise UnsupportedModel(f"config.json: layers of the widths {shown(sorted(widths))} are not supported")
+    return widths.pop()
 
 
 def _rows(tensors: Mapping[str, Source]) -> int | None:
@@ -271,20 +310,24 @@ def _targets(family: Family, config: Fields, sizes: Sizes, *, tied: bool) -> dic
         theirs: Target(ours, (sizes.hidden,), offset=family.norm_offset),
         "lm_head.weight": Target("output.weight", table, matrix=True, optional=tied or not family.head),
     }
-    axes = sizes.axes
-    for index, kinds in enumerate(family.kinds(config, sizes)):
-        for source, weight in family.layer.items():
-            if weight.kind and weight.kind not in kinds:
-                continue
-            shape = tuple(axes[axis] for axis in weight.axes)
-            targets[f"layers.{index}.{source}"] = Target(
-                f"blk.{index}.{weight.name}",
-                shape,
-                matrix=weight.matrix and len(shape) > 1 and weight.name.endswith(".weight"),
-                optional=weight.optional,
-                offset=family.norm_offset if weight.name.endswith("norm.weight") else 0.0,
-            )
+    for source, weight in family.outer(config, sizes).items():
+        targets[source] = _target("", weight, sizes, family.norm_offset)
+    for index in range(sizes.layers):
+        layer = {**family.layer, **family.of_layer(config, sizes, index)}
+        for source, weight in layer.items():
+            target = _target(f"blk.{index}.", weight, sizes, family.norm_offset)
+            targets[f"layers.{index}.{source}"] = target
     return targets
+
+
+def _target(scope: str, weight: Weight, sizes: Sizes, norm_offset: float) -> Target:
+    return Target(
+        scope + weight.name,
+        sizes.shape(weight.axes),
+        matrix=weight.matrix and len(weight.axes) > 1 and weight.name.endswith(".weight"),
+        optional=weight.optional,
+        offset=norm_offset if weight.name.endswith("norm.weight") else 0.0,
+    )
 
 
 def _keys(family: Family, config: Fields, sizes: Sizes, folder: ModelFolder) -> dict[str, Any]:
@@ -298,9 +341,9 @@ def _keys(family: Family, config: Fields, sizes: Sizes, folder: ModelFolder) -> 
         "attention.head_count_kv": sizes.kv_heads,
         "attention.key_length": sizes.head,
         "attention.value_length": sizes.head,
-        "attention.layer_norm_rms_epsilon": sizes.eps,
+        f"attention.layer_norm_{'' if family.layer_norm else 'rms_'}epsilon": sizes.eps,
         **({"expert_count": sizes.experts, "expert_used_count": used} if sizes.experts else {}),
-        **rotary_keys(config, sizes.context, family.defaults.theta),
+        **family.rotary(config, sizes.context, family.defaults.theta),
         **family.keys(config, sizes),
     }
     if folder.pooling():

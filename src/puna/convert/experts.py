@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from puna.convert.content import Content, Source
 from puna.convert.folder import shown
-from puna.convert.sources import halves, stacked
+from puna.convert.sources import sections, stacked
 from puna.errors import WeightError
 
 _EXPERT = re.compile(
@@ -51,8 +51,10 @@ def _together(stem: str, kind: str, source: Source) -> dict[str, Content]:
         return {f"{stem}down_proj.weight": source}
     if len(source.shape) != 3 or source.shape[1] % 2:
         raise WeightError(f"the weights do not fit: {source.name[:100]!r} has the shape {source.shape}")
-    names = [f"{stem}{half}_proj.weight" for half in ("gate", "up")]
-    return dict(zip(names, halves(source, names), strict=True))
+    rows = source.shape[1] // 2
+    return {
+        **sections(source, source.shape[0], {f"{stem}{half}_proj.weight": rows for half in ("gate", "up")})
+    }
 
 
 def _stacked(name: str, experts: Mapping[int, Source]) -> Content:

@@ -7,14 +7,14 @@ numbers; `block_mxfp4` of ggml-common.h for how ggml arranges a block.
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from puna.convert.content import Content, Source
 from puna.convert.decoder import Defaults, Family, Sizes, Weight
 from puna.convert.folder import Fields
 from puna.convert.layers import attention, norms
 from puna.convert.safetensors import SIZES
-from puna.convert.sources import Made
+from puna.convert.sources import CODES, Made, transposed
 from puna.convert.windows import local_layers
 from puna.errors import UnsupportedModel, WeightError
 
@@ -25,7 +25,6 @@ _EXPERTS = re.compile(
 )
 # In the tensor of both, rows of one and the other take turns.
 _HALVES = {"gate_up": ("gate", "up"), "down": ("down",)}
-_CODES: dict[int, Literal["H", "I", "Q"]] = {2: "H", 4: "I", 8: "Q"}
 
 _LOW = bytes(byte & 15 for byte in range(256))
 _HIGH = bytes(byte >> 4 for byte in range(256))
@@ -42,29 +41,8 @@ class Strided(Made):
     step: int
 
     def chunks(self) -> Iterator[bytes]:
-        numbers = memoryview(b"".join(self.source.chunks())).cast(_CODES[SIZES[self.dtype]])
+        numbers = memoryview(b"".join(self.source.chunks())).cast(CODES[SIZES[self.dtype]])
         yield numbers[self.first :: self.step].tobytes()
-
-
-@dataclass(frozen=True, slots=True)
-class Transposed(Made):
-    """Columns of an expert's matrix as rows: every `step`-th, from number `first` on.
-
-    Attributes:
-        source: (experts, rows, columns), of which one expert at a time is in memory.
-    """
-
-    source: Source
-    first: int
-    step: int
-
-    def chunks(self) -> Iterator[bytes]:
-        experts, rows, columns = self.source.shape
-        code = _CODES[SIZES[self.dtype]]
-        for expert in range(experts):
-            numbers = memoryview(b"".join(self.source.rows(expert * rows, (expert + 1) * rows))).cast(code)
-            for column in range(self.first, columns, self.step):
-                yield numbers[column::columns].tobytes()
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +95,7 @@ def _arranged(codes: bytes, exponents: bytes) -> bytes:
     return bytes(made)
 
 
-def _prepared(tensors: Mapping[str, Source]) -> dict[str, Content]:
+def _prepared(tensors: Mapping[str, Source], config: Fields, sizes: Sizes) -> dict[str, Content]:
     """Experts' matrices and biases by the names that other models have for them. Raises: WeightError."""
     found: dict[str, Content] = {}
     for name, source in tensors.items():
@@ -149,8 +127,7 @@ def _part(
     if dimensions == 2:
         return Strided(source.name, source.dtype, (shape[0], shape[1] // step), file, source, first, step)
     if dimensions == 3:
-        turned = (shape[0], shape[2] // step, shape[1])
-        return Transposed(source.name, source.dtype, turned, file, source, first, step)
+        return transposed(source.name, source, range(first, shape[2], step))
     scales = tensors.get(f"{match[1]}{match[2]}_proj_scales")
     if shape[3] != _PACKED or scales is None or scales.shape != shape[:3] or scales.dtype != "U8":
         raise WeightError(

@@ -51,9 +51,13 @@ EXPERTS: Layer = {
     "mlp.experts.down_proj.weight": Weight("ffn_down_exps.weight", ("experts", "hidden", "expert_width")),
 }
 
-SHARED_EXPERT: Layer = {
+SHARED_FEED_FORWARD: Layer = {
     "mlp.shared_expert.gate_proj.weight": Weight("ffn_gate_shexp.weight", ("shared_width", "hidden")),
     "mlp.shared_expert.up_proj.weight": Weight("ffn_up_shexp.weight", ("shared_width", "hidden")),
     "mlp.shared_expert.down_proj.weight": Weight("ffn_down_shexp.weight", ("hidden", "shared_width")),
+}
+
+SHARED_EXPERT: Layer = {
+    **SHARED_FEED_FORWARD,
     "mlp.shared_expert_gate.weight": Weight("ffn_gate_inp_shexp.weight", ("one", "hidden"), matrix=False),
 }

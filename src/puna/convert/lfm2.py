@@ -1,6 +1,6 @@
 """LFM2: short convolutions, with attention in some of the layers, of one piece and with experts."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -15,27 +15,32 @@ from puna.errors import FormatError, UnsupportedModel
 # Of `expert_gating_func`: how scores are made of what the router says.
 _SIGMOID = 2
 
-_CONVOLUTION, _ATTENTION, _DENSE, _SPARSE = "conv", "full_attention", "dense", "sparse"
+_CONVOLUTION, _ATTENTION = "conv", "full_attention"
 
-_OPERATORS: Layer = {
-    "conv.in_proj.weight": Weight("shortconv.in_proj.weight", ("three", "hidden"), kind=_CONVOLUTION),
-    "conv.conv.weight": Weight("shortconv.conv.weight", ("hidden", "taps"), matrix=False, kind=_CONVOLUTION),
-    "conv.out_proj.weight": Weight("shortconv.out_proj.weight", ("hidden", "hidden"), kind=_CONVOLUTION),
-    "self_attn.q_proj.weight": Weight("attn_q.weight", ("queries", "hidden"), kind=_ATTENTION),
-    "self_attn.k_proj.weight": Weight("attn_k.weight", ("keys", "hidden"), kind=_ATTENTION),
-    "self_attn.v_proj.weight": Weight("attn_v.weight", ("keys", "hidden"), kind=_ATTENTION),
-    "self_attn.out_proj.weight": Weight("attn_output.weight", ("hidden", "queries"), kind=_ATTENTION),
-    "self_attn.q_layernorm.weight": Weight("attn_q_norm.weight", ("head",), kind=_ATTENTION),
-    "self_attn.k_layernorm.weight": Weight("attn_k_norm.weight", ("head",), kind=_ATTENTION),
+_OPERATORS: dict[str, Layer] = {
+    _CONVOLUTION: {
+        "conv.in_proj.weight": Weight("shortconv.in_proj.weight", ("three", "hidden")),
+        "conv.conv.weight": Weight("shortconv.conv.weight", ("hidden", "taps"), matrix=False),
+        "conv.out_proj.weight": Weight("shortconv.out_proj.weight", ("hidden", "hidden")),
+    },
+    _ATTENTION: {
+        "self_attn.q_proj.weight": Weight("attn_q.weight", ("queries", "hidden")),
+        "self_attn.k_proj.weight": Weight("attn_k.weight", ("keys", "hidden")),
+        "self_attn.v_proj.weight": Weight("attn_v.weight", ("keys", "hidden")),
+        "self_attn.out_proj.weight": Weight("attn_output.weight", ("hidden", "queries")),
+        "self_attn.q_layernorm.weight": Weight("attn_q_norm.weight", ("head",)),
+        "self_attn.k_layernorm.weight": Weight("attn_k_norm.weight", ("head",)),
+    },
 }
 _NORMS = norms({"operator_norm": "attn_norm", "ffn_norm": "ffn_norm"})
 _FEED_FORWARD: Layer = {
-    "feed_forward.w1.weight": Weight("ffn_gate.weight", ("feed_forward", "hidden"), kind=_DENSE),
-    "feed_forward.w3.weight": Weight("ffn_up.weight", ("feed_forward", "hidden"), kind=_DENSE),
-    "feed_forward.w2.weight": Weight("ffn_down.weight", ("hidden", "feed_forward"), kind=_DENSE),
+    "feed_forward.w1.weight": Weight("ffn_gate.weight", ("feed_forward", "hidden")),
+    "feed_forward.w3.weight": Weight("ffn_up.weight", ("feed_forward", "hidden")),
+    "feed_forward.w2.weight": Weight("ffn_down.weight", ("hidden", "feed_forward")),
 }
-_EXPERTS: Layer = {name: replace(weight, kind=_SPARSE) for name, weight in EXPERTS.items()} | {
-    "feed_forward.expert_bias": Weight("exp_probs_b.bias", ("experts",), optional=True, kind=_SPARSE),
+_EXPERTS: Layer = {
+    **EXPERTS,
+    "feed_forward.expert_bias": Weight("exp_probs_b.bias", ("experts",), optional=True),
 }
 
 
@@ -53,12 +58,10 @@ def _operators(config: Fields, sizes: Sizes) -> list[str]:
     return found
 
 
-def _kinds(config: Fields, sizes: Sizes) -> Sequence[Collection[str]]:
+def _of_layer(config: Fields, sizes: Sizes, index: int) -> Layer:
     dense = config.count("num_dense_layers", default=2, least=0) if sizes.experts else sizes.layers
-    return [
-        (operator, _DENSE if index < dense else _SPARSE)
-        for index, operator in enumerate(_operators(config, sizes))
-    ]
+    feed_forward = _FEED_FORWARD if index < dense else _EXPERTS
+    return {**_OPERATORS[_operators(config, sizes)[index]], **feed_forward}
 
 
 def _sizes(config: Fields, sizes: Sizes) -> Sizes:
@@ -105,7 +108,7 @@ def _mixture_keys(config: Fields, sizes: Sizes) -> dict[str, Any]:
     return keys if scale == 1 else keys | {"expert_weights_scale": scale}
 
 
-def _prepared(tensors: Mapping[str, Source]) -> dict[str, Content]:
+def _prepared(tensors: Mapping[str, Source], config: Fields, sizes: Sizes) -> dict[str, Content]:
     return {
         name: squeezed(content) if name.endswith(".conv.conv.weight") and len(content.shape) == 3 else content
         for name, content in with_experts(tensors).items()
@@ -114,20 +117,14 @@ def _prepared(tensors: Mapping[str, Source]) -> dict[str, Content]:
 
 LFM2 = Family(
     "lfm2",
-    {**_NORMS, **_OPERATORS, **_FEED_FORWARD},
+    _NORMS,
+    of_layer=_of_layer,
     keys=_keys,
     check=_check,
     defaults=Defaults(theta=1000000.0, tied=True, eps=1e-5),
     norm=("embedding_norm.weight", "token_embd_norm.weight"),
     sizes=_dense_sizes,
-    kinds=_kinds,
     prepare=_prepared,
 )
 
-LFM2MOE = replace(
-    LFM2,
-    architecture="lfm2moe",
-    layer={**_NORMS, **_OPERATORS, **_FEED_FORWARD, **_EXPERTS},
-    keys=_mixture_keys,
-    sizes=_sizes,
-)
+LFM2MOE = replace(LFM2, architecture="lfm2moe", keys=_mixture_keys, sizes=_sizes)

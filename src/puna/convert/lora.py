@@ -132,7 +132,7 @@ def _tensors(stored: Mapping[str, Source], layer: Layer, sizes: Sizes) -> Iterat
     for name, first in lower.items():
         weight, gguf_name = _weight(name, layer, sizes)
         second = upper[name]
-        _check_shapes(name, first.shape, second.shape, [sizes.axes[axis] for axis in weight.axes])
+        _check_shapes(name, first.shape, second.shape, [*sizes.shape(weight.axes)])
         yield f"{gguf_name}.lora_a", first
         yield (
             f"{gguf_name}.lora_b",

@@ -19,12 +19,16 @@ _OPTIONAL = {
 }
 
 
-def rotary_keys(config: Fields, context: int, theta: float) -> dict[str, Any]:
+def rotary_keys(
+    config: Fields, context: int, theta: float, *, part: bool = False, magnitude: bool = True
+) -> dict[str, Any]:
     """The keys, without the architecture before them.
 
     Args:
         context: the longest text.
         theta: the base where the configuration names none.
+        part: a part of each head may be rotated, which another key says.
+        magnitude: what YaRN multiplies with is said by a key where `mscale` makes it unusual.
 
     Raises:
         FormatError: a value makes no sense.
@@ -32,7 +36,7 @@ def rotary_keys(config: Fields, context: int, theta: float) -> dict[str, Any]:
     """
     rope = global_rope(config)
     keys: dict[str, Any] = {"rope.freq_base": _theta(config, rope, theta)}
-    if rope.number("partial_rotary_factor", default=1.0) != 1 or "mrope_section" in rope.values:
+    if (rotated_part(config) != 1 and not part) or "mrope_section" in rope.values:
         raise UnsupportedModel(f"{rope.source}: rotation of only a part of each head is not supported")
     kind = _kind(rope)
     if kind in ("linear", "yarn"):
@@ -45,24 +49,41 @@ def rotary_keys(config: Fields, context: int, theta: float) -> dict[str, Any]:
             for key, names in _OPTIONAL.items()
             if any(rope.values.get(name) is not None for name in names)
         }
+    if kind == "yarn" and magnitude and rope.values.get("mscale") and rope.values.get("mscale_all_dim"):
+        keys.setdefault("rope.scaling.yarn_attn_factor", _magnitude(rope, "mscale", "mscale_all_dim"))
     return keys
 
 
-def rotary_factors(config: Fields, head: int, theta: float) -> list[float]:
+def _magnitude(rope: Fields, *names: str) -> float:
+    """What YaRN multiplies rotated vectors with, where two factors of its logarithm are named."""
+    growth = 0.1 * math.log(max(rope.number("factor"), 1.0))
+    upper, lower = (1 + growth * rope.number(name) for name in names)
+    return upper / lower
+
+
+def rotated_part(config: Fields, default: float = 1.0) -> float:
+    """The part of each head that is rotated. Raises: FormatError."""
+    name = "partial_rotary_factor"
+    return global_rope(config).number(name, default=config.number(name, default=default))
+
+
+def rotary_factors(config: Fields, head: int, theta: float) -> dict[str, list[float]]:
     """What each frequency is divided by in Llama 3.1: nothing where it is fast, all where it is slow.
 
-    Empty for other kinds of scaling. Source: Llama Team, arXiv:2407.21783, and the configurations' `llama3`.
+    By the name of the tensor; none for other kinds of scaling. Source: Llama Team, arXiv:2407.21783, and the
+    configurations' `llama3`.
 
     Raises:
         FormatError: a value makes no sense.
     """
     rope = global_rope(config)
     if _kind(rope) != "llama3":
-        return []
+        return {}
     base, factor = _theta(config, rope, theta), rope.number("factor", default=8.0)
     context = rope.count("original_max_position_embeddings", default=8192)
     low, high = rope.number("low_freq_factor", default=1.0), rope.number("high_freq_factor", default=4.0)
-    return [_factor(base ** (-2 * pair / head), factor, context, low, high) for pair in range(head // 2)]
+    frequencies = [base ** (-2 * pair / head) for pair in range(head // 2)]
+    return {"rope_freqs.weight": [_factor(each, factor, context, low, high) for each in frequencies]}
 
 
 def _factor(frequency: float, factor: float, context: int, low: float, high: float) -> float:

@@ -4,9 +4,10 @@ Everything is read a piece at a time, see `puna.convert.content`.
 """
 
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import Literal
 
 from puna.convert.content import Content, Source
 from puna.convert.elements import element_type, floats
@@ -38,8 +39,13 @@ class Gathered(Made):
     runs: tuple[tuple[Source, int, int], ...]
 
     def chunks(self) -> Iterator[bytes]:
-        for source, begin, end in self.runs:
-            yield from source.rows(begin, end)
+        return self.rows(0, prod(self.shape[:-1]))
+
+    def rows(self, begin: int, end: int) -> Iterator[bytes]:
+        for source, first, last in self.runs:
+            if begin < last - first and end > 0:
+                yield from source.rows(first + max(begin, 0), min(first + end, last))
+            begin, end = begin - (last - first), end - (last - first)
 
 
 def stacked(name: str, sources: Sequence[Source]) -> Gathered:
@@ -49,20 +55,67 @@ def stacked(name: str, sources: Sequence[Source]) -> Gathered:
     return Gathered(name, first.dtype, (len(sources), *first.shape), first.file, runs)
 
 
-def halves(source: Source, names: Sequence[str]) -> list[Gathered]:
-    """A tensor (n, 2 · rows, width) cut in two along its second axis: each (n, rows, width)."""
-    count, both, width = source.shape
-    rows = both // 2
-    return [
-        Gathered(
-            name,
-            source.dtype,
-            (count, rows, width),
-            source.file,
-            tuple((source, n * both + half * rows, n * both + (half + 1) * rows) for n in range(count)),
-        )
-        for half, name in enumerate(names)
-    ]
+def sections(source: Source, count: int, rows: Mapping[str, int]) -> dict[str, Gathered]:
+    """A tensor whose rows are those of `count` matrices one after the other, each of these cut in parts.
+
+    Args:
+        rows: of the parts of each matrix, by the names of the results, which are (count, rows, width).
+    """
+    together, width, found, begin = sum(rows.values()), source.shape[-1], {}, 0
+    for name, size in rows.items():
+        starts = range(begin, count * together, together)
+        runs = tuple((source, start, start + size) for start in starts)
+        found[name] = Gathered(name, source.dtype, (count, size, width), source.file, runs)
+        begin += size
+    return found
+
+
+CODES: dict[int, Literal["H", "I", "Q"]] = {2: "H", 4: "I", 8: "Q"}
+"""What `memoryview.cast` calls elements of so many bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Transposed(Made):
+    """Columns of matrices as rows.
+
+    Attributes:
+        source: (count, rows, columns), of which one matrix at a time is in memory.
+        columns: which of them.
+    """
+
+    source: Source
+    columns: range
+
+    def chunks(self) -> Iterator[bytes]:
+        count, rows, columns = self.source.shape
+        code = CODES[SIZES[self.dtype]]
+        for number in range(count):
+            matrix = memoryview(b"".join(self.source.rows(number * rows, (number + 1) * rows))).cast(code)
+            for column in self.columns:
+                yield matrix[column::columns].tobytes()
+
+
+def transposed(name: str, source: Source, columns: range) -> Transposed:
+    """Those columns of a tensor (count, rows, columns) as (count, columns, rows)."""
+    shape = (source.shape[0], len(columns), source.shape[1])
+    return Transposed(name, source.dtype, shape, source.file, source, columns)
+
+
+@dataclass(frozen=True, slots=True)
+class Padded(Made):
+    """A matrix with rows of zeros behind its own."""
+
+    source: Source
+
+    def chunks(self) -> Iterator[bytes]:
+        yield from self.source.chunks()
+        for _ in range(self.shape[0] - self.source.shape[0]):
+            yield bytes(self.shape[1] * SIZES[self.dtype])
+
+
+def padded(source: Source, rows: int) -> Padded:
+    """A matrix with as many rows as that, of which it has no more."""
+    return Padded(source.name, source.dtype, (rows, source.shape[1]), source.file, source)
 
 
 @dataclass(frozen=True, slots=True)
