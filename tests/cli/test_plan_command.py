@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.tiny_lfm2 import ATTENDING, write_tiny_lfm2
 from tests.tiny_llama import BLOCKS, HEADS, HIDDEN, KV_HEADS
 
 from puna.cli.commands.plan import as_plain, plan_placement, render
@@ -50,6 +51,16 @@ def test_what_people_read(puna: Puna, base_model: Path) -> None:
     assert lines[3].split() == ["DEVICE", "LAYERS", "WEIGHTS", "CACHE", "GRAPH", "TOGETHER", "FREE", "NOW"]
     assert lines[4].split()[:2] == ["CPU", str(BLOCKS + 1)]
     assert lines[-1].startswith("It takes ")
+
+
+def test_states_do_not_grow_with_the_context(tmp_path: Path) -> None:
+    path = write_tiny_lfm2(tmp_path / "model.gguf")
+    short, long = (plan_placement(path, LoadOptions(num_ctx=num_ctx), 2) for num_ctx in (256, 2048))
+    (group,) = short.cache
+    assert group.layers == ATTENDING.count(True)
+    # Two slots of three for the two requests, 64 more, and one of zeros; two layers of 64 channels, two taps.
+    assert short.states == long.states == 4 * (2 * 3 + 64 + 1) * 2 * 64 * 2 == as_plain(long)["states"]
+    assert "states    72 KB, however long the texts" in render(short)
 
 
 def test_what_does_not_fit_is_named(base_model: Path) -> None:

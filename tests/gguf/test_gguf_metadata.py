@@ -183,6 +183,22 @@ def test_experts_and_arrays() -> None:
     assert (sizes.head_count_kv, sizes.feed_forward_length) == ((4, 2, 8, 0), (1, 2, 3, 0))
 
 
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"attention.recurrent_layers": [True, True, False, True]},
+        {"full_attention_interval": 3},
+        {"attention.head_count_kv": [0, 0, 2, 0], "shortconv.l_cache": 3},
+    ],
+)
+def test_blocks_that_carry_a_state(told: dict[str, Any]) -> None:
+    keys = {"llama.attention.head_count_kv": 2} | {f"llama.{key}": value for key, value in told.items()}
+    assert read_hyperparameters(metadata_of(LLAMA | keys)).head_count_kv == (0, 0, 2, 0)
+    short = {"llama.attention.recurrent_layers": [True]}
+    with pytest.raises(GGUFError, match=r"must have an element for each of 4 blocks, not 1$"):
+        read_hyperparameters(metadata_of(LLAMA | keys | short))
+
+
 def test_blocks_without_attention() -> None:
     values = {key: value for key, value in LLAMA.items() if "attention" not in key and "rope" not in key}
     assert read_hyperparameters(metadata_of(values | {"llama.ssm.state_size": 16})).head_count == (0,) * 4

@@ -234,7 +234,7 @@ def test_lfm2_sizes_that_make_no_sense(changes: dict[str, Any], message: str) ->
         ({"ssm.inner_size": 64}, "or are not as wide as ssm.inner_size$"),
         ({"ssm.state_size": 0}, "must be at least 1, but is 0$"),
         ({"full_attention_interval": 0}, "must be at least 1, but is 0$"),
-        ({"attention.recurrent_layers": []}, "has 0 entries for 1 layers$"),
+        ({"block_count": 2, "attention.recurrent_layers": [True]}, "has 1 entries for 2 layers$"),
         ({"nextn_predict_layers": 1}, "1 of 1 layers cannot guess only$"),
     ],
 )

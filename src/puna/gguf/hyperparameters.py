@@ -43,7 +43,7 @@ class Hyperparameters:
         embedding_length: width of the residual stream.
         feed_forward_length: width of each block's feed-forward part; 0 where the file says nothing.
         head_count: query heads of each block; 0 for a block without attention.
-        head_count_kv: key and value heads of each block.
+        head_count_kv: key and value heads of each block; 0 for a block that carries a state instead.
         key_length: elements of one key.
         value_length: elements of one value.
         rope_dimension_count: leading elements of a key that are rotated.
@@ -137,12 +137,28 @@ def _heads(metadata: Metadata, blocks: int) -> tuple[int, ...]:
     return heads
 
 
+def _carries_state(metadata: Metadata, blocks: int) -> tuple[bool, ...]:
+    """Which blocks have a state in place of attention, where the file does not say it by their heads."""
+    key = metadata.full_key("attention.recurrent_layers")
+    if key in metadata and metadata.is_array(key):
+        pattern = metadata.bools(key)
+        if len(pattern) < blocks:
+            raise metadata.error(key, f"must have an element for each of {blocks} blocks, not {len(pattern)}")
+        return tuple(pattern[:blocks])
+    period = _bounded(metadata, "full_attention_interval", 1, MAX_BLOCKS, 1)
+    return tuple((block + 1) % period != 0 for block in range(blocks))
+
+
 def _kv_heads(metadata: Metadata, heads: tuple[int, ...]) -> tuple[int, ...]:
     key = metadata.full_key("attention.head_count_kv")
     if key not in metadata:
         return heads
-    kv_heads = tuple(metadata.per_layer(key, len(heads)))
-    if any(heads) and not any(kv_heads):
+    carrying = _carries_state(metadata, len(heads))
+    kv_heads = tuple(
+        0 if carries else count
+        for carries, count in zip(carrying, metadata.per_layer(key, len(heads)), strict=True)
+    )
+    if any(heads) and not any(kv_heads) and not any(carrying):
         raise metadata.error(key, "must not be 0")
     for block, (queries, keys) in enumerate(zip(heads, kv_heads, strict=True)):
         if keys and queries % keys:

@@ -68,6 +68,11 @@ class Placement:
     memory: HostMemory
     missing: tuple[Shortage, ...]
 
+    @property
+    def states(self) -> int:
+        """Bytes of what layers carry from token to token in place of keys and values."""
+        return sum(device.cache for device in self.need.devices) - sum(group.nbytes for group in self.cache)
+
 
 @click.command("plan", short_help="Show what memory a model would take")
 @click.argument("model")
@@ -148,6 +153,8 @@ def render(placement: Placement) -> Iterator[str]:
     yield f"context   {need.num_ctx} tokens × {need.num_parallel} requests at once"
     for group in placement.cache:
         yield f"KV cache  {cache_text(group, placement.kv_cache_type)}"
+    if placement.states:
+        yield f"states    {bytes_text(placement.states)}, however long the texts"
     yield ""
     header = ("DEVICE", "LAYERS", "WEIGHTS", "CACHE", "GRAPH", "TOGETHER", "FREE NOW")
     yield from table_lines(header, [_row(device, placement.memory) for device in need.devices])
@@ -211,6 +218,7 @@ def as_plain(placement: Placement) -> dict[str, Any]:
             }
             for group in placement.cache
         ],
+        "states": placement.states,
         "size": need.size,
         "fits": not placement.missing,
         "missing": [
