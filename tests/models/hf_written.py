@@ -38,11 +38,14 @@ _NAMES = {
 _OUTER = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
 
 
-def write_delta_net(path: Path, architecture: str, model: Any, *, listed: bool = True) -> None:
+def write_delta_net(
+    path: Path, architecture: str, model: Any, *, listed: bool = True, ollamas: bool = False
+) -> None:
     """Writes a Qwen3NextForCausalLM, Qwen3_5ForCausalLM or Qwen3_5MoeForCausalLM.
 
     Args:
         listed: the file names the layers that carry states, and not only how often one does not.
+        ollamas: as Ollama writes Qwen 3.5: the heads of values as they were, layers told by heads of keys.
     """
     config = model.config
     keys = _sizes(config) | _rope(config.rope_parameters)
@@ -54,7 +57,13 @@ def write_delta_net(path: Path, architecture: str, model: Any, *, listed: bool =
         "ssm.time_step_rank": config.linear_num_value_heads,
         "ssm.inner_size": config.linear_num_value_heads * config.linear_value_head_dim,
     }
-    if listed:
+    if ollamas:
+        heads = config.num_key_value_heads
+        keys["attention.head_count_kv"] = [
+            0 if kind == "linear_attention" else heads for kind in config.layer_types
+        ]
+        keys["ssm.v_head_reordered"] = False
+    elif listed:
         keys["attention.recurrent_layers"] = [kind == "linear_attention" for kind in config.layer_types]
     else:
         keys["full_attention_interval"] = config.layer_types.index("full_attention") + 1
@@ -65,9 +74,12 @@ def write_delta_net(path: Path, architecture: str, model: Any, *, listed: bool =
             "expert_feed_forward_length": config.moe_intermediate_size,
             "expert_shared_feed_forward_length": config.shared_expert_intermediate_size,
         }
+    if architecture == "qwen35moe":
+        # Its configurations have no such width.
+        del keys["feed_forward_length"]
     state: dict[str, Any] = {}
     for name, value in model.state_dict().items():
-        state |= _delta_net(name, value, config)
+        state |= _delta_net(name, value, config, turned=architecture != "qwen3next" and not ollamas)
     names = {"post_attention_layernorm": "post_attention_norm"}
     names |= {f"linear_attn.{part}": part for part in ("attn_qkv", "attn_gate", "ssm_conv1d", "ssm_beta")}
     names |= {
@@ -78,19 +90,22 @@ def write_delta_net(path: Path, architecture: str, model: Any, *, listed: bool =
     write(path, architecture, keys, {name.replace("..", "."): value for name, value in tensors.items()})
 
 
-def _delta_net(name: str, value: Any, config: Any) -> dict[str, Any]:
-    """The tensors that one becomes, by transformers' names of layers and GGUF's of their parts."""
+def _delta_net(name: str, value: Any, config: Any, *, turned: bool) -> dict[str, Any]:
+    """The tensors that one becomes, by transformers' names of layers and GGUF's of their parts.
+
+    Args:
+        turned: heads that share keys are far from each other, as in llama.cpp's files of Qwen 3.5.
+    """
     groups, heads = config.linear_num_key_heads, config.linear_num_value_heads
     size, shared = config.linear_key_head_dim, heads // groups
-    whole, keys = type(config).__name__ == "Qwen3NextConfig", groups * size
+    keys = groups * size
     before, found, part = name.rpartition("linear_attn.")
     if not found:
         return {name: value + 1 if name.endswith("norm.weight") else value}
 
     def ordered(rows: Any, width: int) -> Any:
-        """Heads that share keys far from each other, as Qwen 3.5's files have them."""
         split = rows.reshape(groups, shared, width, *rows.shape[1:])
-        return rows if whole else split.transpose(0, 1).reshape(rows.shape)
+        return split.transpose(0, 1).reshape(rows.shape) if turned else rows
 
     def behind_keys(rows: Any) -> Any:
         return torch.cat((rows[: 2 * keys], ordered(rows[2 * keys :], size)))

@@ -246,7 +246,7 @@ def test_delta_nets_that_make_no_sense(changes: dict[str, Any], message: str) ->
 def test_layers_that_guess_more_tokens_are_passed_over() -> None:
     changes = {"block_count": 5, "nextn_predict_layers": 1}
     model: Any = model_class("qwen35")(_metadata("qwen35", DELTA | changes))
-    assert model.attending == (False, False, False, True) and model.ignored == ("blk.4.*",)
+    assert model.attending == (False, False, False, True) and model.ignored == ("v.*", "blk.4.*")
 
 
 def test_a_width_for_each_layer() -> None:

@@ -68,6 +68,17 @@ def test_a_file_that_says_how_often_a_layer_has_attention(backend_name: str, tmp
     )
 
 
+def test_a_file_of_ollamas(backend_name: str, tmp_path: Path) -> None:
+    model = hf_models.delta_net("Qwen3_5Moe", 23)
+    check(
+        tmp_path / "model.gguf",
+        model,
+        lambda path, made: write_delta_net(path, "qwen35moe", made, ollamas=True),
+        backend_name,
+        23,
+    )
+
+
 @pytest.mark.parametrize("kind", ARCHITECTURES)
 def test_sequences_of_different_lengths_share_batches(kind: str, backend_name: str, tmp_path: Path) -> None:
     check_company(tmp_path / "model.gguf", hf_models.delta_net(kind, 21), write(kind), backend_name)

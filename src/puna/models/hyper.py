@@ -104,10 +104,12 @@ def transformer(
 
 
 def _width(metadata: Metadata, layers: int) -> int:
-    """Inside the feed-forward network; some files have a number for each layer."""
-    key = "feed_forward_length"
+    """Inside the feed-forward network; some files have a number for each layer, some only that of experts."""
+    key, experts = "feed_forward_length", "expert_feed_forward_length"
     if metadata.full_key(key) not in metadata or not metadata.is_array(metadata.full_key(key)):
-        return count(metadata, key)
+        return count(
+            metadata, key, count(metadata, experts) if metadata.full_key(experts) in metadata else None
+        )
     widths = set(metadata.per_layer(key, layers))
     if len(widths) > 1 or min(widths) < 1:
         raise UnsupportedModel(f"{metadata.source}: layers of different widths are not supported")

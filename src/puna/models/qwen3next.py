@@ -4,7 +4,7 @@ Qwen Team, "Qwen3-Next" (2025); Yang et al., arXiv:2412.06464.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from puna.errors import GGUFError
@@ -118,18 +118,19 @@ class GroupedGates(Module):
 class DeltaNet(Module):
     """Convolved queries, keys and values go through a delta rule; its result is normalised and gated."""
 
-    def __init__(self, hidden: int, sizes: DeltaSizes, eps: float, *, grouped: bool) -> None:
+    def __init__(self, hidden: int, sizes: DeltaSizes, eps: float, *, grouped: bool, together: bool) -> None:
         """Declares the projections.
 
         Args:
             grouped: heads of values that share a head of keys follow each other; otherwise each is followed
                 by that of the next head of keys.
+            together: the file has one matrix for both gates.
         """
         self.sizes, self.grouped = sizes, grouped
         self.input = Projections(("attn_qkv", "attn_gate"), hidden, (sizes.channels, sizes.values))
-        self.gates = GroupedGates(hidden, sizes) if grouped else Gates(hidden, sizes)
+        self.gates = GroupedGates(hidden, sizes) if together else Gates(hidden, sizes)
         self.kernel = Weight("ssm_conv1d.weight", (sizes.channels, sizes.taps))
-        self.forget_bias = Weight("ssm_dt.bias", (sizes.heads,))
+        self.forget_bias = Weight("ssm_dt.bias|ssm_dt", (sizes.heads,))
         # Below 0.
         self.forget_scale = Weight("ssm_a", (sizes.heads,))
         self.norm = RMSNorm("ssm_norm", sizes.size, eps)
@@ -194,21 +195,25 @@ class Qwen35(Stack):
     Attributes:
         attending: for each layer whether it has attention in place of a delta rule.
         delta: the sizes of delta rules.
-        grouped: see `DeltaNet`.
+        grouped: see `DeltaNet`; where the file does not say.
     """
 
     grouped = False
 
     def __init__(self, metadata: Metadata) -> None:
-        sizes = hyper.transformer(metadata)
+        layers = hyper.count(metadata, "block_count")
+        kv_heads = metadata.per_layer("attention.head_count_kv", layers)
+        sizes = hyper.transformer(metadata, kv_heads=max(*kv_heads, 1))
         # Layers behind the last guess more tokens, which nothing here does.
         guessing = metadata.uint("nextn_predict_layers", 0)
-        if guessing >= sizes.layers:
-            raise GGUFError(f"{metadata.source}: {guessing} of {sizes.layers} layers cannot guess only")
-        self.ignored = tuple(f"blk.{index}.*" for index in range(sizes.layers - guessing, sizes.layers))
-        sizes = replace(sizes, layers=sizes.layers - guessing)
+        if guessing >= layers:
+            raise GGUFError(f"{metadata.source}: {guessing} of {layers} layers cannot guess only")
+        sizes = replace(sizes, layers=layers - guessing)
+        # Ollama's files have the image encoder, too.
+        self.ignored = ("v.*", *(f"blk.{index}.*" for index in range(sizes.layers, layers)))
         self.delta = DeltaSizes.of(metadata)
-        self.attending = _attending(metadata, sizes.layers)
+        self.attending = _attending(metadata, kv_heads[: sizes.layers])
+        grouped = not metadata.bool("ssm.v_head_reordered", not self.grouped)
         base = metadata.float("rope.freq_base", 10000000.0)
         # Texts have the same position in every section of the dimensions.
         rope = hyper.rope(metadata, sizes.key_size, base, RopeType.NEOX)
@@ -218,7 +223,7 @@ class Qwen35(Stack):
                 sizes,
                 GatedAttention(sizes)
                 if attends
-                else DeltaNet(sizes.hidden, self.delta, sizes.eps, grouped=self.grouped),
+                else DeltaNet(sizes.hidden, self.delta, sizes.eps, grouped=grouped, together=self.grouped),
                 self._feed_forward(metadata, sizes),
                 second_norm="post_attention_norm",
             )
@@ -253,9 +258,15 @@ class Qwen3Next(Qwen35Moe):
     grouped = True
 
 
-def _attending(metadata: Metadata, layers: int) -> tuple[bool, ...]:
-    """Which layers have attention. Raises GGUFError: the file names too few."""
-    key = "attention.recurrent_layers"
+def _attending(metadata: Metadata, kv_heads: Sequence[int]) -> tuple[bool, ...]:
+    """Which layers have attention: Ollama's files say it by the number of heads.
+
+    Raises:
+        GGUFError: the file names too few.
+    """
+    layers, key = len(kv_heads), "attention.recurrent_layers"
+    if 0 in kv_heads:
+        return tuple(heads > 0 for heads in kv_heads)
     if metadata.full_key(key) in metadata and metadata.is_array(metadata.full_key(key)):
         recurrent = metadata.bools(key)
         if len(recurrent) < layers:
