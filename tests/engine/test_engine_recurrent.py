@@ -19,9 +19,11 @@ from tests.engine.driving import (
     step,
 )
 from tests.engine.test_engine_company import keep_company
+from tests.engine.test_speculation import Prophet
 from tests.tiny_lfm2 import write_tiny_lfm2
 from tests.tiny_llama import BOS
 
+from puna.engine import loop
 from puna.engine.load import LoadedModel
 from puna.engine.options import LoadOptions
 from puna.engine.request import GenerateRequest
@@ -172,6 +174,17 @@ def test_a_shift_is_refused_and_evaluates_again(path: Path) -> None:
         assert answer.counts.generated_tokens == 60 and answer.counts.shifted_tokens > 0
         plain = alone(model, request(prompt, 60)).text
         assert answer.text.startswith(plain)
+
+
+def test_nothing_is_drafted_that_could_not_be_taken_back(
+    model: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompt = [BOS, *range(60, 90)]
+    known = alone(model, request(prompt, 30)).tokens
+    monkeypatch.setattr(loop, "Lookup", lambda: Prophet(known, len(prompt), 0.5, np.random.default_rng(0)))
+    (answer,) = run(model.engine, request(prompt, 30, draft=3))
+    assert answer.counts.drafted_tokens == 0
+    assert answer.text == model.tokenizer.decode(known)
 
 
 @pytest.mark.parametrize("seed", range(3))

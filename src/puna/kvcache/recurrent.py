@@ -367,6 +367,10 @@ class Recurrent(Member):
         return self.resumable(sequence, position) == position
 
     @property
+    def rewinds(self) -> bool:
+        return False
+
+    @property
     def taken(self) -> int:
         return len(self._used())
 
