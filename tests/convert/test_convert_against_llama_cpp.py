@@ -67,12 +67,13 @@ def _gpt2(folder: Path) -> None:
 
 
 def _user(folder: Path) -> None:
-    """With a token that begins a user's turn, as in GLM 4."""
+    """With tokens that GLM 4 has."""
     _json(folder)
     path = folder / "tokenizer.json"
     document = json.loads(path.read_text())
     last = document["added_tokens"][-1]
-    document["added_tokens"].append(last | {"id": last["id"] + 1, "content": "<|user|>", "special": True})
+    for more, text in enumerate(("<|user|>", "<|observation|>", "[gMASK]"), start=1):
+        document["added_tokens"].append(last | {"id": last["id"] + more, "content": text, "special": True})
     path.write_text(json.dumps(document))
 
 
@@ -247,6 +248,10 @@ CASES: dict[str, tuple[Model, Callable[[Path], None]]] = {
         ),
         _more_layers,
     ),
+    "glm flash": (
+        lambda: hf_models.deepseek("Flash", 33, vocab_size=SIZE, scoring_func="sigmoid"),
+        _user,
+    ),
     "llama4": (lambda: hf_models.llama4(30, vocab_size=SIZE, rope_parameters=_LLAMA3, **_SIGHT), _json),
     "llama4, layers without experts": (
         lambda: hf_models.llama4(31, vocab_size=SIZE, interleave_moe_layer_step=2, **_SIGHT),
@@ -266,8 +271,8 @@ THEIRS_ONLY = {
     "tokenizer.ggml.add_sep_token",
 }
 
-# GLM 4's roles are part of llama.cpp's program; here they are what generation_config.json says.
-THEIRS_OF_GLM4 = {"tokenizer.ggml.eot_token_id", "tokenizer.ggml.unknown_token_id"}
+# Roles that are part of llama.cpp's program; here they are what generation_config.json says.
+THEIRS_OF_GLM = {f"tokenizer.ggml.{role}_token_id" for role in ("eot", "eom", "unknown")}
 
 # What only is written here, with the reason.
 OURS_ONLY = {
@@ -344,7 +349,9 @@ def test_files_say_the_same(converted: Path, case: str) -> None:
         assert tensors.keys() == others.keys()
         assert different(tensors, others) == []
         mine, other = dict(ours.metadata), dict(theirs.metadata)
-        assert other.keys() - mine.keys() <= THEIRS_ONLY | (THEIRS_OF_GLM4 if case == "glm4" else set())
+        assert other.keys() - mine.keys() <= THEIRS_ONLY | (
+            THEIRS_OF_GLM if case.startswith("glm") else set()
+        )
         more = mine.keys() - other.keys()
         assert {key for key in more if not {key, key.split(".", 1)[1]} & OURS_ONLY} == set()
         shared = mine.keys() & other.keys()

@@ -227,6 +227,12 @@ BAD: dict[str, tuple[Callable[[], Any], Change, type[PunaError], str]] = {
         UnsupportedModel,
         "layers without experts",
     ),
+    "deepseek3, kinds of layers": (
+        lambda: hf_models.deepseek("V3", 1),
+        setting(mlp_layer_types=["sparse", "dense", "sparse"]),
+        UnsupportedModel,
+        "layers without experts",
+    ),
     "deepseek3, halves rotated": (
         lambda: hf_models.deepseek("V3", 1),
         setting(rope_interleave=False),
@@ -332,6 +338,7 @@ FAMILIES: dict[str, Callable[[], Any]] = {
     "deepseek3": lambda: hf_models.deepseek(
         "V3", 1, rope_parameters=YARN | {"mscale": 1, "mscale_all_dim": 1}
     ),
+    "glm flash": lambda: hf_models.deepseek("Flash", 1),
     "llama4": llama4,
     "gemma3n": lambda: hf_models.gemma3n(1),
 }

@@ -160,7 +160,10 @@ def starcoder2(seed: int, **changes: Any) -> Any:
 
 
 def deepseek(kind: str, seed: int, **changes: Any) -> Any:
-    """A DeepseekV2ForCausalLM or DeepseekV3ForCausalLM; `changes` are keys of its config."""
+    """A DeepseekV2ForCausalLM, DeepseekV3ForCausalLM or Glm4MoeLiteForCausalLM (`kind` is "Flash").
+
+    `changes` are keys of its config.
+    """
     own = {
         "num_key_value_heads": 4,
         "kv_lora_rank": 24,
@@ -178,8 +181,9 @@ def deepseek(kind: str, seed: int, **changes: Any) -> Any:
         "routed_scaling_factor": 1.5,
         "num_hidden_layers": 3,
     }
-    config = getattr(transformers, f"Deepseek{kind}Config")(**_SIZES | own | changes)
-    model = randomised(getattr(transformers, f"Deepseek{kind}ForCausalLM")(config), seed, 1.5, 1.0)
+    name = "Glm4MoeLite" if kind == "Flash" else f"Deepseek{kind}"
+    config = getattr(transformers, f"{name}Config")(**_SIZES | own | changes)
+    model = randomised(getattr(transformers, f"{name}ForCausalLM")(config), seed, 1.5, 1.0)
     for name, buffer in model.named_buffers():
         if name.endswith("e_score_correction_bias"):
             buffer.copy_(0.3 * torch.randn_like(buffer))

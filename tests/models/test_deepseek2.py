@@ -1,4 +1,4 @@
-"""DeepSeek V2 and V3, with keys and values absorbed and expanded, against transformers."""
+"""DeepSeek V2 and V3, and GLM 4.7 Flash, with keys and values absorbed and expanded, against transformers."""
 
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         "V3",
         {"n_group": 2, "topk_group": 1, "norm_topk_prob": False, "num_experts_per_tok": 4},
     ),
+    "GLM 4.7 Flash": ("Flash", {"first_k_dense_replace": None, "n_shared_experts": 1}),
     "V3, dense": ("V3", {"first_k_dense_replace": 3, "v_head_dim": 20}),
 }
 

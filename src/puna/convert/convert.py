@@ -64,6 +64,7 @@ _DECODERS: dict[str, Family] = {
     "DeepseekV2ForCausalLM": DEEPSEEK2,
     "DeepseekV3ForCausalLM": DEEPSEEK3,
     "Glm4ForCausalLM": GLM4,
+    "Glm4MoeLiteForCausalLM": DEEPSEEK3,
     "Phi3ForCausalLM": PHI3,
     "Starcoder2ForCausalLM": STARCODER2,
     "Olmo2ForCausalLM": OLMO2,

@@ -1,4 +1,4 @@
-"""DeepSeek V2 and V3: latent attention, and a mixture of experts with some that every token uses.
+"""DeepSeek V2 and V3, and GLM 4.7 Flash: latent attention, and experts of which every token uses some.
 
 The matrix that makes keys and values of the latent vector (arXiv:2405.04434) is in two parts in GGUF files,
 those of the keys transposed: queries and results are multiplied with them instead.
@@ -22,6 +22,7 @@ from puna.errors import UnsupportedModel, WeightError
 _UP = re.compile(r"(layers\.[0-9]{1,4}\.self_attn\.)kv_b_proj\.weight", re.ASCII)
 # By what the configurations call the scores of experts: GGUF's numbers for them.
 _SCORES = {"softmax": 1, "sigmoid": 2}
+_DENSE, _SPARSE = "dense", "sparse"
 _SCALES = {"softmax": 1.0, "sigmoid": 2.5}
 _METHODS = {"softmax": ("greedy", "group_limited_greedy"), "sigmoid": ("noaux_tc",)}
 
@@ -97,7 +98,9 @@ def _query_rank(config: Fields) -> int:
 
 def _dense(config: Fields, sizes: Sizes) -> int:
     """How many layers have no experts, all of them before the others."""
-    return config.count("first_k_dense_replace", default=0, least=0) if sizes.experts else sizes.layers
+    kinds = config.values.get("mlp_layer_types")
+    named = kinds.count(_DENSE) if isinstance(kinds, list) else 0
+    return config.count("first_k_dense_replace", default=named, least=0) if sizes.experts else sizes.layers
 
 
 def _keys(scores: str, config: Fields, sizes: Sizes) -> dict[str, Any]:
@@ -147,7 +150,12 @@ def _check(scores: str, config: Fields, sizes: Sizes) -> None:
         raise UnsupportedModel(f"config.json: topk_method {shown(_method(scores, config))} is not supported")
     if scores == "softmax" and config.flag("norm_topk_prob", default=False):
         raise UnsupportedModel("config.json: norm_topk_prob is not supported in DeepSeek V2")
-    if config.count("moe_layer_freq", default=1) != 1:
+    dense = _dense(config, sizes)
+    kinds = [_DENSE] * dense + [_SPARSE] * (sizes.layers - dense)
+    if config.count("moe_layer_freq", default=1) != 1 or config.values.get("mlp_layer_types") not in (
+        None,
+        kinds,
+    ):
         raise UnsupportedModel("config.json: layers without experts among those with them are not supported")
     if not config.flag("rope_interleave", default=True):
         raise UnsupportedModel("config.json: rope_interleave must not be false")
