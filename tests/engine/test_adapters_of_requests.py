@@ -173,6 +173,18 @@ def test_a_file_that_does_not_fit_fails_its_request_only(
     assert again.text == answers[0].text
 
 
+def test_numbers_without_end_do_not_reach_others(model: LoadedModel, folder: Path, tmp_path: Path) -> None:
+    """Of a matrix with the largest numbers some products are infinite."""
+    matrices = {name: half * np.float32(1e38) for name, half in lora.pairs(folder / "base.gguf").items()}
+    huge = lora.write(tmp_path / "huge.gguf", matrices)
+    tokens = prompt(9)
+    asked = [adapted(folder, tokens, ()), adapted(folder, tokens, (("a", 1.0),))]
+    before = run(model.engine, *asked)
+    model.engine.forget()
+    *after, _ = run(model.engine, *asked, request(tokens, adapters=(AdapterUse(str(huge)),)))
+    assert [answer.text for answer in after] == [answer.text for answer in before]
+
+
 def test_another_cache_leaves_adapters_where_they_are(model: LoadedModel, folder: Path) -> None:
     tokens = prompt(8)
     [before] = run(model.engine, adapted(folder, tokens, (("a", 1.0),)))
@@ -184,9 +196,9 @@ def test_another_cache_leaves_adapters_where_they_are(model: LoadedModel, folder
     assert model.memory.cpu.weights == weights
 
 
-@pytest.mark.parametrize("scale", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("scale", [float("nan"), float("inf"), float("-inf"), -1001.0])
 def test_a_scale_is_a_number(scale: float) -> None:
-    with pytest.raises(InvalidOption, match="the scale of an adapter must be a finite number"):
+    with pytest.raises(InvalidOption, match="the scale of an adapter must be a number from -1000 to 1000"):
         AdapterUse("a.gguf", scale)
 
 

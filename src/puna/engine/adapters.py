@@ -6,7 +6,6 @@ A file is as llama.cpp's convert_lora_to_gguf.py makes it: for a tensor of the m
 
 from __future__ import annotations
 
-import math
 import re
 import sys
 from collections import OrderedDict
@@ -30,6 +29,7 @@ _FIRST, _SECOND = ".lora_a", ".lora_b"
 _BLOCK = re.compile(r"blk\.([0-9]{1,6})\.", re.ASCII)
 _TYPES: Final = (GGMLType.F32, GGMLType.F16, GGMLType.BF16, GGMLType.Q8_0)
 _LARGEST_RANK: Final = 1 << 14
+_LARGEST_ALPHA: Final = 1_000_000
 _ALPHA = "adapter.lora.alpha"
 _ELEMENTS: Final[Mapping[GGMLType, type[np.generic]]] = {GGMLType.F32: np.float32, GGMLType.F16: np.float16}
 
@@ -79,10 +79,17 @@ class Adapter:
             raise
 
     def load(self) -> None:
-        """Reads the matrices. Raises: GGUFError: the file is no longer what it was."""
+        """Reads the matrices.
+
+        Raises:
+            GGUFError: the file is no longer what it was.
+            WeightError: an element is not finite.
+        """
         for pair, part in zip(self._pairs, self.parts, strict=True):
             for info, tensor in ((pair.first, part.first), (pair.second, part.second)):
                 tensor.write(np.frombuffer(_native(self._file, info), _ELEMENTS.get(info.type, np.uint8)))
+                if not np.isfinite(tensor.floats()).all():
+                    raise WeightError(f"{self._file.path}: {info.name!r} has an element that is not finite")
         self._file.close()
 
     def close(self) -> None:
@@ -151,10 +158,9 @@ def _factor(metadata: Metadata, architecture: str) -> float | None:
     if any(key.startswith("adapter.alora.") for key in metadata):
         raise UnsupportedModel(f"{metadata.source}: adapters that tokens activate (aLoRA) are not supported")
     alpha = metadata.get(_ALPHA, 0.0)
-    if not isinstance(alpha, int | float) or isinstance(alpha, bool) or not math.isfinite(alpha):
-        raise GGUFError(
-            f"{metadata.source}: the key {_ALPHA!r} must be a finite number, not {str(alpha)[:60]}"
-        )
+    if not isinstance(alpha, int | float) or isinstance(alpha, bool) or not abs(alpha) <= _LARGEST_ALPHA:
+        wanted = f"a number of at most {_LARGEST_ALPHA:,}"
+        raise GGUFError(f"{metadata.source}: the key {_ALPHA!r} must be {wanted}, not {str(alpha)[:60]}")
     return alpha or None
 
 

@@ -347,7 +347,8 @@ class Engine:
         sequence.chooser.prepare()
         held = sequence.held
         tokens = [*sequence.tokens[held:], *draft]
-        logits = self._evaluator.evaluate(Batch.of(tokens, held, sequence.number, all_outputs=True))
+        batch = Batch.of(tokens, held, sequence.number, all_outputs=True)
+        logits = self._evaluator.evaluate(self._adapted(batch, [(len(tokens), sequence)]))
         sequence.advance(part.tokens, time.perf_counter())
         sequence.drafted += len(draft)
         self._accept(sequence, draft, logits[part.tokens - 1 :])
@@ -390,9 +391,7 @@ class Engine:
 
     def _batch(self, parts: list[_Part]) -> Batch:
         batch, gallery = _batch(parts), self._gallery
-        if any(part.sequence.adapters for part in parts):
-            shares = [(part.tokens, part.sequence.adapters) for part in parts]
-            batch = replace(batch, adapters=in_batch(shares, self._adapters))
+        batch = self._adapted(batch, [(part.tokens, part.sequence) for part in parts])
         if gallery is None or not any(part.sequence.pictures for part in parts):
             return batch
         standing, first = [], 0
@@ -403,6 +402,13 @@ class Engine:
                     standing.append((first + picture.begin - part.sequence.held, rows))
             first += part.tokens
         return replace(batch, pictures=Pictures.of(batch.positions, standing))
+
+    def _adapted(self, batch: Batch, shares: list[tuple[int, Sequence]]) -> Batch:
+        """A batch with the adapters of its sequences, each given with the number of its tokens there."""
+        if not any(sequence.adapters for _, sequence in shares):
+            return batch
+        used = [(tokens, sequence.adapters) for tokens, sequence in shares]
+        return replace(batch, adapters=in_batch(used, self._adapters))
 
     def _commit(self, sequence: Sequence, logits: Floats) -> bool:
         """Chooses what follows, and returns whether the sequence goes on behind it."""

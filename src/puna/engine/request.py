@@ -1,6 +1,5 @@
 """What the engine is asked for; plain data, shared with parts that never compute, and sent to runners."""
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,8 @@ from puna.sampling.parameters import SamplingParameters
 
 MAX_ADAPTERS: Final = 8
 """The most adapters of a request, and of all that are computed at once."""
+
+MAX_SCALE: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,15 +37,17 @@ class AdapterUse:
         scale: what its products are multiplied with; with 0 it changes nothing.
 
     Raises:
-        InvalidOption: the scale is not finite.
+        InvalidOption: the scale is no number, or too large.
     """
 
     path: str
     scale: float = 1.0
 
     def __post_init__(self) -> None:
-        if not math.isfinite(self.scale):
-            raise InvalidOption(f"the scale of an adapter must be a finite number, not {self.scale}")
+        if not abs(self.scale) <= MAX_SCALE:
+            raise InvalidOption(
+                f"the scale of an adapter must be a number from -{MAX_SCALE} to {MAX_SCALE}, not {self.scale}"
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,11 +63,14 @@ class LowRank:
         if len(x.shape) != axes or x.dim(0) not in (scales.tokens.dim(0), scales.outputs.dim(0)):
             raise UnsupportedModel(f"adapters cannot be applied to {self.weight.names[0]} of this model")
         scale = scales.of(x.dim(0), self.factor)
+        # Vectors are scaled before anything is multiplied with them: of zeros no product is infinite, so that
+        # what an adapter does to some tokens never reaches others.
         if ids is not None:
-            inner = self.first.mul_mat_id(x, ids) * scale.reshape(x.dim(0), 1, 1)
+            inner = self.first.mul_mat_id(x * scale.reshape(x.dim(0), 1, 1), ids)
             return self.second.mul_mat_id(inner, ids)
-        inner = self.first.rows(x) if self.weight.rows else self.first.mul_mat(x)
-        return self.second.mul_mat(inner * scale)
+        if self.weight.rows:
+            return self.second.mul_mat(self.first.rows(x) * scale)
+        return self.second.mul_mat(self.first.mul_mat(x * scale))
 
 
 @contextmanager
