@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tests import lora
 from tests.engine.driving import MARGINS, VARIED, Alone, Answer, alone, finish, loaded, request, run
-from tests.tiny_llama import BOS, VOCABULARY, write_tiny_llama
+from tests.tiny_llama import BOS, EOS, VOCABULARY, write_tiny_llama
 
 from puna.engine.load import LoadedModel
 from puna.engine.request import MAX_ADAPTERS, AdapterUse, GenerateRequest
@@ -171,6 +171,18 @@ def test_a_file_that_does_not_fit_fails_its_request_only(
     assert answers[0].counts.generated_tokens == answers[3].counts.generated_tokens == 20
     [again] = run(model.engine, adapted(folder, tokens, ()))
     assert again.text == answers[0].text
+
+
+def test_drafts_are_evaluated_with_them(model: LoadedModel, folder: Path) -> None:
+    """An answer that repeats itself is the same, drafted or not."""
+    greedy = SamplingParameters(temperature=0.0, logit_bias={EOS: -1000.0})
+    own = (AdapterUse(str(folder / "a.gguf")),)
+    one, other = (
+        run(model.engine, request(prompt(4), 80, adapters=own, sampling=greedy, draft=draft))[0]
+        for draft in (0, 4)
+    )
+    assert one.text == other.text
+    assert one.counts.drafted_tokens == 0 < other.counts.drafted_tokens
 
 
 def test_numbers_without_end_do_not_reach_others(model: LoadedModel, folder: Path, tmp_path: Path) -> None:
