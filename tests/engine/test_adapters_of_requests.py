@@ -11,7 +11,8 @@ from tests.tiny_llama import BOS, EOS, VOCABULARY, write_tiny_llama
 
 from puna.engine.load import LoadedModel
 from puna.engine.request import MAX_ADAPTERS, AdapterUse, GenerateRequest
-from puna.errors import GGUFError, InvalidOption, WeightError
+from puna.errors import GGUFError, InvalidOption, UnsupportedModel, WeightError
+from puna.ml.nn import LowRank
 from puna.sampling.parameters import SamplingParameters
 
 TOLD = SamplingParameters(**VARIED, logprobs=True)
@@ -195,6 +196,24 @@ def test_numbers_without_end_do_not_reach_others(model: LoadedModel, folder: Pat
     model.engine.forget()
     *after, _ = run(model.engine, *asked, request(tokens, adapters=(AdapterUse(str(huge)),)))
     assert [answer.text for answer in after] == [answer.text for answer in before]
+
+
+def test_what_the_model_cannot_be_computed_with_fails_its_request_only(
+    model: LoadedModel, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is found out when the adapter comes, before anybody else is computed with it."""
+
+    def refused(part: LowRank, x: object, ids: object, scales: object) -> None:
+        raise UnsupportedModel("adapters cannot be applied to attn_q.weight of this model")
+
+    asked = [adapted(folder, prompt(9), ()), adapted(folder, prompt(9), (("a", 1.0),))]
+    with monkeypatch.context() as patched:
+        patched.setattr(LowRank, "product", refused)
+        plain, failed = run(model.engine, *asked)
+    assert plain.counts.generated_tokens == 20
+    assert isinstance(failed.error, UnsupportedModel)
+    assert not model._adapters.all
+    assert run(model.engine, asked[1])[0].counts.generated_tokens == 20
 
 
 def test_another_cache_leaves_adapters_where_they_are(model: LoadedModel, folder: Path) -> None:

@@ -235,11 +235,13 @@ class Adapters:
     """The adapters of a loaded model that are in memory, by their paths.
 
     Attributes:
+        attempt: raises PunaError where the model cannot be computed with one.
         unused: called before one is freed, whose graphs must not be computed any more.
     """
 
     def __init__(self, backend: Backend, model: Model) -> None:
         self._backend, self._model = backend, model
+        self.attempt: Callable[[Adapter], None] = lambda adapter: None
         self.unused: Callable[[], None] = lambda: None
         self._open: OrderedDict[str, Adapter] = OrderedDict()
 
@@ -288,6 +290,7 @@ class Adapters:
                     raise
         try:
             adapter.load()
+            self.attempt(adapter)
         except BaseException:
             adapter.close()
             raise

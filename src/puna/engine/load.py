@@ -83,7 +83,7 @@ class LoadedModel:
         self.backend = backend
         self._eyes = eyes
         self._adapters = adapters
-        adapters.unused = self._forget_graphs
+        adapters.attempt, adapters.unused = self._attempt, self._forget_graphs
         self.metadata: Metadata = backend.config()
         self._model = model
         self._ids = count()
@@ -314,6 +314,11 @@ class LoadedModel:
         """While inside, Ctrl-C ends a computation at once; see `puna.engine.signals`."""
         return interrupted_by_signals(self.backend)
 
+    def _attempt(self, adapter: Adapter) -> None:
+        """Makes room for the largest graph with an adapter. Raises: as `Evaluator.reserve`."""
+        outputs = most_outputs(self._model, self.num_batch, self.options)
+        self.evaluator.reserve(self.num_batch, outputs, [adapter])
+
     def _forget_graphs(self) -> None:
         self.evaluator.forget_graphs()
         if self._embedder is not None:
@@ -536,9 +541,7 @@ def new_evaluator(
     evaluator = unreserved_evaluator(backend, model, options)
     try:
         num_batch = batch_size(model, context_length(backend.config(), options), options)
-        parallel = options.num_parallel or DEFAULT_PARALLEL
-        outputs = num_batch if isinstance(model, Encoder) else max(parallel, LARGEST)
-        evaluator.reserve(num_batch, outputs, adapters)
+        evaluator.reserve(num_batch, most_outputs(model, num_batch, options), adapters)
         if gallery := Gallery.of(eyes or backend, model, evaluator.cache):
             gallery.reserve()
     except BaseException:
@@ -561,6 +564,13 @@ def unreserved_evaluator(
     num_batch = batch_size(model, num_ctx, options)
     evaluator.cache.init(backend, kind, parallel, num_ctx, num_batch)
     return evaluator
+
+
+def most_outputs(model: Model, num_batch: int, options: LoadOptions) -> int:
+    """Of how many tokens of a batch results are wanted at most."""
+    if isinstance(model, Encoder):
+        return num_batch
+    return max(options.num_parallel or DEFAULT_PARALLEL, LARGEST)
 
 
 def batch_size(model: Model, num_ctx: int, options: LoadOptions) -> int:
