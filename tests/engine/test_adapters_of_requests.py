@@ -179,23 +179,11 @@ def test_drafts_are_evaluated_with_them(model: LoadedModel, folder: Path) -> Non
     greedy = SamplingParameters(temperature=0.0, logit_bias={EOS: -1000.0})
     own = (AdapterUse(str(folder / "a.gguf")),)
     one, other = (
-        run(model.engine, request(prompt(4), 80, adapters=own, sampling=greedy, draft=draft))[0]
+        run(model.engine, request(prompt(8), 80, adapters=own, sampling=greedy, draft=draft))[0]
         for draft in (0, 4)
     )
     assert one.text == other.text
     assert one.counts.drafted_tokens == 0 < other.counts.drafted_tokens
-
-
-def test_numbers_without_end_do_not_reach_others(model: LoadedModel, folder: Path, tmp_path: Path) -> None:
-    """Of a matrix with the largest numbers some products are infinite."""
-    matrices = {name: half * np.float32(1e38) for name, half in lora.pairs(folder / "base.gguf").items()}
-    huge = lora.write(tmp_path / "huge.gguf", matrices)
-    tokens = prompt(9)
-    asked = [adapted(folder, tokens, ()), adapted(folder, tokens, (("a", 1.0),))]
-    before = run(model.engine, *asked)
-    model.engine.forget()
-    *after, _ = run(model.engine, *asked, request(tokens, adapters=(AdapterUse(str(huge)),)))
-    assert [answer.text for answer in after] == [answer.text for answer in before]
 
 
 def test_what_the_model_cannot_be_computed_with_fails_its_request_only(
@@ -227,9 +215,9 @@ def test_another_cache_leaves_adapters_where_they_are(model: LoadedModel, folder
     assert model.memory.cpu.weights == weights
 
 
-@pytest.mark.parametrize("scale", [float("nan"), float("inf"), float("-inf"), -1001.0])
+@pytest.mark.parametrize("scale", [float("nan"), float("inf"), float("-inf"), -11.0])
 def test_a_scale_is_a_number(scale: float) -> None:
-    with pytest.raises(InvalidOption, match="the scale of an adapter must be a number from -1000 to 1000"):
+    with pytest.raises(InvalidOption, match="the scale of an adapter must be a number from -10 to 10"):
         AdapterUse("a.gguf", scale)
 
 

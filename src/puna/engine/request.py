@@ -12,7 +12,8 @@ from puna.sampling.parameters import SamplingParameters
 MAX_ADAPTERS: Final = 8
 """The most adapters of a request, and of all that are computed at once."""
 
-MAX_SCALE: Final = 1000
+MAX_SCALE: Final = 10
+"""Beyond, computations overflow, which harms those that are computed together with it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,8 +63,8 @@ class LowRank:
         if len(x.shape) != axes or x.dim(0) not in (scales.tokens.dim(0), scales.outputs.dim(0)):
             raise UnsupportedModel(f"adapters cannot be applied to {self.weight.names[0]} of this model")
         scale = scales.of(x.dim(0), self.factor)
-        # Vectors are scaled before anything is multiplied with them: of zeros no product is infinite, so that
-        # what an adapter does to some tokens never reaches others.
+        # Vectors are scaled before they are multiplied: of zeros no product is infinite, whatever is in an
+        # adapter that is for other tokens.
         if ids is not None:
             inner = self.first.mul_mat_id(x * scale.reshape(x.dim(0), 1, 1), ids)
             return self.second.mul_mat_id(inner, ids)
