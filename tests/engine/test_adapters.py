@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from tests import lora
 from tests.engine.driving import loaded, request, run
-from tests.models import hf_models, hf_written
+from tests.models import hf_models
 from tests.models.agreement import agrees
 from tests.models.hf_to_gguf import write_model
 from tests.tiny_bert import write_tiny_bert
@@ -129,13 +129,13 @@ Write = Callable[[Path], object]
 FAMILIES: dict[str, Write] = {
     "mixtral": lambda path: write_model(path, hf_models.mixtral(1)),
     "qwen2moe": lambda path: write_model(path, hf_models.qwen("qwen2moe", 1)),
-    "phi3": lambda path: hf_written.write_phi3(path, hf_models.phi3(1)),
+    "phi3": lambda path: write_model(path, hf_models.phi3(1)),
     "gemma2": lambda path: write_model(path, hf_models.gemma2(1)),
-    "gemma3n": lambda path: hf_written.write_gemma3n(path, hf_models.gemma3n(1)),
+    "gemma3n": lambda path: write_model(path, hf_models.gemma3n(1)),
     "olmo2": lambda path: write_model(path, hf_models.olmo("Olmo2", 1)),
     "gpt-oss": lambda path: write_model(path, hf_models.gpt_oss(1)),
-    "llama4": lambda path: hf_written.write_llama4(path, hf_models.llama4(1)),
-    "deepseek2": lambda path: hf_written.write_deepseek(path, "V2", hf_models.deepseek("V2", 1)),
+    "llama4": lambda path: write_model(path, hf_models.llama4(1)),
+    "deepseek2": lambda path: write_model(path, hf_models.deepseek("V2", 1)),
 }
 # Matrices that no adapter can be applied to.
 APART = (".bias", "laurel_r.weight", "_inp_shexp.weight", "attn_k_b.weight", "attn_v_b.weight")

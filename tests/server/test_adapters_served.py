@@ -162,7 +162,8 @@ def test_what_is_no_list_of_adapters(server: Served, adapters: str) -> None:
 
 def test_the_python_client(server: Served, expected: dict[str, str]) -> None:
     with Client(server.url) as client:
-        for given in (["tuned", "other"], ["tuned", {"name": "other", "scale": 1.0}]):
+        both: list[list[Any]] = [["tuned", "other"], ["tuned", {"name": "other", "scale": 1.0}]]
+        for given in both:
             reply = client.generate("tiny", "What is it?", adapters=given, options={"num_predict": 8})
             assert reply.response == expected["ab"]
         with pytest.raises(ModelNotFound, match="adapter 'nobody' not found"):
