@@ -584,10 +584,10 @@ def test_steps_run_on_graphs_that_are_there(model: LoadedModel, monkeypatch: pyt
     original = Evaluator._trace
 
     def counting(
-        self: Evaluator, context: Any, tokens: int, outputs: int, history: Any, features: Any
+        self: Evaluator, context: Any, tokens: int, outputs: int, history: Any, features: Any, adapters: Any
     ) -> Any:
         built.append((tokens, outputs, history, features))
-        return original(self, context, tokens, outputs, history, features)
+        return original(self, context, tokens, outputs, history, features, adapters)
 
     monkeypatch.setattr(Evaluator, "_trace", counting)
     for _ in range(3):

@@ -170,7 +170,7 @@ def test_no_other_cache_while_something_runs() -> None:
     assert next(m for m in heard if isinstance(m, LoadFailed)).failure.kind == "InvalidOption"
 
 
-def _lengths(inputs: list[list[int]]) -> list[Any]:
+def _lengths(inputs: list[list[int]], adapters: Any = None) -> list[Any]:
     return [np.array([len(text)], np.float32) for text in inputs]
 
 
@@ -202,7 +202,7 @@ def test_vectors_of_nothing() -> None:
 
 
 def test_vectors_that_fail_or_are_no_longer_wanted() -> None:
-    def fail(inputs: list[list[int]]) -> list[Any]:
+    def fail(inputs: list[list[int]], adapters: Any) -> list[Any]:
         raise InvalidOption("no")
 
     heard = _serve([[Embed(1, [[1]])]], Engine(), fail)

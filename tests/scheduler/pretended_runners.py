@@ -51,7 +51,7 @@ class PretendedRunner:
         await asyncio.sleep(0)
         yield TextChunk("never asked for")
 
-    async def embed(self, inputs: list[list[int]]) -> list[Any]:
+    async def embed(self, inputs: list[list[int]], adapters: Any = None) -> list[Any]:
         return []
 
     async def resize(self, options: LoadOptions) -> None:

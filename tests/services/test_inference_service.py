@@ -82,7 +82,7 @@ class Scripted:
         finally:
             self._script.closed += 1
 
-    async def embed(self, inputs: list[list[int]]) -> list[Any]:
+    async def embed(self, inputs: list[list[int]], adapters: Any = None) -> list[Any]:
         self._script.embedded.append(inputs)
         return [array("f", self._script.vectors) for _ in inputs]
 

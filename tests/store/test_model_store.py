@@ -234,15 +234,33 @@ def test_a_model_file_of_the_wrong_size_is_damaged(library: Library) -> None:
         weights(library, "m")
 
 
-def test_models_that_need_more_than_a_gguf_file(library: Library) -> None:
-    base = model(library)
-    adapted = image_manifest(base.config, [*base.layers, layer(library, b"lora", ADAPTER_LAYER)])
-    publish(library, "a", adapted)
-    publish(library, "b", image_manifest(base.config, []))
-    with pytest.raises(UnsupportedModel, match="adapter"):
-        weights(library, "a")
+def test_an_adapter_of_the_wrong_size_is_damaged(library: Library) -> None:
+    base, adapter = model(library), layer(library, b"lora", ADAPTER_LAYER)
+    publish(library, "a", image_manifest(base.config, [*base.layers, adapter]))
+    found = read_model(library, parse_name("a"))
+    [path] = found.adapter_files(library.blobs)
+    path.write_bytes(b"cut")
+    with pytest.raises(StoreError, match="3 bytes long instead of 4"):
+        found.adapter_files(library.blobs)
+    assert weights(library, "a").read_bytes() == b"weights"
+
+
+def test_a_model_without_a_gguf_file(library: Library) -> None:
+    publish(library, "b", image_manifest(model(library).config, []))
     with pytest.raises(UnsupportedModel, match="no GGUF file"):
         weights(library, "b")
+
+
+def test_adapters_stay_while_a_model_has_them(library: Library) -> None:
+    base, adapter = model(library), layer(library, b"lora", ADAPTER_LAYER)
+    for name in ("a", "b"):
+        publish(library, name, image_manifest(base.config, [*base.layers, adapter]))
+    path = library.blobs.path(adapter.content)
+    library.delete(parse_name("a"))
+    library.prune(0)
+    assert path.read_bytes() == b"lora"
+    library.delete(parse_name("b"))
+    assert not path.exists()
 
 
 def test_the_last_model_layer_counts(library: Library) -> None:

@@ -65,8 +65,7 @@ def test_kinds_that_may_come_often_are_kept_in_order(library: Library) -> None:
     assert [path.read_bytes() for path in found.projectors] == [b"p2", b"p1"]
     assert found.licenses == ("second", "first ü")
     assert [path.read_bytes() for path in found.adapters] == [b"lora"]
-    with pytest.raises(UnsupportedModel, match="adapter"):
-        found.weights(library.blobs)
+    assert found.adapter_files(library.blobs) == found.adapters
 
 
 def test_parameters_are_merged_and_the_later_wins(library: Library) -> None:

@@ -1,10 +1,12 @@
 """The options of a run, under Ollama's names, from text."""
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from puna.chat.conversation import Think, check_think
+from puna.client.arguments import GivenAdapter
 from puna.errors import InvalidOption
 from puna.humanize import duration_seconds
 from puna.sampling.grammar import Grammar
@@ -53,6 +55,21 @@ def keep_alive_option(text: str | None) -> str | float | None:
         return float(text) if text.lstrip("-").isdecimal() else (duration_seconds(text) and text)
     except ValueError as error:
         raise InvalidOption(f"keepalive: {error}") from error
+
+
+def adapter_options(texts: Iterable[str]) -> list[GivenAdapter]:
+    """The adapters that `--adapter NAME[=SCALE]` names. Raises: InvalidOption."""
+    given: list[GivenAdapter] = []
+    for text in texts:
+        name, separator, scale = text.partition("=")
+        try:
+            factor = float(scale) if separator else 1.0
+        except ValueError:
+            factor = math.nan
+        if not math.isfinite(factor):
+            raise InvalidOption(f"{text[:100]!r} is no adapter; write it as NAME or NAME=SCALE")
+        given.append({"name": name, "scale": factor})
+    return given
 
 
 def answer_grammar(

@@ -154,11 +154,13 @@ def kept_to(grammar: Grammar | None, arguments: AnswerArguments) -> AnswerArgume
 
 
 def check_obeyed(arguments: AnswerArguments, request_id: str) -> None:
-    """Check that a server which answers so keeps to a grammar: Ollama's passes it over, and has no ids.
+    """Check that a server which answers so does what Ollama's passes over, which has no ids.
 
     Raises:
-        InvalidOption: it does not.
+        InvalidOption: it does not keep to a grammar, or applies no adapters.
     """
+    if "adapters" in arguments and not request_id:
+        raise InvalidOption("this server applies no adapters of requests; say --local to run without it")
     if "grammar" in arguments and not request_id:
         raise InvalidOption("this server keeps answers to --format only; say --local to run without it")
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypedDict
 
 from puna.chat.conversation import Think
-from puna.client.arguments import AnswerArguments, EmbedArguments, GivenMessage
+from puna.client.arguments import AnswerArguments, EmbedArguments, GivenAdapter, GivenMessage
 from puna.client.replies import ChatReply, EmbedReply, GenerateReply
 from puna.sampling.grammar import Grammar
 
@@ -78,7 +78,10 @@ class Speaker(Protocol):
 
 
 def answer_arguments(
-    options: Mapping[str, Any], think: Think, keep_alive: str | float | None
+    options: Mapping[str, Any],
+    think: Think,
+    keep_alive: str | float | None,
+    adapters: Sequence[GivenAdapter] = (),
 ) -> AnswerArguments:
     """The arguments that say something."""
     arguments: AnswerArguments = {}
@@ -88,4 +91,6 @@ def answer_arguments(
         arguments["think"] = think
     if keep_alive is not None:
         arguments["keep_alive"] = keep_alive
+    if adapters:
+        arguments["adapters"] = adapters
     return arguments

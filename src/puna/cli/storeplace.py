@@ -103,7 +103,7 @@ class StorePlace:
                 if time.perf_counter() - began > _LOADING_SHOWN_AFTER:
                     display.fraction("loading model", done)
 
-            return LocalSpeaker(load_found(name, found, dict(wanted.options), show_loading))
+            return LocalSpeaker(load_found(name, found, dict(wanted.options), show_loading, self.library))
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,9 @@ Format: TypeAlias = str | Mapping[str, Any]
 GivenGrammar: TypeAlias = "Grammar | Mapping[str, Any]"
 """A grammar, or the object that describes it; see `puna.sampling.grammar.Grammar.from_document`."""
 
+GivenAdapter: TypeAlias = str | Mapping[str, Any]
+"""A model of the store whose LoRA adapter is meant: its name, or a mapping with `name` and `scale`."""
+
 GivenMessage: TypeAlias = Message | Mapping[str, Any]
 """A message, or a mapping of the same fields."""
 
@@ -37,6 +40,8 @@ class AnswerArguments(TypedDict, total=False):
         shift: when the context is full, drop the oldest tokens and go on.
         logprobs: report the log-probability of each token.
         top_logprobs: and of this many others in its place.
+        adapters: LoRA adapters that the answer is made with besides the model's own. Ollama's own server
+            passes them over.
     """
 
     options: Mapping[str, Any] | None
@@ -48,6 +53,7 @@ class AnswerArguments(TypedDict, total=False):
     shift: bool | None
     logprobs: bool | None
     top_logprobs: int | None
+    adapters: Sequence[GivenAdapter] | None
 
 
 class GenerateArguments(AnswerArguments, total=False):

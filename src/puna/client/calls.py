@@ -14,6 +14,7 @@ from puna.client.arguments import (
     CreateArguments,
     EmbedArguments,
     GenerateArguments,
+    GivenAdapter,
     GivenMessage,
     Image,
 )
@@ -224,7 +225,17 @@ def _given_for_answer(arguments: Any, known: Any) -> dict[str, Any]:
     given = _given(arguments, known)
     if "grammar" in given and not isinstance(given["grammar"], Mapping):
         given["grammar"] = given["grammar"].document
+    if "adapters" in given:
+        given["adapters"] = adapter_documents(given["adapters"])
     return given
+
+
+def adapter_documents(adapters: Sequence[GivenAdapter]) -> list[dict[str, Any]]:
+    """The adapters as they are sent. Raises: InvalidOption: one is neither a name nor a mapping."""
+    wrong = next((one for one in adapters if not isinstance(one, str | Mapping)), None)
+    if isinstance(adapters, str) or wrong is not None:
+        raise InvalidOption("adapters must be a list of names, or of mappings with a name and a scale")
+    return [{"name": one} if isinstance(one, str) else dict(one) for one in adapters]
 
 
 def check_names(arguments: Mapping[str, Any], known: Any) -> None:

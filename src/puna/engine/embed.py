@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from puna.engine.adapters import Adapter, throughout
 from puna.engine.evaluator import Batch, Evaluator
 from puna.errors import ContextLengthExceeded, GGUFError, InvalidOption, WeightError
 from puna.gguf import Metadata
@@ -18,6 +20,8 @@ from puna.ml.array import Floats
 from puna.models.base import Encoder, Model, Step
 
 Rows = NDArray[np.int32]
+Adapted: TypeAlias = Sequence[tuple[Adapter, float]]
+"""Adapters, each with its scale."""
 
 
 def pooling_of(metadata: Metadata, model: Model) -> Pooling:
@@ -137,8 +141,11 @@ class Embedder:
     segments: int = 0
     separator: int | None = None
 
-    def embed(self, inputs: Sequence[Sequence[int]]) -> list[Floats]:
+    def embed(self, inputs: Sequence[Sequence[int]], adapters: Adapted = ()) -> list[Floats]:
         """One vector F32 (width,) for each text, given as token ids; not normalised.
+
+        Args:
+            adapters: what they are made with, each with its scale.
 
         Raises:
             InvalidOption: a text has no tokens, or a number that is none.
@@ -150,7 +157,7 @@ class Embedder:
         most = None if encoder else self.evaluator.cache.most_sequences
         vectors: dict[int, Floats] = {}
         for pieces in pack(lengths, self.budget, most=most, split=not encoder):
-            for piece, vector in zip(pieces, self._pooled(pieces, texts), strict=True):
+            for piece, vector in zip(pieces, self._pooled(pieces, texts, adapters), strict=True):
                 before = vectors.get(piece.text)
                 vectors[piece.text] = vector if before is None else self._joined(before, vector)
         if self.pooling is Pooling.MEAN:
@@ -172,16 +179,19 @@ class Embedder:
             raise InvalidOption(f"a token id is outside the vocabulary of {self.vocabulary} tokens")
         return np.asarray(text, np.int32)
 
-    def _pooled(self, pieces: Sequence[Piece], texts: Sequence[Rows]) -> Floats:
+    def _pooled(self, pieces: Sequence[Piece], texts: Sequence[Rows], adapters: Adapted) -> Floats:
         """For each piece the sum of its states, or its first or last one; F32 (pieces, width)."""
         ends = np.cumsum([piece.size for piece in pieces], dtype=np.int32)
         starts = np.concatenate((ends[:1] * 0, ends[:-1]))
         if self.pooling is Pooling.MEAN:
-            states = self._evaluated(pieces, texts, np.arange(ends[-1], dtype=np.int32))
+            states = self._evaluated(pieces, texts, np.arange(ends[-1], dtype=np.int32), adapters)
             return np.add.reduceat(states, starts, axis=0)
-        return self._evaluated(pieces, texts, starts if self.pooling is Pooling.CLS else ends - 1).copy()
+        rows = starts if self.pooling is Pooling.CLS else ends - 1
+        return self._evaluated(pieces, texts, rows, adapters).copy()
 
-    def _evaluated(self, pieces: Sequence[Piece], texts: Sequence[Rows], rows: Rows) -> Floats:
+    def _evaluated(
+        self, pieces: Sequence[Piece], texts: Sequence[Rows], rows: Rows, adapters: Adapted
+    ) -> Floats:
         """The results of some rows of a batch; valid until the next evaluation."""
         batch = Batch(
             np.concatenate([texts[piece.text][piece.begin : piece.end] for piece in pieces]),
@@ -191,7 +201,8 @@ class Embedder:
             self._segments(pieces, texts),
         )
         if isinstance(self.evaluator.model, Encoder):
-            return self._rounded(batch)
+            return self._rounded(batch, adapters)
+        batch = replace(batch, adapters=throughout(batch.tokens.size, adapters))
         try:
             results = self.evaluator.evaluate(batch)
         except BaseException:
@@ -213,7 +224,7 @@ class Embedder:
         behind = [np.concatenate(([0], count[:-1])) > 0 for count in found]
         return np.concatenate(behind).astype(np.int32)
 
-    def _rounded(self, batch: Batch) -> Floats:
+    def _rounded(self, batch: Batch, adapters: Adapted) -> Floats:
         """The batch with some tokens more that no text sees, so that its graph serves many batches."""
         count, wanted = batch.tokens.size, batch.outputs.size
         size = min(bucket(count), self.limit)
@@ -229,6 +240,7 @@ class Embedder:
             np.pad(batch.sequences, (0, more), constant_values=-1),
             outputs,
             segments,
+            adapters=throughout(size, adapters),
         )
         results = self.evaluator.evaluate(rounded)
         return results[batch.outputs] if rows >= size else results[:wanted]

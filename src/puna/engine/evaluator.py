@@ -10,9 +10,11 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
+from puna.engine.adapters import Adapter, Applied
 from puna.kvcache import Cache, History
 from puna.ml import Backend, Context, DType, Tensor
 from puna.ml.array import Array, Floats
+from puna.ml.nn import Scales, adapting
 from puna.models.base import Decoder, Model, Step
 
 # Decoding needs one graph per span of cells and number of sequences, prompts one per length; a few of each
@@ -66,6 +68,7 @@ class Batch:
         outputs: indexes into the batch whose results are wanted, ascending, possibly none.
         segments: see `Step.segments`; one number stands for all.
         pictures: what stands in it in place of embeddings, None for nothing.
+        adapters: what is added to the model's products, for each token with a scale of its own.
     """
 
     tokens: NDArray[np.int32]
@@ -74,6 +77,7 @@ class Batch:
     outputs: NDArray[np.int32]
     segments: NDArray[np.int32] | int = 0
     pictures: Pictures | None = None
+    adapters: tuple[Applied, ...] = ()
 
     @staticmethod
     def next(tokens: Sequence[int], positions: Sequence[int], sequences: Sequence[int]) -> Batch:
@@ -118,6 +122,7 @@ class _Traced:
     result: Tensor
     features: Array | None
     sources: Array | None
+    scales: list[Array]
     layout: tuple[NDArray[np.int32], NDArray[np.int32] | int] | None = None
 
     def write(self, batch: Batch) -> None:
@@ -132,6 +137,8 @@ class _Traced:
         if batch.pictures is not None and self.features is not None and self.sources is not None:
             self.features[:] = batch.pictures.features
             self.sources[:] = batch.pictures.sources
+        for scales, applied in zip(self.scales, batch.adapters, strict=True):
+            scales[:] = applied.scales
 
 
 class Evaluator:
@@ -184,7 +191,8 @@ class Evaluator:
         # A graph without outputs would be one of a kind; that of one output serves as well.
         pictures = batch.pictures
         shape = pictures.features.shape if pictures else None
-        traced = self._graph(len(batch.tokens), wanted or 1, history, shape)
+        adapters = tuple([applied.adapter for applied in batch.adapters])
+        traced = self._graph(len(batch.tokens), wanted or 1, history, shape, adapters)
         traced.write(batch)
         if pictures is not None:
             self.cache.look_ahead(pictures.horizons)
@@ -195,15 +203,19 @@ class Evaluator:
         traced.context.compute(traced.result)
         return traced.result.array()[:wanted]
 
-    def reserve(self, num_batch: int, outputs: int = 1) -> None:
+    def reserve(self, num_batch: int, outputs: int = 1, adapters: Sequence[Adapter] = ()) -> None:
         """Makes room for the largest graph: `num_batch` tokens, logits of `outputs`, at full history.
+
+        Args:
+            adapters: those that it has.
 
         Raises:
             InsufficientMemory: there is none.
         """
         with self.backend.new_context() as context:
             worst = self.cache.worst_case()
-            _, result = self._trace(context, num_batch, min(outputs, num_batch), worst)
+            rows = min(outputs, num_batch)
+            result = self._trace(context, num_batch, rows, worst, adapters=adapters)[1]
             context.forward(result).reserve()
 
     def forget_graphs(self) -> None:
@@ -217,9 +229,14 @@ class Evaluator:
         self.cache.close()
 
     def _graph(
-        self, tokens: int, outputs: int, history: Hashable, features: tuple[int, ...] | None
+        self,
+        tokens: int,
+        outputs: int,
+        history: Hashable,
+        features: tuple[int, ...] | None,
+        adapters: tuple[Adapter, ...],
     ) -> _Traced:
-        key = (tokens, outputs, history, features)
+        key = (tokens, outputs, history, features, adapters)
         if key in self._traced:
             self._traced.move_to_end(key)
             return self._traced[key]
@@ -227,7 +244,7 @@ class Evaluator:
             self._traced.popitem(last=False)[1].context.close()
         context = self.backend.new_context()
         try:
-            step, result = self._trace(context, tokens, outputs, history, features)
+            step, result, scales = self._trace(context, tokens, outputs, history, features, adapters)
             context.forward(result)
             ids, positions, rows = step.tokens.array(), step.positions.array(), step.outputs.array()
             # A batch that wants no logits leaves this as it is, and it must make sense.
@@ -238,8 +255,19 @@ class Evaluator:
             raise
         replaced = step.features.array() if step.features else None
         sources = step.sources.array() if step.sources else None
+        written = [each.array().reshape(-1) for each in scales]
         self._traced[key] = traced = _Traced(
-            context, ids, positions, rows, segments, temperatures, step.history, result, replaced, sources
+            context,
+            ids,
+            positions,
+            rows,
+            segments,
+            temperatures,
+            step.history,
+            result,
+            replaced,
+            sources,
+            written,
         )
         return traced
 
@@ -250,7 +278,8 @@ class Evaluator:
         outputs: int,
         history: Hashable,
         features: tuple[int, ...] | None = None,
-    ) -> tuple[Step, Tensor]:
+        adapters: Sequence[Adapter] = (),
+    ) -> tuple[Step, Tensor, list[Tensor]]:
         inputs = context.input()
         ids = inputs.empty(DType.I32, tokens)
         positions = inputs.empty(DType.I32, tokens)
@@ -262,4 +291,6 @@ class Evaluator:
         if features is not None:
             replaced = inputs.empty(DType.F32, *features), inputs.empty(DType.I32, tokens)
             step = Step(ids, positions, rows, seen, segments, temperatures, *replaced)
-        return step, self.compute(step)
+        scales = [inputs.empty(DType.F32, tokens, 1) for _ in adapters]
+        with adapting([(one.parts, Scales(each, rows)) for one, each in zip(adapters, scales, strict=True)]):
+            return step, self.compute(step), scales

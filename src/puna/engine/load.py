@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection, Generator, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import replace
 from functools import cached_property
 from itertools import count
@@ -14,6 +14,7 @@ from typing import Self
 import msgspec
 
 from puna.engine.activations import Activations
+from puna.engine.adapters import Adapter, Adapters, ordered
 from puna.engine.embed import Embedder, pooling_of, scored, texts_together
 from puna.engine.evaluator import Evaluator
 from puna.engine.events import Done, Event
@@ -26,7 +27,7 @@ from puna.engine.options import (
     LoadOptions,
 )
 from puna.engine.pictures import Gallery
-from puna.engine.request import GenerateRequest, Image
+from puna.engine.request import AdapterUse, GenerateRequest, Image, uses
 from puna.engine.signals import interrupted_by_signals
 from puna.engine.speculation.depth import LARGEST
 from puna.engine.thinking import ends_with
@@ -63,7 +64,6 @@ class LoadedModel:
         options: what it was loaded with, or resized to.
         num_ctx: tokens of context of one request.
         num_batch: most tokens evaluated at once.
-        memory: what it takes of each device.
     """
 
     def __init__(
@@ -72,14 +72,18 @@ class LoadedModel:
         model: Model,
         evaluator: Evaluator,
         options: LoadOptions,
+        adapters: Adapters,
         eyes: Backend | None = None,
     ) -> None:
         """
         Args:
+            adapters: those in memory.
             eyes: what has the image encoder's weights, where it is not `backend`.
         """
         self.backend = backend
         self._eyes = eyes
+        self._adapters = adapters
+        adapters.attempt, adapters.unused = self._attempt, self._forget_graphs
         self.metadata: Metadata = backend.config()
         self._model = model
         self._ids = count()
@@ -92,9 +96,13 @@ class LoadedModel:
         self.num_ctx = context_length(self.metadata, options)
         self.num_batch = batch_size(self._model, self.num_ctx, options)
         self._embedder: Embedder | None = None
-        self.memory: BackendMemory = memory_of(self.backend, self._eyes)
         self._gallery = Gallery.of(self._eyes or self.backend, self._model, evaluator.cache)
         self._engine: Engine | None = None
+
+    @property
+    def memory(self) -> BackendMemory:
+        """What it takes of each device."""
+        return memory_of(self.backend, self._eyes)
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -118,8 +126,15 @@ class LoadedModel:
                 num_batch=self.num_batch,
                 limit=self.options.num_parallel or DEFAULT_PARALLEL,
                 gallery=self._gallery,
+                adapters=self._adapters,
+                usual=self.usual,
             )
         return self._engine
+
+    @property
+    def usual(self) -> tuple[AdapterUse, ...]:
+        """The adapters that the model was loaded with."""
+        return uses(self.options.adapters or ())
 
     def generate(
         self,
@@ -135,6 +150,7 @@ class LoadedModel:
         num_keep: int = 4,
         images: Sequence[Image] = (),
         draft: int = -1,
+        adapters: Sequence[AdapterUse] | None = None,
         halted: Callable[[], bool] = lambda: False,
     ) -> Generator[Event, None, None]:
         """Yields the answer to the prompt's tokens piece by piece, and at last `Done`.
@@ -165,6 +181,7 @@ class LoadedModel:
             num_keep=num_keep,
             images=tuple(images),
             draft=draft,
+            adapters=None if adapters is None else tuple(adapters),
         )
         return self._answer(request, halted)
 
@@ -204,17 +221,25 @@ class LoadedModel:
         """How a text's vector is made of its states. Raises GGUFError: the file names no known way."""
         return pooling_of(self.metadata, self._model)
 
-    def embed(self, inputs: Sequence[Sequence[int]]) -> list[Floats]:
+    def embed(
+        self, inputs: Sequence[Sequence[int]], adapters: Sequence[AdapterUse] | None = None
+    ) -> list[Floats]:
         """One vector F32 (width,) for each text, given as token ids with those that begin and end it.
 
         Vectors are not normalised. Any model makes them; they mean something if it was trained to. A model
         that compares two texts, [CLS] query [SEP] document [SEP], gives its scores instead.
 
+        Args:
+            adapters: what they are made with; None for those that the model was loaded with.
+
         Raises:
             InvalidOption: a text has no tokens, or a number that is none.
             ContextLengthExceeded: a text is longer than the context.
+            PunaError: an adapter is not for this model, or does not fit.
         """
-        return self.embedder.embed(inputs)
+        used = ordered(self.usual if adapters is None else adapters)
+        self._adapters.bring([one.path for one in used], self.engine.adapters)
+        return self.embedder.embed(inputs, [(self._adapters[one.path], one.scale) for one in used])
 
     @property
     def embedder(self) -> Embedder:
@@ -283,15 +308,26 @@ class LoadedModel:
 
     def _new_evaluator(self, options: LoadOptions) -> Evaluator:
         self.backend.forget_caches()
-        return new_evaluator(self.backend, self._model, options, self._eyes)
+        return new_evaluator(self.backend, self._model, options, self._eyes, self._adapters.all)
 
     def interrupted_by_signals(self) -> AbstractContextManager[None]:
         """While inside, Ctrl-C ends a computation at once; see `puna.engine.signals`."""
         return interrupted_by_signals(self.backend)
 
+    def _attempt(self, adapter: Adapter) -> None:
+        """Makes room for the largest graph with an adapter. Raises: as `Evaluator.reserve`."""
+        outputs = most_outputs(self._model, self.num_batch, self.options)
+        self.evaluator.reserve(self.num_batch, outputs, [adapter])
+
+    def _forget_graphs(self) -> None:
+        self.evaluator.forget_graphs()
+        if self._embedder is not None:
+            self._embedder.evaluator.forget_graphs()
+
     def close(self) -> None:
         """Frees everything. Closing twice is harmless."""
         self._close_evaluators()
+        self._adapters.close()
         if self._eyes is not None:
             self._eyes.close()
         self.backend.close()
@@ -327,9 +363,9 @@ def load_model(
     devices, until the rest fits.
 
     Raises:
-        GGUFError: the file is no sound GGUF file.
-        UnsupportedModel: its architecture or tokenizer is not implemented.
-        WeightError: its tensors do not fit its architecture.
+        GGUFError: the file, or that of an adapter, is no sound GGUF file.
+        UnsupportedModel: its architecture or tokenizer is not implemented, or an adapter is for another.
+        WeightError: its tensors do not fit its architecture, or those of an adapter do not fit it.
         InsufficientMemory: it does not fit.
     """
     options = options or LoadOptions()
@@ -365,9 +401,12 @@ def plan_model(
         if eyes is not None:
             opened.enter_context(eyes)
         planned.allocate()
-        new_evaluator(planned, model, options, eyes).close()
+        with closing(Adapters(planned, model)) as adapters:
+            reserved = adapters.reserve(options.adapters or ())
+            new_evaluator(planned, model, options, eyes, reserved).close()
+            memory = memory_of(planned, eyes)
         metadata = planned.config()
-        return memory_of(planned, eyes), context_length(metadata, options), metadata.uint("block_count", 0)
+        return memory, context_length(metadata, options), metadata.uint("block_count", 0)
 
 
 def backend_params(options: LoadOptions) -> BackendParams:
@@ -468,25 +507,32 @@ def _build(
     options: LoadOptions,
     progress: Callable[[float], None],
 ) -> LoadedModel:
-    backend.allocate()
-    evaluator = new_evaluator(backend, model, options, eyes)
-    try:
+    with ExitStack() as undone:
+        backend.allocate()
+        adapters = undone.enter_context(closing(Adapters(backend, model)))
+        reserved = adapters.reserve(options.adapters or ())
+        evaluator = undone.enter_context(closing(new_evaluator(backend, model, options, eyes, reserved)))
         if eyes is not None:
             eyes.load()
         backend.load(progress)
-        return LoadedModel(backend, model, evaluator, options, eyes)
-    except BaseException:
-        evaluator.close()
-        raise
+        adapters.load()
+        loaded = LoadedModel(backend, model, evaluator, options, adapters, eyes)
+        undone.pop_all()
+        return loaded
 
 
 def new_evaluator(
-    backend: Backend, model: Model, options: LoadOptions, eyes: Backend | None = None
+    backend: Backend,
+    model: Model,
+    options: LoadOptions,
+    eyes: Backend | None = None,
+    adapters: Sequence[Adapter] = (),
 ) -> Evaluator:
     """An evaluator with a cache and room for the largest graph.
 
     Args:
         eyes: what has the image encoder's weights, where it is not `backend`.
+        adapters: those that the graph has.
 
     Raises:
         InsufficientMemory: there is not enough.
@@ -495,9 +541,7 @@ def new_evaluator(
     evaluator = unreserved_evaluator(backend, model, options)
     try:
         num_batch = batch_size(model, context_length(backend.config(), options), options)
-        parallel = options.num_parallel or DEFAULT_PARALLEL
-        outputs = num_batch if isinstance(model, Encoder) else max(parallel, LARGEST)
-        evaluator.reserve(num_batch, outputs)
+        evaluator.reserve(num_batch, most_outputs(model, num_batch, options), adapters)
         if gallery := Gallery.of(eyes or backend, model, evaluator.cache):
             gallery.reserve()
     except BaseException:
@@ -520,6 +564,13 @@ def unreserved_evaluator(
     num_batch = batch_size(model, num_ctx, options)
     evaluator.cache.init(backend, kind, parallel, num_ctx, num_batch)
     return evaluator
+
+
+def most_outputs(model: Model, num_batch: int, options: LoadOptions) -> int:
+    """Of how many tokens of a batch results are wanted at most."""
+    if isinstance(model, Encoder):
+        return num_batch
+    return max(options.num_parallel or DEFAULT_PARALLEL, LARGEST)
 
 
 def batch_size(model: Model, num_ctx: int, options: LoadOptions) -> int:

@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from puna.engine.adapters import Adapters, in_batch, ordered
 from puna.engine.choose import Chooser
 from puna.engine.commit import commit
 from puna.engine.evaluator import Batch, Evaluator, Pictures
@@ -27,7 +28,7 @@ from puna.engine.events import Done, Event
 from puna.engine.pictures import Gallery, Placed, expanded, without_content
 from puna.engine.plan import Need, plan, undivided
 from puna.engine.prefixes import Prefix, Prefixes, longest
-from puna.engine.request import GenerateRequest
+from puna.engine.request import MAX_ADAPTERS, AdapterUse, GenerateRequest
 from puna.engine.scores import PromptScores
 from puna.engine.sequence import (
     NOWHERE,
@@ -109,6 +110,8 @@ class Engine:
         num_batch: most tokens in one batch.
         limit: most requests that are computed at once.
         gallery: what the model sees pictures with.
+        adapters: those of the model that are in memory.
+        usual: the adapters of requests that name none.
     """
 
     def __init__(
@@ -121,6 +124,8 @@ class Engine:
         num_batch: int,
         limit: int,
         gallery: Gallery | None = None,
+        adapters: Adapters | None = None,
+        usual: tuple[AdapterUse, ...] = (),
     ) -> None:
         self.prefixes = Prefixes()
         self._evaluator = evaluator
@@ -128,6 +133,8 @@ class Engine:
         self._tokenizer = tokenizer
         self._constrain = constrain
         self._gallery = gallery
+        self._adapters = adapters or Adapters(evaluator.backend, evaluator.model)
+        self._usual = usual
         self._num_ctx = num_ctx
         self._num_batch = num_batch
         self._limit = min(limit, MAX_SEQUENCES)
@@ -181,6 +188,7 @@ class Engine:
             else None,
             pictures=pictures,
             drafter=Lookup() if request.draft else None,
+            adapters=ordered(self._usual if request.adapters is None else request.adapters),
         )
 
     def _pictured(self, request: GenerateRequest) -> tuple[array[int], tuple[Placed, ...]]:
@@ -339,7 +347,8 @@ class Engine:
         sequence.chooser.prepare()
         held = sequence.held
         tokens = [*sequence.tokens[held:], *draft]
-        logits = self._evaluator.evaluate(Batch.of(tokens, held, sequence.number, all_outputs=True))
+        batch = Batch.of(tokens, held, sequence.number, all_outputs=True)
+        logits = self._evaluator.evaluate(self._adapted(batch, [(len(tokens), sequence)]))
         sequence.advance(part.tokens, time.perf_counter())
         sequence.drafted += len(draft)
         self._accept(sequence, draft, logits[part.tokens - 1 :])
@@ -382,6 +391,7 @@ class Engine:
 
     def _batch(self, parts: list[_Part]) -> Batch:
         batch, gallery = _batch(parts), self._gallery
+        batch = self._adapted(batch, [(part.tokens, part.sequence) for part in parts])
         if gallery is None or not any(part.sequence.pictures for part in parts):
             return batch
         standing, first = [], 0
@@ -392,6 +402,13 @@ class Engine:
                     standing.append((first + picture.begin - part.sequence.held, rows))
             first += part.tokens
         return replace(batch, pictures=Pictures.of(batch.positions, standing))
+
+    def _adapted(self, batch: Batch, shares: list[tuple[int, Sequence]]) -> Batch:
+        """A batch with the adapters of its sequences, each given with the number of its tokens there."""
+        if not any(sequence.adapters for _, sequence in shares):
+            return batch
+        used = [(tokens, sequence.adapters) for tokens, sequence in shares]
+        return replace(batch, adapters=in_batch(used, self._adapters))
 
     def _commit(self, sequence: Sequence, logits: Floats) -> bool:
         """Chooses what follows, and returns whether the sequence goes on behind it."""
@@ -415,14 +432,34 @@ class Engine:
         """Lets requests in, first come, first served, as long as there is room."""
         while self._waiting and len(self._running) < self._limit and not self._full:
             sequence = self._waiting[0]
-            if self._place(sequence):
+            try:
+                equipped = self._equip(sequence)
+            except PunaError as error:
+                self._waiting.popleft()
+                sequence.chooser.close()
+                self._outbox.append((sequence.id, error))
+                continue
+            if equipped and self._place(sequence):
                 self._running.append(self._waiting.popleft())
             else:
                 self._full = True
 
+    def _equip(self, sequence: Sequence) -> bool:
+        """Brings its adapters into memory; False while there are too many others in use."""
+        paths, used = {one.path for one in sequence.adapters}, self.adapters
+        if len(paths | used) > MAX_ADAPTERS:
+            return False
+        self._adapters.bring(paths, used)
+        return True
+
+    @property
+    def adapters(self) -> set[str]:
+        """The paths of those with which requests are computed now."""
+        return {one.path for sequence in self._running for one in sequence.adapters}
+
     def _place(self, sequence: Sequence) -> bool:
         """Finds a number and cells for a sequence, with as much of it as the cache has."""
-        wanted = Prefix(NOWHERE, sequence.tokens, sequence.request.scope, sequence.pictures)
+        wanted = Prefix(NOWHERE, sequence.tokens, sequence.scope, sequence.pictures)
         # Whose prompt's tokens are told of has all of it evaluated.
         found = (
             longest(self._candidates(), wanted, self._cache.resumable) if sequence.scores is None else None
@@ -444,7 +481,7 @@ class Engine:
         for one in self._running:
             if one.reusable:
                 pictures = without_content(one.pictures, one.reusable)
-                yield Prefix(one.number, one.tokens[: one.reusable], one.request.scope, pictures)
+                yield Prefix(one.number, one.tokens[: one.reusable], one.scope, pictures)
         yield from self.prefixes
 
     def _seat(self, found: tuple[Prefix, int] | None) -> tuple[int, int]:
@@ -549,7 +586,7 @@ class Engine:
         """Makes a sequence's cells a prefix, unless another has all of it; what it has all of goes."""
         length = sequence.reusable if self._cache.can_resume(sequence.number, sequence.reusable) else 0
         pictures = without_content(sequence.pictures, length)
-        prefix = Prefix(sequence.number, sequence.tokens[:length], sequence.request.scope, pictures)
+        prefix = Prefix(sequence.number, sequence.tokens[:length], sequence.scope, pictures)
         self._cache.remove(prefix.number, length)
         if not length:
             self._drop(prefix.number)

@@ -32,6 +32,7 @@ class LoadOptions:
         repack: store weights in the processor's preferred order; None does so where that is faster.
         rpc_servers: `host:port` of ggml RPC servers to use as devices.
         projector: path of a GGUF file with the image encoder, where the model's own has none.
+        adapters: paths of GGUF files of LoRA adapters, which apply where a request names none of its own.
 
     Raises:
         InvalidOption: a number is out of its range, or the cache type is unknown.
@@ -49,6 +50,7 @@ class LoadOptions:
     repack: bool | None = None
     rpc_servers: tuple[str, ...] | None = None
     projector: str | None = None
+    adapters: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         _at_least("num_ctx", self.num_ctx, 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,13 +22,13 @@ class Prefix:
     Attributes:
         number: of the sequence that has them.
         tokens: ids, from position 0 on.
-        scope: whose they are.
+        scope: whose they are, and with which adapters they were computed.
         pictures: those that stand among them.
     """
 
     number: int
     tokens: array[int]
-    scope: str
+    scope: Hashable
     pictures: tuple[Placed, ...] = ()
 
     def common(self, other: Prefix) -> int:

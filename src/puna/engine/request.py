@@ -1,10 +1,19 @@
 """What the engine is asked for; plain data, shared with parts that never compute, and sent to runners."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
 
 from puna.errors import InvalidOption
 from puna.sampling.grammar import Grammar, Thinking
 from puna.sampling.parameters import SamplingParameters
+
+MAX_ADAPTERS: Final = 8
+"""The most adapters of a request, and of all that are computed at once."""
+
+MAX_SCALE: Final = 10
+"""Beyond, computations overflow, which harms those that are computed together with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +27,28 @@ class Image:
 
     at: int
     content: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterUse:
+    """A LoRA adapter that an answer is made with.
+
+    Attributes:
+        path: of its GGUF file.
+        scale: what its products are multiplied with; with 0 it changes nothing.
+
+    Raises:
+        InvalidOption: the scale is no number, or too large.
+    """
+
+    path: str
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not abs(self.scale) <= MAX_SCALE:
+            raise InvalidOption(
+                f"the scale of an adapter must be a number from -{MAX_SCALE} to {MAX_SCALE}, not {self.scale}"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +72,11 @@ class GenerateRequest:
         scope: only prompts and answers of the same scope share what the cache holds of them.
         images: the prompt's pictures, in the order in which they stand.
         draft: most tokens that are drafted at once, to be evaluated together; below 0 as many as pay.
+        adapters: what the answer is made with; None for those that the model was loaded with.
 
     Raises:
-        InvalidOption: there is no prompt, or its tokens are to be told of and it has pictures.
+        InvalidOption: there is no prompt, or its tokens are to be told of and it has pictures; or an adapter
+            is named twice, or there are too many.
     """
 
     prompt: list[int]
@@ -60,9 +93,24 @@ class GenerateRequest:
     prompt_logprobs: bool = False
     images: tuple[Image, ...] = ()
     draft: int = -1
+    adapters: tuple[AdapterUse, ...] | None = None
 
     def __post_init__(self) -> None:
         if not self.prompt:
             raise InvalidOption("the prompt is empty: there is nothing to continue")
         if self.prompt_logprobs and self.images:
             raise InvalidOption("the tokens of a prompt with pictures have no log-probabilities to tell of")
+        check_adapters(self.adapters or ())
+
+
+def uses(paths: Iterable[str | Path]) -> tuple[AdapterUse, ...]:
+    """Each of these adapters as it is."""
+    return tuple(AdapterUse(str(path)) for path in paths)
+
+
+def check_adapters(adapters: Sequence[AdapterUse]) -> None:
+    """Raises InvalidOption where one is named twice, or there are too many."""
+    if len(adapters) > MAX_ADAPTERS:
+        raise InvalidOption(f"there are {len(adapters)} adapters; at most {MAX_ADAPTERS} are allowed")
+    if len({one.path for one in adapters}) < len(adapters):
+        raise InvalidOption("an adapter is named twice")

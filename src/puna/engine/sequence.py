@@ -10,7 +10,7 @@ from typing import Literal
 from puna.engine.choose import Chooser
 from puna.engine.events import Done
 from puna.engine.pictures import Placed, groups
-from puna.engine.request import GenerateRequest
+from puna.engine.request import AdapterUse, GenerateRequest
 from puna.engine.scores import AT_ONCE, PromptScores
 from puna.engine.speculation.drafter import Drafter
 from puna.engine.text import Transcript
@@ -54,6 +54,7 @@ class Sequence:
         drafter: what drafts tokens that may come next; None where nothing is drafted.
         drafted: tokens that were drafted and evaluated.
         accepted: how many of these were chosen, so that the logits behind them were used.
+        adapters: what it is computed with, in the order of `puna.engine.adapters.ordered`.
     """
 
     id: int
@@ -77,6 +78,7 @@ class Sequence:
     drafter: Drafter | None = None
     drafted: int = 0
     accepted: int = 0
+    adapters: tuple[AdapterUse, ...] = ()
     clock: Clock = field(default_factory=Clock)
 
     @property
@@ -103,6 +105,11 @@ class Sequence:
     def due(self) -> list[Placed]:
         """The pictures among these, which have to be shown before."""
         return [one for one in self.pictures if self.held <= one.begin < self.held + self.ready]
+
+    @property
+    def scope(self) -> tuple[str, tuple[AdapterUse, ...]]:
+        """With whom it shares what the cache has."""
+        return self.request.scope, self.adapters
 
     @property
     def room(self) -> int:

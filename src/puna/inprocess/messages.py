@@ -6,9 +6,10 @@ import msgspec
 
 from puna import gojson
 from puna.chat.conversation import Message
-from puna.client.arguments import GivenMessage, Image
-from puna.client.calls import encoded_image, message_document
+from puna.client.arguments import GivenAdapter, GivenMessage, Image
+from puna.client.calls import adapter_documents, encoded_image, message_document
 from puna.errors import InvalidOption
+from puna.services.adapters import NamedAdapter
 from puna.services.messages import MessageBody, message_of, pictures
 
 
@@ -22,6 +23,14 @@ def read_message(message: GivenMessage) -> Message:
     if not body.role:
         raise InvalidOption("a message has no role")
     return message_of(body)
+
+
+def read_adapters(adapters: Sequence[GivenAdapter]) -> list[NamedAdapter]:
+    """The adapters. Raises: InvalidOption: a field is of the wrong type."""
+    try:
+        return gojson.convert(adapter_documents(adapters), list[NamedAdapter])
+    except (TypeError, msgspec.ValidationError) as error:
+        raise InvalidOption(f"invalid adapters: {str(error).replace('`', '')[:200]}") from error
 
 
 def read_pictures(images: Sequence[Image]) -> tuple[bytes, ...]:

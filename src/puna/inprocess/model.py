@@ -23,6 +23,7 @@ from puna.client.calls import check_names
 from puna.client.replies import ChatReply, DetokenizeReply, EmbedReply, GenerateReply, TokenizeReply
 from puna.engine.events import Event
 from puna.engine.load import LoadedModel
+from puna.engine.request import AdapterUse
 from puna.errors import InvalidOption
 from puna.inprocess.answering import (
     Heard,
@@ -33,9 +34,10 @@ from puna.inprocess.answering import (
     whole_chat,
     whole_generate,
 )
-from puna.inprocess.messages import read_message, read_pictures
+from puna.inprocess.messages import read_adapters, read_message, read_pictures
 from puna.sampling.grammar import Grammar
 from puna.sampling.parameters import SamplingParameters
+from puna.services.adapters import NamedAdapter
 from puna.services.asked import (
     AskedAnswer,
     ChatRequest,
@@ -93,11 +95,18 @@ class _Ear:
     heard: Heard
     options: Options
     shift: bool
+    adapters: tuple[AdapterUse, ...]
 
     def generate(self, prompt: Sequence[int], sampling: SamplingParameters, **how: Any) -> Iterator[Event]:
         options = self.options
         answer = self.model.generate(
-            prompt, sampling, shift=self.shift, num_keep=options.num_keep, draft=options.draft, **how
+            prompt,
+            sampling,
+            shift=self.shift,
+            num_keep=options.num_keep,
+            draft=options.draft,
+            adapters=self.adapters,
+            **how,
         )
         return self.heard.listen(answer)
 
@@ -123,6 +132,7 @@ class Model:
         chat: Chat,
         defaults: Mapping[str, Any],
         load_seconds: float,
+        used: Callable[[Sequence[NamedAdapter]], tuple[AdapterUse, ...]],
     ) -> None:
         self.name = name
         self.num_ctx = loaded.num_ctx
@@ -133,6 +143,7 @@ class Model:
         self._chat = chat
         self._defaults = defaults
         self._load_seconds = load_seconds
+        self._used = used
 
     @overload
     def generate(
@@ -293,6 +304,7 @@ class Model:
             "shift": bool(arguments.get("shift")),
             "logprobs": logprobs,
             "top_logprobs": (arguments.get("top_logprobs") or 0) if logprobs else 0,
+            "adapters": read_adapters(arguments.get("adapters") or ()),
         }
 
     def _answer(
@@ -305,7 +317,7 @@ class Model:
     ) -> tuple[str, Iterator[ChatEvent | Finished], Heard, Measured]:
         options, heard = self._options(request.options), Heard()
         sampling = replace(options.sampling, logprobs=request.logprobs, top_logprobs=request.top_logprobs)
-        ear = _Ear(self._loaded, heard, options, request.shift)
+        ear = _Ear(self._loaded, heard, options, request.shift, self._used(request.adapters))
         num_predict = options.most_tokens(self.num_ctx)
         events = chat.answer(prepared, ear, sampling, num_predict=num_predict, stop=options.stop)
         return self.name, events, heard, Measured(began, self._take_load_seconds(), context)

@@ -16,10 +16,10 @@ class Context(ABC):
     A computed context stays valid: write other values into its inputs and compute again. That costs
     neither graph building nor allocation, and is how a decoding step runs.
 
-    Tensors made by `input()` contexts are inputs: they belong to this graph. Tensors made by `layer(i)`
-    contexts are storage, such as a cache: they outlive graphs, carry no context, and enter a graph as the
-    operand of a tensor that has one, or by `Tensor.on`. A context that made storage must stay open as
-    long as the storage is used.
+    Tensors made by `input()` contexts are inputs: they belong to this graph. Tensors made by `layer(i)` and
+    `weights(i)` contexts are storage, such as a cache: they outlive graphs, carry no context, and enter a
+    graph as the operand of a tensor that has one, or by `Tensor.on`. A context that made storage must stay
+    open as long as the storage is used.
     """
 
     @abstractmethod
@@ -31,11 +31,18 @@ class Context(ABC):
         """The same graph, set to create storage on the device of layer `index`, booked as its cache."""
 
     @abstractmethod
+    def weights(self, index: int) -> "Context":
+        """The same graph, set to create storage on the device of layer `index`, booked as its weights.
+
+        It is taken off the books when the context is closed.
+        """
+
+    @abstractmethod
     def empty(self, dtype: DType, *shape: int) -> Tensor:
         """A tensor of undefined content in memory of its own; shape slowest axis first, up to 4 axes.
 
         Raises:
-            InvalidOption: the context was set neither by `input` nor by `layer`, or a size is below 1.
+            InvalidOption: the context was not set by `input`, `layer` or `weights`, or a size is below 1.
             InsufficientMemory: the device has not enough memory.
         """
 

@@ -2,8 +2,12 @@
 
 from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import Literal, TypeAlias
 
 from puna.errors import OutOfMemory
+
+StorageKind: TypeAlias = Literal["cache", "weights"]
+"""As what of a layer storage is booked."""
 
 
 class AllocationStatus(IntEnum):
@@ -26,6 +30,12 @@ class Memory:
         self.size += size
         if self.status is not AllocationStatus.FAILED:
             self.status = status
+
+    def take(self, size: int, before: AllocationStatus) -> None:
+        """Takes `size` bytes off again; a failure that was booked with them becomes what it was before."""
+        self.size -= size
+        if self.status is AllocationStatus.FAILED:
+            self.status = before
 
     def __str__(self) -> str:
         return f"{self.size}{self.status.name[0]}"

@@ -14,7 +14,7 @@ import msgspec
 
 from puna.engine.events import Done, Event, PromptLogprobs, TextChunk
 from puna.engine.options import LoadOptions
-from puna.engine.request import GenerateRequest
+from puna.engine.request import AdapterUse, GenerateRequest
 from puna.errors import Interrupted, PunaError, RunnerDied
 from puna.runner.child import Child, Ending
 from puna.runner.ending import UNEXPECTED, unexpected_end
@@ -190,17 +190,20 @@ class Runner:
                 else:
                     raise _failed(item)
 
-    async def embed(self, inputs: list[list[int]]) -> list["array[float]"]:
+    async def embed(
+        self, inputs: list[list[int]], adapters: tuple[AdapterUse, ...] | None = None
+    ) -> list["array[float]"]:
         """The vectors of texts, F32, not normalised.
 
         Args:
             inputs: each text's token ids, at least one.
+            adapters: what they are made with; None for those that the model was loaded with.
 
         Raises:
             PunaError: of the request.
             RunnerDied: the process ended.
         """
-        with self._request(lambda id: Embed(id, inputs)) as (_, mailbox):
+        with self._request(lambda id: Embed(id, inputs, adapters)) as (_, mailbox):
             item = await mailbox.get()
         if isinstance(item, Embedded):
             return [_floats(vector) for vector in item.vectors]

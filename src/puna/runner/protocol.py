@@ -12,7 +12,7 @@ import msgspec
 from puna import errors
 from puna.engine.events import Event
 from puna.engine.options import LoadOptions
-from puna.engine.request import GenerateRequest
+from puna.engine.request import AdapterUse, GenerateRequest
 from puna.errors import PunaError
 
 LENGTH = struct.Struct("<I")
@@ -59,10 +59,12 @@ class Embed(_Message, frozen=True):
 
     Attributes:
         inputs: each text's token ids, at least one.
+        adapters: what they are made with; None for those that the model was loaded with.
     """
 
     id: int
     inputs: list[list[int]]
+    adapters: tuple[AdapterUse, ...] | None = None
 
 
 class Cancel(_Message, frozen=True):

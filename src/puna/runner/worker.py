@@ -23,6 +23,7 @@ import msgspec
 
 from puna.engine.events import Done, Event
 from puna.engine.options import DEFAULT_PARALLEL, LoadOptions
+from puna.engine.request import AdapterUse
 from puna.errors import BackendError, InternalError, InvalidOption, OutOfMemory, PunaError
 from puna.linux import die_with_parent
 from puna.runner.protocol import (
@@ -235,6 +236,7 @@ class Embedding:
 
     id: int
     inputs: deque[list[int]]
+    adapters: tuple[AdapterUse, ...] | None = None
     vectors: list[bytes] = field(default_factory=list)
 
     def share(self) -> list[list[int]]:
@@ -289,7 +291,7 @@ class Served:
         elif isinstance(message, Cancel):
             self._cancel(message.id)
         elif isinstance(message, Embed):
-            self._embeddings.append(Embedding(message.id, deque(message.inputs)))
+            self._embeddings.append(Embedding(message.id, deque(message.inputs), message.adapters))
         elif isinstance(message, Resize):
             self._resize(message.options)
 
@@ -358,7 +360,7 @@ class Served:
         begun = time.perf_counter()
         texts = embedding.share()
         try:
-            vectors = self._model.embed(texts) if texts else []
+            vectors = self._model.embed(texts, embedding.adapters) if texts else []
         except (PunaError, MemoryError) as error:
             self._embeddings.popleft()
             self._line.say(Stepped([(embedding.id, _failure(error))]))

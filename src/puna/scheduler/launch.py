@@ -14,6 +14,8 @@ AUTOMATIC_PARALLEL: Final = 4
 
 # What only the cache depends on: it is made anew, the weights stay.
 _OF_THE_CACHE = {"num_ctx", "num_parallel", "kv_cache_type", "num_batch"}
+# A model brings into memory what requests want of these.
+_OF_REQUESTS = {"adapters"}
 _CONTEXT_TIERS = (262144, 131072, 65536, 32768, 16384, 8192, 4096, 2048)
 
 
@@ -46,7 +48,7 @@ def named(asked: LoadOptions) -> list[str]:
 
 def change_for(resident: Resident, asked: LoadOptions) -> Change:
     """What must happen to a loaded model before it serves a request: what is not named matches anything."""
-    different = {name for name in named(asked) if not _is_met(resident, asked, name)}
+    different = {name for name in named(asked) if not _is_met(resident, asked, name)} - _OF_REQUESTS
     if not different:
         return "none"
     return "resize" if different <= _OF_THE_CACHE else "reload"

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from puna.engine.events import Event
 from puna.engine.options import LoadOptions
-from puna.engine.request import GenerateRequest
+from puna.engine.request import AdapterUse, GenerateRequest
 from puna.errors import InternalError, OutOfMemory, Overloaded, PunaError, RunnerDied
 from puna.runner.protocol import Loaded, Stepped
 from puna.scheduler import policy
@@ -76,7 +76,9 @@ class RunningModel(Protocol):
     ) -> AsyncGenerator[Event, None]:
         """Answers a prompt, until `halted` says after a piece that it was the last that is wanted."""
 
-    async def embed(self, inputs: list[list[int]]) -> list[Any]:
+    async def embed(
+        self, inputs: list[list[int]], adapters: tuple[AdapterUse, ...] | None = None
+    ) -> list[Any]:
         """Makes vectors of texts."""
 
     async def resize(self, options: LoadOptions) -> None:

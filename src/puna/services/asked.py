@@ -12,6 +12,7 @@ from puna.chat.prompt import Prompter
 from puna.errors import InvalidOption
 from puna.images.header import examine
 from puna.sampling.grammar import Grammar
+from puna.services.adapters import NamedAdapter
 from puna.services.conversation import Chat, Prepared
 from puna.services.limits import Limits, check_count
 from puna.store.model import Model
@@ -68,6 +69,7 @@ class AskedAnswer(Asked, frozen=True, kw_only=True):
         thinking_budget: most tokens of thinking, where the model thinks between tags; below 0 no limit.
         tell_prompt: `Prompted` comes before everything else.
         tell_thinking: `Finished` is to say how many tokens the thinking takes.
+        adapters: those that it is made with besides the model's own.
     """
 
     format: Format = None
@@ -81,6 +83,7 @@ class AskedAnswer(Asked, frozen=True, kw_only=True):
     thinking_budget: int = -1
     tell_prompt: bool = False
     tell_thinking: bool = False
+    adapters: Sequence[NamedAdapter] = ()
 
     @property
     def grammar(self) -> Grammar | None:

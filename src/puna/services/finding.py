@@ -20,10 +20,12 @@ class FoundModel:
     Attributes:
         path: the GGUF file.
         model: what the store says of it; None for a file that the user named.
+        adapters: the files of its adapters.
     """
 
     path: Path
     model: Model | None = None
+    adapters: tuple[Path, ...] = ()
 
 
 def is_file_name(model: str) -> bool:
@@ -63,7 +65,7 @@ def find_model(model: str, library: Library, report: Report, *, insecure: bool =
             return FoundModel(_regular_file(path))
         _pull(name, library, report, scheme_of(model), insecure=insecure)
     found = read_model(library, name)
-    return FoundModel(found.weights(library.blobs), found)
+    return FoundModel(found.weights(library.blobs), found, found.adapter_files(library.blobs))
 
 
 def _pull(name: ModelName, library: Library, report: Report, scheme: str, *, insecure: bool) -> None:

@@ -16,9 +16,10 @@ from typing import ParamSpec, Protocol, TypeAlias, TypeVar
 from puna.chat.conversation import Conversation
 from puna.chat.events import Event, Thinking
 from puna.engine.events import Done, PromptLogprobs, TokenLogprob
-from puna.engine.request import GenerateRequest
+from puna.engine.request import AdapterUse, GenerateRequest, uses
 from puna.errors import ContextLengthExceeded, InternalError, MissingCapability
 from puna.scheduler.scheduler import Lease, Scheduler
+from puna.services.adapters import adapted, used
 from puna.services.asked import (
     Asked,
     AskedAnswer,
@@ -37,7 +38,8 @@ from puna.services.asked import (
 from puna.services.conversation import Chat, Finished, Prepared, Reading
 from puna.services.embedding import Embeddings, encode_inputs, finished_vectors, pair
 from puna.services.limits import DEFAULT_LIMITS, Limits, check_count
-from puna.services.opened import OpenedModel, OpenedModels, find_stored, weights_digest
+from puna.services.named import find_stored
+from puna.services.opened import OpenedModel, OpenedModels, weights_digest
 from puna.services.options import Options, read_options
 from puna.services.projectors import seeing
 from puna.services.running import RunningRequests
@@ -118,6 +120,7 @@ class _Job:
     Attributes:
         prepare: makes the prompt, for the chat with its length of context.
         chat: what to make it with.
+        adapters: what it is made with.
         keeps_context: `Finished` is to have the tokens.
         one_call: the answer ends with its first call.
     """
@@ -127,6 +130,7 @@ class _Job:
     options: Options
     chat: Chat
     prepare: Callable[[Chat], Prepared]
+    adapters: tuple[AdapterUse, ...]
     keeps_context: bool = False
     one_call: bool = False
 
@@ -316,7 +320,7 @@ class Inference:
                     lease.runner.loaded.num_ctx,
                     request.truncate,
                 )
-                vectors = await lease.runner.embed(encoded.inputs)
+                vectors = await lease.runner.embed(encoded.inputs, uses(model.adapters))
             if self._watcher:
                 self._watcher.tokens(model.source.name, prompt=encoded.tokens)
             numbers = await self._apart(finished_vectors, vectors, request.dimensions, request.normalize)
@@ -353,12 +357,17 @@ class Inference:
             )
         )
 
-    def _options(self, request: Asked, model: OpenedModel) -> Options:
+    def _options(
+        self, request: Asked, model: OpenedModel, adapters: Sequence[AdapterUse] | None = None
+    ) -> Options:
+        """What a request means; without adapters, the model is loaded with its own."""
         options = read_options(request.options, model.model.parameters, self._limits)
         num_ctx = options.load.num_ctx
         if num_ctx and model.trained_ctx and num_ctx > model.trained_ctx:
             options = replace(options, load=replace(options.load, num_ctx=model.trained_ctx))
-        options = replace(options, load=seeing(options.load, model.projector))
+        loaded = uses(model.adapters) if adapters is None else adapters
+        load = adapted(seeing(options.load, model.projector), loaded)
+        options = replace(options, load=load)
         if not isinstance(request, AskedAnswer):
             return options
         sampling = replace(
@@ -375,9 +384,11 @@ class Inference:
         conversation = await self._apart(chat_conversation, request, model.model, self._limits)
         model.chat.check(conversation, "chat")
         check_pictures(conversation)
-        options = self._options(request, model)
+        adapters = await self._used(request, model)
+        options = self._options(request, model, adapters)
         prepare = partial(_prepare_chat, conversation)
-        return _Job(request, model, options, model.chat, prepare, one_call=not request.parallel_tool_calls)
+        one_call = not request.parallel_tool_calls
+        return _Job(request, model, options, model.chat, prepare, adapters, one_call=one_call)
 
     async def _completion_job(self, request: CompletionRequest) -> _Job:
         model = await self._wanted(request.model)
@@ -394,9 +405,16 @@ class Inference:
         chat, conversation = await self._apart(made)
         chat.check(conversation, "generate")
         check_pictures(conversation)
-        options = self._options(request, model)
+        adapters = await self._used(request, model)
+        options = self._options(request, model, adapters)
         prepare = partial(prepare_completion, request=request, conversation=conversation)
-        return _Job(request, model, options, chat, prepare, keeps_context=not request.raw)
+        return _Job(request, model, options, chat, prepare, adapters, keeps_context=not request.raw)
+
+    async def _used(self, request: AskedAnswer, model: OpenedModel) -> tuple[AdapterUse, ...]:
+        """The adapters of an answer. Raises: as `puna.services.adapters.used`."""
+        if not request.adapters:
+            return uses(model.adapters)
+        return await self._apart(used, self._library, model.adapters, request.adapters)
 
     def _started(self, job: _Job) -> Answer:
         request, events = job.request, self._events(job)
@@ -537,4 +555,5 @@ def _for_engine(job: _Job, prepared: Prepared, lease: Lease) -> GenerateRequest:
         thinking_budget=job.request.thinking_budget,
         prompt_logprobs=job.request.prompt_logprobs,
         images=prepared.images,
+        adapters=job.adapters,
     )

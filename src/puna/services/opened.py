@@ -2,11 +2,10 @@
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from puna.errors import InvalidOption, ModelNotFound
 from puna.gguf import GGUFFile
 from puna.gguf.keys import Pooling
 from puna.scheduler.state import ModelSource
@@ -16,7 +15,7 @@ from puna.services.projectors import Projector, projector_of
 from puna.store.library import Library
 from puna.store.manifests import MODEL_LAYER, Manifest, StoredManifest, model_digest
 from puna.store.model import Model, stored_model
-from puna.store.name import ModelName, parse_name
+from puna.store.name import ModelName
 from puna.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
@@ -38,6 +37,7 @@ class OpenedModel:
         trained_ctx: tokens of context that it was made for; 0 where its file does not say.
         ranks: it says how well a text fits a query.
         projector: its image encoder, where that is a file of its own.
+        adapters: the files of its adapters.
     """
 
     source: ModelSource
@@ -48,6 +48,7 @@ class OpenedModel:
     trained_ctx: int
     ranks: bool
     projector: Projector | None = None
+    adapters: tuple[Path, ...] = ()
 
     @property
     def size(self) -> int:
@@ -90,28 +91,8 @@ def open_model(library: Library, stored: StoredManifest, tokenizer: "Tokenizer |
             trained_ctx=metadata.uint("context_length", 0),
             ranks=metadata.uint("pooling_type", Pooling.NONE) == Pooling.RANK,
             projector=projector,
+            adapters=model.adapter_files(library.blobs),
         )
-
-
-def find_stored(library: Library, name: str, not_found: Callable[[str], str]) -> StoredManifest:
-    """The manifest of the model that a caller calls `name`.
-
-    Args:
-        not_found: the text of the error, from the name.
-
-    Raises:
-        InvalidOption: this is no name.
-        ModelNotFound: the store has no such model.
-        StoreError: its manifest cannot be read.
-    """
-    try:
-        parsed = parse_name(name)
-    except InvalidOption as error:
-        raise InvalidOption("invalid model name") from error
-    try:
-        return library.manifests.stored(parsed)
-    except ModelNotFound as error:
-        raise ModelNotFound(not_found(name[:400])) from error
 
 
 def weights_digest(manifest: Manifest) -> str:

@@ -75,19 +75,24 @@ class Model:
         """The GGUF file, which is there and has its full length.
 
         Raises:
-            UnsupportedModel: the model has none, or needs an adapter besides.
+            UnsupportedModel: the model has none.
             StoreError: the file is missing or of another length.
         """
         layer = self.manifest.first(MODEL_LAYER)
-        if self.path is None or layer is None:
+        if layer is None:
             raise UnsupportedModel(f"model '{self.name}' has no GGUF file")
-        if self.adapters:
-            raise UnsupportedModel(f"model '{self.name}' has an adapter layer, which is not supported")
-        size = blobs.size(layer.content)
+        return self._whole(blobs, layer)
+
+    def adapter_files(self, blobs: BlobStore) -> tuple[Path, ...]:
+        """The GGUF files of its adapters, likewise. Raises: StoreError."""
+        return tuple(self._whole(blobs, layer) for layer in self.manifest.all(ADAPTER_LAYER))
+
+    def _whole(self, blobs: BlobStore, layer: Layer) -> Path:
+        path, size = blobs.path(layer.content), blobs.size(layer.content)
         if size != layer.size:
             state = "missing" if size is None else f"{size} bytes long instead of {layer.size}"
-            raise StoreError(f"model '{self.name}' is damaged: its file {self.path} is {state}")
-        return self.path
+            raise StoreError(f"model '{self.name}' is damaged: its file {path} is {state}")
+        return path
 
 
 def read_model(library: Library, name: ModelName) -> Model:

@@ -94,12 +94,15 @@ def command(model: str, assignments: tuple[str, ...], num_parallel: int, as_json
     model does not fit. MODEL is a GGUF file, a model in the store, or pypi://package[:version].
     """
     from puna.cli.options import option_values, parse_assignments
+    from puna.engine.request import uses
+    from puna.services.adapters import adapted
     from puna.services.options import read_options
 
     given = option_values(parse_assignments(assignments))
     read_options(given)
     found = find_model(model)
     asked = read_options(given, found.model.parameters if found.model else {}).load
+    asked = adapted(asked, uses(found.adapters))
     placement = plan_placement(found.path, asked, num_parallel)
     text = json.dumps(as_plain(placement), indent=2) if as_json else "\n".join(render(placement))
     terminal.show(text + "\n")

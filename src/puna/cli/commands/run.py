@@ -20,7 +20,7 @@ from puna.sampling.grammar import Grammar
 if TYPE_CHECKING:
     from puna.cli.place import Place
     from puna.client import Client
-    from puna.client.arguments import EmbedArguments
+    from puna.client.arguments import EmbedArguments, GivenAdapter
     from puna.client.replies import ChatReply, GenerateReply
 
 
@@ -41,6 +41,7 @@ class Request:
         truncate: of a text to embed, what is too long is cut off.
         dimensions: of its vector; None for all.
         insecure: plain http and private addresses are allowed for a pull.
+        adapters: those that answers are made with besides the model's own.
     """
 
     options: dict[str, Any]
@@ -55,6 +56,7 @@ class Request:
     truncate: bool | None
     dimensions: int | None
     insecure: bool
+    adapters: "Sequence[GivenAdapter]"
 
 
 class _Command(click.Command):
@@ -100,6 +102,13 @@ class _Command(click.Command):
     help="Answer with this text; given several times, with one of them.",
 )
 @click.option(
+    "--adapter",
+    "adapters",
+    multiple=True,
+    metavar="NAME[=SCALE]",
+    help="Answer with the LoRA adapter of a model in the store, too; may be given several times.",
+)
+@click.option(
     "-o",
     "--option",
     "assignments",
@@ -125,6 +134,7 @@ def command(
     grammar: str | None,
     regex: str | None,
     choices: tuple[str, ...],
+    adapters: tuple[str, ...],
     assignments: tuple[str, ...],
     truncate: bool | None,
     dimensions: int | None,
@@ -138,7 +148,13 @@ def command(
 
     The model runs on the server that PUNA_HOST names (127.0.0.1:11434) if it answers, else in this process.
     """
-    from puna.cli.options import answer_grammar, keep_alive_option, option_values, parse_assignments
+    from puna.cli.options import (
+        adapter_options,
+        answer_grammar,
+        keep_alive_option,
+        option_values,
+        parse_assignments,
+    )
     from puna.cli.options import think_option as read_think
 
     flags = [(name, value) for name, value in named.items() if value is not None]
@@ -155,6 +171,7 @@ def command(
         truncate=truncate,
         dimensions=dimensions,
         insecure=insecure,
+        adapters=adapter_options(adapters),
     )
     text = _prompt_text(prompt)
     with _opened(model, request, where) as (place, speaker):
@@ -226,7 +243,7 @@ def _answer_once(speaker: Speaker, request: Request, text: str) -> None:
 def _replies(
     speaker: Speaker, request: Request, prompt: Illustrated
 ) -> "Iterable[ChatReply | GenerateReply]":
-    arguments = answer_arguments(request.options, request.think, request.keep_alive)
+    arguments = answer_arguments(request.options, request.think, request.keep_alive, request.adapters)
     if request.system == "" and not request.raw:
         # A prompt cannot say that there is to be no system message; a conversation can.
         user = {"role": "user", "content": prompt.text, "images": list(prompt.images)}
@@ -253,6 +270,8 @@ def _note(speaker: Speaker, request: Request) -> None:
 def _embed(speaker: Speaker, request: Request, text: str | None) -> None:
     import json
 
+    if request.adapters:
+        raise InvalidOption("--adapter is for answers; a vector is made with the model's own adapters")
     if text is None:
         raise InvalidOption(
             f'embedding models require input text. Usage: puna run {speaker.name} "your text here"'
@@ -287,6 +306,7 @@ def _converse(place: "Place", speaker: Speaker, request: Request) -> None:
             wraps=request.wraps,
             insecure=request.insecure,
             raw=request.raw,
+            adapters=request.adapters,
         ),
         reader(),
     )

@@ -1,12 +1,13 @@
 """What a conversation on a terminal knows."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from puna.chat.conversation import Think
 from puna.cli.place import Place
 from puna.cli.speaker import Speaker, answer_arguments
-from puna.client.arguments import AnswerArguments
+from puna.client.arguments import AnswerArguments, GivenAdapter
 from puna.client.replies import Message
 from puna.sampling.grammar import Grammar
 
@@ -24,6 +25,7 @@ class Talk:
         grammar: what answers are kept to.
         wraps: words that do not fit their line go to the next one.
         raw: each text is sent alone and as it is, without a template.
+        adapters: those that answers are made with besides the model's own.
     """
 
     speaker: Speaker
@@ -38,6 +40,7 @@ class Talk:
     wraps: bool = True
     insecure: bool = False
     raw: bool = False
+    adapters: Sequence[GivenAdapter] = ()
     messages: list[Message] = field(default_factory=list)
 
     @property
@@ -49,7 +52,7 @@ class Talk:
     @property
     def arguments(self) -> AnswerArguments:
         """What is sent besides."""
-        return answer_arguments(self.options, self.think, self.keep_alive)
+        return answer_arguments(self.options, self.think, self.keep_alive, self.adapters)
 
     @property
     def sees(self) -> bool:

@@ -14,6 +14,7 @@ from puna.ml.nn.feed_forward import (
 )
 from puna.ml.nn.history import Advance, LayerHistory
 from puna.ml.nn.layers import Embedding, Experts, FusedProjections, LayerNorm, Linear, Projections, RMSNorm
+from puna.ml.nn.lora import LowRank, Scales, adaptable, adapting
 from puna.ml.nn.module import Module
 from puna.ml.nn.recurrence import causal_convolution, gated_delta_rule
 from puna.ml.nn.weight import Weight, WeightGroup
@@ -27,16 +28,20 @@ __all__ = [
     "LayerHistory",
     "LayerNorm",
     "Linear",
+    "LowRank",
     "MixtureOfExperts",
     "Module",
     "PlainFeedForward",
     "Projections",
     "RMSNorm",
     "Routing",
+    "Scales",
     "Scores",
     "SharedExpert",
     "Weight",
     "WeightGroup",
+    "adaptable",
+    "adapting",
     "attention",
     "bind",
     "causal_convolution",

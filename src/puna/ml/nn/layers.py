@@ -23,7 +23,7 @@ class Linear(Module):
 
     def __call__(self, x: Tensor) -> Tensor:
         self.weight.tell(x)
-        return _plus(self.weight.tensor.mul_mat(x), self.bias)
+        return _plus(self.weight.adapted(self.weight.tensor.mul_mat(x), x), self.bias)
 
 
 class Projections(Module):
@@ -42,7 +42,10 @@ class Projections(Module):
 
     def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
         """One result (…, outputs) for each layer; they may be views whose rows do not lie side by side."""
-        return tuple(_plus(y, bias) for y, bias in zip(self._products(x), self.biases, strict=True))
+        adapted = [
+            weight.adapted(y, x) for weight, y in zip(self.weights.weights, self._products(x), strict=True)
+        ]
+        return tuple(_plus(y, bias) for y, bias in zip(adapted, self.biases, strict=True))
 
     def _products(self, x: Tensor) -> list[Tensor]:
         for weight in self.weights.weights:
@@ -73,7 +76,7 @@ class Embedding(Module):
         self.weight = Weight(suffixed(name, "weight"), (rows, width), rows=True)
 
     def __call__(self, ids: Tensor) -> Tensor:
-        return self.weight.tensor.rows(ids)
+        return self.weight.adapted(self.weight.tensor.rows(ids), ids)
 
 
 class RMSNorm(Module):
@@ -109,7 +112,7 @@ class Experts(Module):
     def __call__(self, x: Tensor, ids: Tensor) -> Tensor:
         """x (tokens, 1 or used, inputs), ids I32 (tokens, used) → F32 (tokens, used, outputs)."""
         self.weight.tell(x, ids)
-        product = self.weight.tensor.mul_mat_id(x, ids)
+        product = self.weight.adapted(self.weight.tensor.mul_mat_id(x, ids), x, ids)
         if self.bias is None or self.bias.maybe is None:
             return product
         return product.add_id(self.bias.maybe, ids)

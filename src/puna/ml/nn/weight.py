@@ -10,6 +10,9 @@ Shape = tuple[int | None, ...]
 Watcher = Callable[[Tensor, Tensor | None], None]
 """Takes what a weight is to be multiplied with, and, for experts, which of them each token uses."""
 
+Addition = Callable[[Tensor, Tensor | None], Tensor]
+"""Makes of the same operands what is added to a product."""
+
 
 class Weight:
     """One tensor of the model file, declared by name and shape; `bind` fills it.
@@ -22,9 +25,10 @@ class Weight:
         rows: it is a table looked up row by row, see `Backend.get`.
         maybe: the tensor, or None before binding and where the file has none.
         watcher: told of each product with the weight when a graph is made of it, if there is one.
+        adapters: what is added to its products in the graph that is being made.
     """
 
-    __slots__ = ("maybe", "names", "optional", "rows", "shape", "watcher")
+    __slots__ = ("adapters", "maybe", "names", "optional", "rows", "shape", "watcher")
 
     def __init__(self, names: str, shape: Shape, *, optional: bool = False, rows: bool = False) -> None:
         """Declares a weight; alternative names are separated by "|"."""
@@ -34,6 +38,7 @@ class Weight:
         self.rows = rows
         self.maybe: Tensor | None = None
         self.watcher: Watcher | None = None
+        self.adapters: tuple[Addition, ...] = ()
 
     @property
     def tensor(self) -> Tensor:
@@ -46,6 +51,18 @@ class Weight:
         """Tell the watcher that the weight is to be multiplied with `x`."""
         if self.watcher is not None:
             self.watcher(x, ids)
+
+    def adapted(self, product: Tensor, x: Tensor, ids: Tensor | None = None) -> Tensor:
+        """A product with the weight, and what adapters add to it.
+
+        Args:
+            product: the weight's own, (…, outputs).
+            x: what it was multiplied with, or the rows of a table that were looked up.
+            ids: the experts.
+        """
+        for addition in self.adapters:
+            product = product + addition(x, ids)
+        return product
 
 
 class WeightGroup:

@@ -334,6 +334,7 @@ def _answered(body: AnswerBody) -> dict[str, Any]:
         "shift": body.shift,
         "logprobs": body.logprobs,
         "top_logprobs": body.top_logprobs if body.logprobs else 0,
+        "adapters": body.adapters,
     }
 
 

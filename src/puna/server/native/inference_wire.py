@@ -11,6 +11,7 @@ from msgspec import UNSET, UnsetType
 from puna.chat.events import ToolCall
 from puna.engine.events import TokenLogprob
 from puna.server import fields
+from puna.services.adapters import NamedAdapter
 from puna.services.embedding import Embeddings
 from puna.services.figures import nanoseconds, now_text
 from puna.services.loaded import ModelInMemory
@@ -46,6 +47,7 @@ class AnswerBody(Body, kw_only=True):
     shift: bool = False
     logprobs: bool = False
     top_logprobs: int = 0
+    adapters: list[NamedAdapter] = []
     debug_render_only: bool = msgspec.field(default=False, name="_debug_render_only")
 
 

@@ -19,6 +19,7 @@ from puna.server.http import BodyLimits, convert_json, decode_json, read_body, r
 from puna.server.middleware.requests import note
 from puna.server.names import name_to_run
 from puna.server.sse import sse_event
+from puna.services.adapters import NamedAdapter
 from puna.services.asked import AskedAnswer
 from puna.services.choices import MAX_CHOICES
 
@@ -80,6 +81,7 @@ class SampledBody(ModelBody, kw_only=True):
     typical_p: float | None = None
     repeat_penalty: float | None = None
     shift: bool = False
+    adapters: list[NamedAdapter] = []
 
 
 class ReasoningBody(msgspec.Struct, kw_only=True):
@@ -152,13 +154,14 @@ def asked_of(request: Request, body: ModelBody) -> dict[str, Any]:
         raise Refused(400, "model is required", param="model")
     caller = caller_of(request)
     note(request, model=body.model[:100])
-    return {
+    asked = {
         "model": name_to_run(body.model),
         "options": body.options,
         "keep_alive": None if body.keep_alive is None else parse_keep_alive(body.keep_alive),
         "id": caller.id,
         "key": caller.key,
     }
+    return {**asked, "adapters": body.adapters} if isinstance(body, SampledBody) else asked
 
 
 def options_of(

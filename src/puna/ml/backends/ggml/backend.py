@@ -21,7 +21,14 @@ from puna.ml.backends.ggml.graph import Graph
 from puna.ml.backends.ggml.tensor import GGMLTensor
 from puna.ml.backends.ggml.weights import Weight, Weights
 from puna.ml.dtype import DType
-from puna.ml.memory import AllocationStatus, BackendMemory, DeviceMemory, InsufficientMemory, Memory
+from puna.ml.memory import (
+    AllocationStatus,
+    BackendMemory,
+    DeviceMemory,
+    InsufficientMemory,
+    Memory,
+    StorageKind,
+)
 
 _CELLS_PADDING = 256
 _BLOCKS_AT_MOST = 4096
@@ -195,23 +202,26 @@ class GGMLBackend(Backend):
             raise InsufficientMemory(self.backend_memory())
         return buffer
 
-    def allocate_storage(self, tensor: int, layer: int) -> tuple[int, mmap | None]:
-        """A buffer of zeros on a layer's device, booked as its cache.
+    def allocate_storage(self, graph: Graph, tensor: int, layer: int, kind: StorageKind) -> None:
+        """Gives one of a graph's tensors a buffer of zeros on a layer's device.
 
-        Returns:
-            The buffer, and memory that must be kept as long as the buffer.
+        Weights stay on the books as long as the graph is open.
         """
         device = self.layers[min(layer, self.blocks)]
-        entry = self._device_memory(device).cache[min(layer, self.blocks)]
-        size = self._size_of(tensor, device)
+        booked = self._device_memory(device)
+        entry = (booked.weights if kind == "weights" else booked.cache)[min(layer, self.blocks)]
+        before, size = entry.status, self._size_of(tensor, device)
         if not self.params.alloc_memory:
             entry.add(size, AllocationStatus.UNALLOCATED)
-            return self._pretend(tensor, self._buffer_types[device]), None
+            graph.adopt(tensor, self._pretend(tensor, self._buffer_types[device]))
+            return
         buffer, memory = self._zeros(tensor, size, device)
         entry.add(size, AllocationStatus.FAILED if buffer is None else AllocationStatus.ALLOCATED)
+        if kind == "weights":
+            graph.when_closed(lambda: entry.take(size, before))
         if buffer is None:
             raise InsufficientMemory(self.backend_memory())
-        return buffer, memory
+        graph.adopt(tensor, buffer, memory)
 
     def _zeros(self, tensor: int, size: int, device: int) -> tuple[int | None, mmap | None]:
         if device != placement.CPU:

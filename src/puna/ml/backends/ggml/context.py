@@ -18,6 +18,7 @@ from puna.ml.backends.ggml.graph import Graph
 from puna.ml.backends.ggml.tensor import GGMLTensor, extents, type_id
 from puna.ml.context import Context
 from puna.ml.dtype import DType
+from puna.ml.memory import StorageKind
 from puna.ml.tensor import Tensor
 
 if TYPE_CHECKING:
@@ -29,10 +30,13 @@ _INPUT = -1
 class GGMLContext(Context):
     """A graph, and where `empty` puts tensors: nowhere yet, among the inputs, or on a layer's device."""
 
-    def __init__(self, backend: GGMLBackend, graph: Graph, place: int | None = None) -> None:
+    def __init__(
+        self, backend: GGMLBackend, graph: Graph, place: int | None = None, *, kind: StorageKind = "cache"
+    ) -> None:
         self.backend = backend
         self.graph = graph
         self._place = place
+        self._kind = kind
 
     def input(self) -> GGMLContext:
         return GGMLContext(self.backend, self.graph, _INPUT)
@@ -40,9 +44,12 @@ class GGMLContext(Context):
     def layer(self, index: int) -> GGMLContext:
         return GGMLContext(self.backend, self.graph, index)
 
+    def weights(self, index: int) -> GGMLContext:
+        return GGMLContext(self.backend, self.graph, index, kind="weights")
+
     def empty(self, dtype: DType, *shape: int) -> GGMLTensor:
         if self._place is None:
-            raise InvalidOption("set input() or layer(i) before creating tensors")
+            raise InvalidOption("set input(), layer(i) or weights(i) before creating tensors")
         shape = rules.valid_shape(shape)
         rules.whole_blocks(GGMLType(type_id(dtype)), shape)
         library, graph = self.backend.library, self.graph
@@ -54,7 +61,7 @@ class GGMLContext(Context):
             library.ggml_set_input(handle)
             graph.adopt(handle, self.backend.allocate_input(handle))
         else:
-            graph.adopt(handle, *self.backend.allocate_storage(handle, self._place))
+            self.backend.allocate_storage(graph, handle, self._place, self._kind)
         return tensor
 
     def zeros(self, dtype: DType, *shape: int) -> GGMLTensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from mmap import mmap
 from typing import TYPE_CHECKING
 
@@ -47,6 +47,7 @@ class Graph:
         self._own: set[int] = set()
         self._outputs: set[int] = set()
         self._wiring: list[tuple[int, bytes]] = []
+        self._closing: list[Callable[[], None]] = []
 
     def require_room(self) -> None:
         """Raises BackendError if the graph has as many tensors as it may."""
@@ -59,6 +60,10 @@ class Graph:
         if memory is not None:
             self._memory.append(memory)
         self._own.add(tensor)
+
+    def when_closed(self, act: Callable[[], None]) -> None:
+        """Has something done when the graph is closed."""
+        self._closing.append(act)
 
     def owns(self, tensor: int) -> bool:
         """Whether the tensor can be read now: memory of its own, or a result of the last computation."""
@@ -106,4 +111,6 @@ class Graph:
         for buffer in self._buffers:
             self.library.ggml_backend_buffer_free(buffer)
         self.library.ggml_free(self.handle)
+        for act in self._closing:
+            act()
         self._buffers, self._memory, self.handle, self.cgraph = [], [], 0, 0

@@ -7,7 +7,14 @@ import re
 from dataclasses import dataclass, field
 from threading import Event
 
-from puna.ml.memory import AllocationStatus, BackendMemory, DeviceMemory, InsufficientMemory, Memory
+from puna.ml.memory import (
+    AllocationStatus,
+    BackendMemory,
+    DeviceMemory,
+    InsufficientMemory,
+    Memory,
+    StorageKind,
+)
 
 _BLOCK = re.compile(r"^blk\.(\d+)\.")
 
@@ -47,9 +54,10 @@ class Booking:
         entry = self.report.input_weights if rows else self.report.cpu.weights[layer]
         entry.add(nbytes, self._status)
 
-    def book_cache(self, layer: int, nbytes: int) -> Memory:
+    def book_storage(self, layer: int, nbytes: int, kind: StorageKind) -> Memory:
         """Storage of one layer; returns the entry."""
-        entry = self.report.cpu.cache[min(layer, self.blocks)]
+        cpu = self.report.cpu
+        entry = (cpu.weights if kind == "weights" else cpu.cache)[min(layer, self.blocks)]
         entry.add(nbytes, self._status)
         return entry
 

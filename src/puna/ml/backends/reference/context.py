@@ -16,6 +16,8 @@ from puna.ml.backends.reference.graph import Graph, Memory
 from puna.ml.backends.reference.tensor import ReferenceTensor, own
 from puna.ml.context import Context
 from puna.ml.dtype import DType
+from puna.ml.memory import Memory as Booked
+from puna.ml.memory import StorageKind
 from puna.ml.tensor import Tensor
 
 _INPUT = -1
@@ -24,9 +26,10 @@ _INPUT = -1
 class ReferenceContext(Context):
     """A graph, and what `empty` makes: nothing yet, inputs, or a layer's storage."""
 
-    def __init__(self, graph: Graph, place: int | None = None) -> None:
+    def __init__(self, graph: Graph, place: int | None = None, *, kind: StorageKind = "cache") -> None:
         self.graph = graph
         self._place = place
+        self._kind = kind
 
     def input(self) -> ReferenceContext:
         return ReferenceContext(self.graph, _INPUT)
@@ -35,6 +38,11 @@ class ReferenceContext(Context):
         if index < 0:
             raise InvalidOption(f"there is no layer {index}")
         return ReferenceContext(self.graph, index)
+
+    def weights(self, index: int) -> ReferenceContext:
+        context = self.layer(index)
+        context._kind = "weights"
+        return context
 
     def empty(self, dtype: DType, *shape: int) -> ReferenceTensor:
         # Memory that was not cleared could hold anything; make sure that it does.
@@ -45,14 +53,14 @@ class ReferenceContext(Context):
 
     def _made(self, dtype: DType, shape: tuple[int, ...], fill: int) -> ReferenceTensor:
         if self._place is None:
-            raise InvalidOption("set input() or layer(i) before creating tensors")
+            raise InvalidOption("set input(), layer(i) or weights(i) before creating tensors")
         type_ = elements.file_type(dtype)
         shape = rules.valid_shape(shape)
         rules.whole_blocks(type_, shape)
         memory = Memory(type_.nbytes(shape))
         booking = self.graph.booking
         is_input = self._place == _INPUT
-        entry = booking.report.cpu.graph if is_input else booking.book_cache(self._place, memory.nbytes)
+        entry = booking.report.cpu.graph if is_input else self._booked(self._place, memory.nbytes)
         if booking.allocating:
             try:
                 memory.data = np.full(memory.nbytes, fill, np.uint8)
@@ -60,6 +68,15 @@ class ReferenceContext(Context):
                 raise booking.refused(entry) from error
         self.graph.owned.append(memory)
         return ReferenceTensor(type_, shape, memory, graph=self.graph if is_input else None)
+
+    def _booked(self, layer: int, nbytes: int) -> Booked:
+        booking = self.graph.booking
+        if self._kind == "cache":
+            return booking.book_storage(layer, nbytes, "cache")
+        before = booking.report.cpu.weights[min(layer, booking.blocks)].status
+        entry = booking.book_storage(layer, nbytes, "weights")
+        self.graph.closing.append(lambda: entry.take(nbytes, before))
+        return entry
 
     def from_floats(self, values: Sequence[float] | Array, *shape: int) -> ReferenceTensor:
         return self._filled(np.asarray(values, np.float32), DType.F32, shape)

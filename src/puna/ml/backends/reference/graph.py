@@ -53,6 +53,7 @@ class Graph:
         results: the steps whose memory may be read after the last run.
         has_run: whether it was run; then it cannot grow.
         owned: memory of the tensors that this graph's context made.
+        closing: what is done when it is closed.
     """
 
     booking: Booking
@@ -62,6 +63,7 @@ class Graph:
     results: set[Step] = field(default_factory=set)
     has_run: bool = False
     owned: list[Memory] = field(default_factory=list)
+    closing: list[Callable[[], None]] = field(default_factory=list)
 
     def add(self, step: Step) -> None:
         """Appends a step and, before it, whatever it depends on."""
@@ -118,5 +120,7 @@ class Graph:
         for memory in self.owned:
             memory.data = None
         self.owned.clear()
+        while self.closing:
+            self.closing.pop()()
         self.order.clear()
         self.results = set()
