@@ -3,9 +3,11 @@
     python bench/embed.py FOLDER [--texts 200] [--words 60] [-t THREADS] [--pairs 5]
 
 FOLDER has a model as Hugging Face's libraries save it; it is converted to F32 first. Each round makes vectors
-of the same token ids with each program: Puna in one call, llama.cpp by xllamacpp's server in one request, and
-transformers as Sentence Transformers calls it, 32 texts at a time, sorted by length and padded. The rates are
-texts per second; with --cpu they are texts per second of processor time, which a busy machine distorts less.
+of the same texts with each program, tokenizing included: Puna in one call, as it is and with `transcode` off;
+llama.cpp by xllamacpp's server in one request; Sentence Transformers, if it is installed; and transformers by
+itself, 32 texts at a time, sorted by length and padded. Texts end where Sentence Transformers ends them. The
+rates are texts per second; with --cpu they are texts per second of processor time, which a busy machine
+distorts less.
 """
 
 import argparse
@@ -24,13 +26,15 @@ import transformers
 import xllamacpp  # type: ignore[import-untyped]  # has no annotations
 
 from puna.convert.convert import convert
-from puna.engine.load import load_model
+from puna.engine.load import LoadedModel, load_model
 from puna.engine.options import LoadOptions
+from puna.tokenizer import Tokenizer
 
-Texts = Sequence[Sequence[int]]
+Texts = Sequence[str]
 Make = Callable[[Texts], object]
 
 _TOGETHER = 32
+_LONGEST = 256  # tokens
 
 
 def words(count: int, most: int) -> list[str]:
@@ -46,9 +50,10 @@ def by_transformers(folder: Path, threads: int) -> Make:
     torch.set_num_threads(threads)
     model = transformers.AutoModel.from_pretrained(folder)
     model.train(False)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
 
     def make(texts: Texts) -> object:
-        ordered = sorted(texts, key=len, reverse=True)
+        ordered = sorted(tokenizer(list(texts))["input_ids"], key=len, reverse=True)
         vectors = []
         for start in range(0, len(ordered), _TOGETHER):
             part = ordered[start : start + _TOGETHER]
@@ -60,6 +65,32 @@ def by_transformers(folder: Path, threads: int) -> Make:
         return vectors
 
     return make
+
+
+def by_sentence_transformers(folder: Path) -> Make | None:
+    """Its own way, in F32; None where it is not installed."""
+    try:
+        from sentence_transformers import SentenceTransformer  # type: ignore[import-not-found]
+    except ImportError:
+        return None
+    model = SentenceTransformer(str(folder), device="cpu")
+    return lambda texts: model.encode(list(texts))
+
+
+def by_puna(path: Path, threads: int, transcode: bool | None) -> tuple[Make, LoadedModel]:
+    """All texts in one call, on the calling thread; and the model, to be closed."""
+    model = load_model(path, LoadOptions(num_threads=threads, transcode=transcode))
+    return lambda texts: model.embed([model.tokenizer.encode(text) for text in texts]), model
+
+
+def short_enough(texts: Sequence[str], tokenizer: Tokenizer) -> list[str]:
+    """The texts without the words at their ends that make them longer than `_LONGEST`."""
+    shortened = []
+    for text in texts:
+        while len(tokenizer.encode(text)) > _LONGEST:
+            text = text.rpartition(" ")[0]
+        shortened.append(text)
+    return shortened
 
 
 def by_llama_cpp(path: Path, threads: int) -> tuple[Make, object]:
@@ -124,20 +155,23 @@ def main() -> None:
     with TemporaryDirectory() as scratch:
         path = Path(scratch) / "model.gguf"
         convert(given.folder, path, lambda progress: None)
-        with load_model(path, LoadOptions(num_threads=given.threads)) as model:
-            texts = [
-                model.tokenizer.encode(text)[: model.num_ctx] for text in words(given.texts, given.words)
-            ]
+        puna, model = by_puna(path, given.threads, None)
+        exact, other = by_puna(path, given.threads, False)
+        with model, other:
+            texts = short_enough(words(given.texts, given.words), model.tokenizer)
             llama_cpp, server = by_llama_cpp(path, given.threads)
             programs: dict[str, Make] = {
-                "Puna": model.embed,
+                "Puna": puna,
+                "Puna without transcoding": exact,
                 "llama.cpp": llama_cpp,
                 "transformers": by_transformers(given.folder, given.threads),
             }
+            if (sentences := by_sentence_transformers(given.folder)) is not None:
+                programs["sentence-transformers"] = sentences
             clock = time.process_time if given.cpu else time.perf_counter
             found = rounds(programs, texts, given.pairs, clock)
             del server
-        tokens = sum(map(len, texts))
+            tokens = sum(len(model.tokenizer.encode(text)) for text in texts)
     print(table(found))
     print(f"\n{given.texts} texts, {tokens} tokens, {given.threads} threads, {given.pairs} rounds")
 

@@ -112,6 +112,15 @@ def test_flags_are_read_from_the_first_processor(tmp_path: Path, monkeypatch: py
     assert processor.features() is None
 
 
+def test_the_vendor_is_that_of_the_first_processor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text("processor\t: 0\nvendor_id\t: AuthenticAMD\nflags\t\t: fpu\n")
+    monkeypatch.setattr(processor, "_CPUINFO", cpuinfo)
+    assert processor.vendor.__wrapped__() == "AuthenticAMD"
+    cpuinfo.unlink()
+    assert processor.vendor.__wrapped__() == ""
+
+
 def test_an_unknown_architecture_tells_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "machine", lambda: "s390x")
     assert processor.features() is None

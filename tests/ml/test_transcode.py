@@ -27,3 +27,14 @@ def test_a_changed_weight_holds_the_same_values(name: str, error: float) -> None
         offsets = change.offsets(library, raw, source).view(np.float16).astype(np.float32)
         found = found + np.repeat(offsets.reshape(ROWS, -1), transcode.BLOCK, axis=1)
     np.testing.assert_allclose(found, expected, atol=error)
+
+
+@pytest.mark.parametrize("name", ["F32", "F16"])
+def test_a_rounded_weight_is_the_nearest_in_bf16(name: str) -> None:
+    dtype = {"F32": np.float32, "F16": np.float16}[name]
+    values = np.random.default_rng(3).standard_normal((ROWS, WIDTH)).astype(dtype)
+    source = TensorInfo("w", GGMLType[name], values.shape, 0, values.nbytes)
+    change = transcode.ROUNDED[GGMLType[name]]
+    changed = change.convert(puna.ggml.load(), values.reshape(-1).view(np.uint8), source)
+    expected = gguf.quants.quantize(values.astype(np.float32), gguf.GGMLQuantizationType.BF16)
+    assert changed.tobytes() == expected.tobytes()

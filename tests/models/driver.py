@@ -33,7 +33,9 @@ def opened(
     max_batch: int = 64,
 ) -> Iterator[Evaluator]:
     """A model ready to evaluate, closed afterwards."""
-    with new_backend(path, params or BackendParams(num_threads=1), name=backend) as opened_backend:
+    with new_backend(
+        path, params or BackendParams(num_threads=1, transcode=False), name=backend
+    ) as opened_backend:
         model = build_model(opened_backend)
         opened_backend.load()
         model.context = capacity

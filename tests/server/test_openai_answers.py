@@ -172,6 +172,21 @@ def test_tool_choices(served: Served) -> None:
         assert {*json.loads(call["function"]["arguments"])} <= {"city"}
 
 
+def test_only_some_tools_are_allowed(served: Served) -> None:
+    def only(name: str, mode: str) -> dict[str, Any]:
+        tools = [{"type": "function", "function": {"name": name}}]
+        return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}
+
+    asked = {"tools": TOOLS, "parallel_tool_calls": False}
+    forced = message(served, "calls", tool_choice=only("time", "required"), **asked)
+    assert [call["function"]["name"] for call in forced["tool_calls"]] == ["time"]
+    one = [tool for tool in TOOLS if '"weather"' in json.dumps(tool)]
+    assert len(one) == 1 < len(TOOLS)
+    by_choice = chat(served, "calls", tool_choice=only("weather", "auto"), **asked)["usage"]
+    by_hand = chat(served, "calls", tools=one, parallel_tool_calls=False)["usage"]
+    assert by_choice["prompt_tokens"] == by_hand["prompt_tokens"]
+
+
 def rendered(server: Served, messages: list[dict[str, Any]]) -> int:
     return int(chat(server, "thinks", messages=messages)["usage"]["prompt_tokens"])
 

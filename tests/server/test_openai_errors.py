@@ -123,6 +123,17 @@ BAD: list[Case] = [
     (CHAT, {"tools": tool()["tools"] * 2}),
     *each(CHAT, "tool_choice", "required", "nope", 3, {"type": "function"}),
     (CHAT, {"tool_choice": {"type": "function", "function": {"name": "other"}}, **tool()}),
+    *(
+        (CHAT, {"tool_choice": {"type": "allowed_tools", "allowed_tools": told}, **tool()})
+        for told in (
+            3,
+            {},
+            {"mode": "auto", "tools": []},
+            {"mode": "none", "tools": [{"type": "function", "function": {"name": "weather"}}]},
+            {"mode": "auto", "tools": [{"type": "function", "function": {"name": "other"}}]},
+            {"mode": "auto", "tools": [3]},
+        )
+    ),
     # E16: tokens
     *((TEXT, {"prompt": [1, value]}) for value in (-1, 10**6, 2**31, 2**63, 1.0, True, None)),
     *each(TEXT, "prompt", None, [], {}, 3, ["a", 1], [[1], "a"], [[[1]]], ""),

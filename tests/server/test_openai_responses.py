@@ -74,6 +74,10 @@ def test_a_call_and_its_result(served: Served) -> None:
     assert second["usage"]["input_tokens"] == again["usage"]["input_tokens"]
     named = create(served, "calls", tools=[TOOL], tool_choice={"type": "function", "name": "weather"})
     assert [item["type"] for item in named["output"]] == ["function_call"]
+    choice = {"type": "allowed_tools", "mode": "required", "tools": [{"type": "function", "name": "weather"}]}
+    forced = create(served, "calls", tools=[TOOL], tool_choice=choice, parallel_tool_calls=False)
+    assert [item["type"] for item in forced["output"]] == ["function_call"]
+    assert forced["tool_choice"] == choice
 
 
 def test_references_to_items(served: Served) -> None:

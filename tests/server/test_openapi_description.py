@@ -146,6 +146,32 @@ def test_two_dialects_of_one_path_are_both_told(document: Any) -> None:
     assert {one["name"] for one in models["parameters"]} == {"limit", "after_id", "before_id"}
 
 
+def test_every_field_of_an_answer_is_described(server: Served, document: Any) -> None:
+    asked = {
+        "/api/show": ("native.Shown", {"model": "told"}),
+        "/v1/completions": (
+            "openai.CompletionDocument",
+            {"model": "said", "prompt": "Hi!", "max_tokens": 2, "logprobs": 1, "echo": True},
+        ),
+        "/v1/rerank": (
+            "openai.RerankDocument",
+            {"model": "ranks", "query": "a", "documents": ["a", "b c"], "return_documents": True},
+        ),
+    }
+    # No more than what is described.
+    closed = {name: {**one, "additionalProperties": False} for name, one in schemas(document).items()}
+    for path, (name, body) in asked.items():
+        reply = server.post(path, body)
+        assert reply.status == 200, reply.body
+        resolver = {"components": {"schemas": closed}, "$ref": f"#/components/schemas/{name}"}
+        Draft202012Validator(resolver).validate(reply.json)
+
+
+def schemas(document: Any) -> dict[str, Any]:
+    found: dict[str, Any] = document["components"]["schemas"]
+    return found
+
+
 def test_with_keys_it_needs_one_and_says_so(served: Served, tmp_path: Path) -> None:
     """D13: what the server can do is told to those who may use it."""
     with serving(tmp_path, served.store, PUNA_API_KEYS=KEY) as server:

@@ -204,6 +204,7 @@ def narrow(name: str, schema: dict[str, Any], sensible: bool, loading: bool) -> 
 
 def fuzz(server: Served, folder: Path, document: Any, *arguments: str) -> None:
     """Have it asked, by a program of its own."""
+    folder.mkdir()
     (folder / "described.json").write_text(json.dumps(document))
     (folder / "schemathesis.toml").write_text(CONFIGURATION)
     program = [sys.executable, "-W", "ignore", "-m", "schemathesis.cli"]
@@ -245,8 +246,13 @@ def warm_up(server: Served) -> None:
 def check(server: Served, folder: Path, *runs: tuple[Any, tuple[str, ...]]) -> None:
     warm_up(server)
     files, threads = rest(server)
-    for document, arguments in runs:
-        fuzz(server, folder, document, *arguments)
+    with ThreadPoolExecutor(len(runs)) as pool:
+        asking = [
+            pool.submit(fuzz, server, folder / str(number), document, *arguments)
+            for number, (document, arguments) in enumerate(runs)
+        ]
+    for one in asking:
+        one.result()
     wait_for(lambda: rest(server)[0] <= files)
     assert rest(server)[1] <= threads
 

@@ -2,6 +2,7 @@
 
 import platform
 import sys
+from functools import cache
 from pathlib import Path
 
 # ggml's name of a feature: how /proc/cpuinfo names it, how macOS's sysctl does
@@ -51,9 +52,21 @@ def features() -> frozenset[str] | None:
     return frozenset(name for name, spellings in known.items() if spellings[column] in flags)
 
 
+@cache
+def vendor() -> str:
+    """Who made the processor, as CPUID spells it; empty where the system does not tell."""
+    return _told("vendor_id") or ""
+
+
 def _flags() -> frozenset[str] | None:
     if sys.platform == "darwin":
         return _sysctl()
+    listed = _told("flags", "Features")
+    return None if listed is None else frozenset(listed.split())
+
+
+def _told(*names: str) -> str | None:
+    """What Linux tells of the first processor under the first of these names that it has."""
     try:
         with _CPUINFO.open(encoding="utf-8", errors="replace") as file:
             text = file.read(_FIRST_PROCESSOR)
@@ -61,8 +74,8 @@ def _flags() -> frozenset[str] | None:
         return None
     for line in text.splitlines():
         name, _, value = line.partition(":")
-        if name.strip() in ("flags", "Features"):
-            return frozenset(value.split())
+        if name.strip() in names:
+            return value.strip()
     return None
 
 

@@ -53,7 +53,8 @@ class BackendParams:
         repack: store weights in the processor's preferred order: True wherever it has one, False nowhere,
             None where that is faster.
         transcode: file types without a fast kernel (Q4_1, Q5_0, …) become one that has, see docs/ml.md;
-            None does so where they cannot be widened for prompts, while the model grows by less than a fifth.
+            None does so where they cannot be widened for prompts, while the model grows by less than a fifth,
+            and lets `allow_rounding` have an effect.
         rpc_servers: `host:port` of ggml RPC servers, whose devices come after the local ones.
     """
 
@@ -124,6 +125,13 @@ class Backend(ABC):
                 keep two copies, each where and how its role is fastest.
 
         After `allocate` only weights that were asked for before it are known.
+        """
+
+    @abstractmethod
+    def allow_rounding(self) -> None:
+        """Lets large matrices be kept in BF16 where that makes products faster; before any `get`.
+
+        For models whose results bear it. Backends without such a way do nothing.
         """
 
     @abstractmethod

@@ -5,7 +5,7 @@ from importlib import import_module
 from puna.errors import UnsupportedModel
 from puna.ml import Backend
 from puna.ml.nn import bind
-from puna.models.base import Model
+from puna.models.base import Encoder, Model
 
 # Text, so that a model's module is imported only when a file needs it.
 _MODELS = {
@@ -70,5 +70,8 @@ def build_model(backend: Backend) -> Model:
     """
     metadata = backend.config()
     model = model_class(metadata.architecture)(metadata)
+    if isinstance(model, Encoder):
+        # Vectors are compared by their angles, which hardly change.
+        backend.allow_rounding()
     bind(model, backend, model.ignored)
     return model

@@ -140,6 +140,41 @@ class Details(TypedDict):
     embedding_length: NotRequired[int]
 
 
+class ShownMessage(TypedDict):
+    """A message that every conversation with the model begins with."""
+
+    role: str
+    content: NotRequired[str]
+
+
+class ShownTensor(TypedDict):
+    """A tensor of the model's file; the fastest axis of its shape comes first."""
+
+    name: str
+    type: str
+    shape: list[int]
+
+
+class Shown(TypedDict):
+    """The answer of `/api/show`; what is empty is left out."""
+
+    details: Details
+    model_info: dict[str, Any]
+    license: NotRequired[str]
+    modelfile: NotRequired[str]
+    parameters: NotRequired[str]
+    template: NotRequired[str]
+    template_family: NotRequired[str]
+    renderer: NotRequired[str]
+    system: NotRequired[str]
+    messages: NotRequired[list[ShownMessage]]
+    projector_info: NotRequired[dict[str, Any]]
+    tensors: NotRequired[list[ShownTensor]]
+    capabilities: NotRequired[list[str]]
+    modified_at: NotRequired[str]
+    requires: NotRequired[str]
+
+
 class Tag(TypedDict):
     """A model as the list has it."""
 
@@ -166,7 +201,7 @@ def routes(state: AppState) -> list[Route]:
         route("/api/version", found.version, "GET", opens="", answer=Version),
         route("/api/status", found.status, "GET", opens="", answer=Status),
         route("/api/tags", found.tags, "GET", opens=INFERENCE, answer=Tags),
-        route("/api/show", found.show, "POST", opens=INFERENCE, body=Show, answer=dict[str, Any]),
+        route("/api/show", found.show, "POST", opens=INFERENCE, body=Show, answer=Shown),
         route(
             "/api/create",
             found.create,

@@ -34,7 +34,7 @@ from puna.server.openai.body import (
 )
 from puna.server.openai.errors import error_event, error_response
 from puna.server.openai.formats import read_format
-from puna.server.openai.messages import MessageBody, messages_of, tools_of
+from puna.server.openai.messages import MessageBody, allowed, messages_of, tools_of
 from puna.server.openai.usage import (
     LogprobDocument,
     UsageDocument,
@@ -201,6 +201,7 @@ def chat_request(request: Request, body: ChatBody) -> ChatRequest:
     check_top_logprobs(body.top_logprobs)
     if body.top_logprobs and not body.logprobs:
         raise InvalidOption("top_logprobs needs logprobs to be true")
+    choice, tools = allowed(body.tool_choice, tools_of(body.tools))
     effort = body.reasoning_effort if body.reasoning_effort is not None else body.reasoning.effort
     return ChatRequest(
         **{**asked_of(request, body), "options": options_of(body, body.most_tokens, body.stop)},
@@ -213,8 +214,8 @@ def chat_request(request: Request, body: ChatBody) -> ChatRequest:
         top_logprobs=body.top_logprobs,
         logit_bias=bias_of(body.logit_bias),
         messages=messages_of(body.messages),
-        tools=tools_of(body.tools),
-        tool_choice=read_tool_choice(body.tool_choice),
+        tools=tools,
+        tool_choice=read_tool_choice(choice),
         parallel_tool_calls=body.parallel_tool_calls,
         variables=body.chat_template_kwargs,
     )

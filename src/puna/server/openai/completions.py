@@ -5,7 +5,7 @@ import codecs
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import NotRequired, TypeAlias, TypedDict
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -62,6 +62,36 @@ class CompletionBody(ChoicesBody, kw_only=True):
         return self.n if self.best_of is None else self.best_of
 
 
+class CompletionLogprobs(TypedDict):
+    """The tokens of a choice or a part of it; nothing is known of a prompt's first."""
+
+    tokens: list[str]
+    token_logprobs: list[float | None]
+    top_logprobs: list[Mapping[str, float] | None]
+    text_offset: list[int]
+
+
+class CompletionChoice(TypedDict):
+    """A choice, or what is new of it."""
+
+    text: str
+    index: int
+    logprobs: CompletionLogprobs | None
+    finish_reason: str | None
+
+
+class CompletionDocument(TypedDict):
+    """An answer, or a chunk of a stream; `usage` is null in all chunks but the last."""
+
+    id: str
+    object: str
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[CompletionChoice]
+    usage: NotRequired[UsageDocument | None]
+
+
 def routes(state: AppState) -> list[Route]:
     """The route."""
     return [
@@ -71,8 +101,8 @@ def routes(state: AppState) -> list[Route]:
             "POST",
             opens=INFERENCE,
             body=CompletionBody,
-            answer=dict[str, Any],
-            events=dict[str, Any],
+            answer=CompletionDocument,
+            events=CompletionDocument,
         )
     ]
 
@@ -170,7 +200,7 @@ class _Reply:
     id: str = field(default_factory=lambda: new_id("cmpl-"))
     created: int = field(default_factory=now)
 
-    def document(self, choices: Sequence[Mapping[str, Any]], **more: Any) -> dict[str, Any]:
+    def document(self, choices: list[CompletionChoice]) -> CompletionDocument:
         """One of the documents."""
         return {
             "id": self.id,
@@ -179,7 +209,6 @@ class _Reply:
             "model": self.model,
             "system_fingerprint": self.fingerprint,
             "choices": choices,
-            **more,
         }
 
 
@@ -240,7 +269,7 @@ class _Choice:
         """The mean of its tokens' log-probabilities."""
         return self.likelihood / self.count if self.count else 0.0
 
-    def document(self, index: int) -> dict[str, Any]:
+    def document(self, index: int) -> CompletionChoice:
         """What has not been told yet."""
         text, tokens = self.text, self.tokens
         self.text, self.tokens = "", []
@@ -252,7 +281,7 @@ class _Choice:
             "finish_reason": ("length" if finished.reason == "length" else "stop") if finished else None,
         }
 
-    def _logprobs_document(self, tokens: Sequence[_Told]) -> dict[str, Any]:
+    def _logprobs_document(self, tokens: Sequence[_Told]) -> CompletionLogprobs:
         offsets = []
         for token in tokens:
             offsets.append(max(self._offset, 0))
@@ -269,20 +298,21 @@ async def _chunks(
     reply: _Reply, answers: Sequence[Answer], choices: Sequence[_Choice], body: CompletionBody
 ) -> AsyncGenerator[bytes, None]:
     """The answers as they come."""
-    counted = {"usage": None} if body.stream_options.include_usage else {}
+    counted = body.stream_options.include_usage
     async with aclosing(merged(answers)) as events:
         async for index, event in events:
             choices[index].add(event)
             if not isinstance(event, Logprobs | PromptLogprobs):
-                yield sse_event(reply.document([choices[index].document(index)], **counted))
+                chunk = reply.document([choices[index].document(index)])
+                yield sse_event({**chunk, "usage": None} if counted else chunk)
     if counted:
-        yield sse_event(reply.document([], usage=_usage(choices, body)))
+        yield sse_event({**reply.document([]), "usage": _usage(choices, body)})
     yield DONE
 
 
 async def _whole(
     reply: _Reply, answers: Sequence[Answer], choices: Sequence[_Choice], body: CompletionBody
-) -> dict[str, Any]:
+) -> CompletionDocument:
     """The answers in one piece."""
     async with aclosing(merged(answers)) as events:
         async for index, event in events:
@@ -292,7 +322,7 @@ async def _whole(
         together = choices[begin : begin + body.tried]
         told += sorted(together, key=lambda choice: -choice.goodness)[: body.n] if body.best_of else together
     documents = [choice.document(index) for index, choice in enumerate(told)]
-    return reply.document(documents, usage=_usage(choices, body))
+    return {**reply.document(documents), "usage": _usage(choices, body)}
 
 
 def _usage(choices: Sequence[_Choice], body: CompletionBody) -> UsageDocument:

@@ -134,6 +134,38 @@ def tools_of(tools: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{**tool, "function": _without_strict(tool.get("function"))} for tool in tools]
 
 
+def allowed(choice: object, tools: list[dict[str, Any]]) -> tuple[object, list[dict[str, Any]]]:
+    """What a choice of the type `allowed_tools` leaves: a word, and some tools; others stay as they are.
+
+    Args:
+        choice: of /v1/chat/completions, or of /v1/responses, where mode and tools are beside the type.
+        tools: as `tools_of` gives them.
+
+    Raises:
+        Refused: it has no mode, or names none or others than the tools.
+    """
+    if not isinstance(choice, dict) or choice.get("type") != "allowed_tools":
+        return choice, tools
+    told = choice.get("allowed_tools", choice)
+    mode, listed = (told.get("mode"), told.get("tools")) if isinstance(told, dict) else (None, None)
+    names = [_name(tool) for tool in listed] if isinstance(listed, list) else []
+    left = [tool for tool in tools if _name(tool) in names]
+    if mode not in ("auto", "required") or not names or any(name not in map(_name, left) for name in names):
+        raise Refused(
+            400,
+            "tool_choice of type allowed_tools needs a mode, auto or required, and functions of tools",
+            param="tool_choice",
+        )
+    return mode, left
+
+
+def _name(tool: object) -> str:
+    """A function's name, in the form of either route; empty where there is none."""
+    function = tool.get("function", tool) if isinstance(tool, dict) else None
+    name = function.get("name") if isinstance(function, dict) else None
+    return name if isinstance(name, str) else ""
+
+
 def _without_strict(function: object) -> object:
     if not isinstance(function, dict):
         return function

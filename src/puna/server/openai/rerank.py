@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import NotRequired, TypedDict
 
 import msgspec
 from starlette.requests import Request
@@ -29,6 +29,37 @@ class RerankBody(ModelBody, kw_only=True):
     return_documents: bool = False
 
 
+class RankedText(TypedDict):
+    """A document, where the documents are to be told."""
+
+    text: str
+
+
+class RankedDocument(TypedDict):
+    """How well a document answers the query."""
+
+    index: int
+    relevance_score: float
+    document: NotRequired[RankedText]
+
+
+class RerankUsage(TypedDict):
+    """The tokens that were read."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class RerankDocument(TypedDict):
+    """The answer: the best documents, best first."""
+
+    id: str
+    model: str
+    object: str
+    results: list[RankedDocument]
+    usage: RerankUsage
+
+
 def routes(state: AppState) -> list[Route]:
     """The route."""
     return [
@@ -38,7 +69,7 @@ def routes(state: AppState) -> list[Route]:
             "POST",
             opens=INFERENCE,
             body=RerankBody,
-            answer=dict[str, Any],
+            answer=RerankDocument,
         )
     ]
 
@@ -58,17 +89,18 @@ class _Rerank:
         check_ignored(request, ignored)
         scores = [vector[0] for vector in made.vectors]
         best = sorted(range(len(scores)), key=lambda index: -scores[index])[: body.top_n]
-        results = [
-            {
-                "index": index,
-                "relevance_score": scores[index],
-                **({"document": {"text": documents[index]}} if body.return_documents else {}),
-            }
-            for index in best
-        ]
-        usage = {"prompt_tokens": made.tokens, "total_tokens": made.tokens}
-        reply = {"id": new_id("rerank-"), "model": body.model, "object": "list", "results": results}
-        return json_response({**reply, "usage": usage}, headers=ignored_header(ignored))
+        results: list[RankedDocument] = [{"index": index, "relevance_score": scores[index]} for index in best]
+        if body.return_documents:
+            for result in results:
+                result["document"] = {"text": documents[result["index"]]}
+        reply: RerankDocument = {
+            "id": new_id("rerank-"),
+            "model": body.model,
+            "object": "list",
+            "results": results,
+            "usage": {"prompt_tokens": made.tokens, "total_tokens": made.tokens},
+        }
+        return json_response(reply, headers=ignored_header(ignored))
 
 
 def _texts(documents: Sequence[object]) -> list[str]:

@@ -31,7 +31,7 @@ from puna.server.openai.building import Building, ResponseDocument, ResponseEven
 from puna.server.openai.errors import error_response
 from puna.server.openai.formats import read_format
 from puna.server.openai.items import input_items, messages_of_items
-from puna.server.openai.messages import tools_of
+from puna.server.openai.messages import allowed, tools_of
 from puna.server.openai.usage import new_id, now
 from puna.server.routing import route
 from puna.server.sse import stream_sse
@@ -237,6 +237,8 @@ class _Responses:
         messages = messages_of_items([*self._before(request, body), *given])
         if body.instructions:
             messages.insert(0, Message("system", body.instructions))
+        functions = [_as_in_chat(tool) for tool in body.tools if tool.get("type") == "function"]
+        choice, tools = allowed(body.tool_choice, tools_of(functions))
         return ChatRequest(
             **{**asked_of(request, body), "options": options_of(body, body.max_output_tokens)},
             format=read_format(body.text.format, "text.format"),
@@ -247,8 +249,8 @@ class _Responses:
             logprobs=bool(body.top_logprobs) or _LOGPROBS in body.include,
             top_logprobs=body.top_logprobs,
             messages=messages,
-            tools=tools_of([_as_in_chat(tool) for tool in body.tools if tool.get("type") == "function"]),
-            tool_choice=_tool_choice(body.tool_choice),
+            tools=tools,
+            tool_choice=_tool_choice(choice),
             parallel_tool_calls=body.parallel_tool_calls,
             variables=body.chat_template_kwargs,
         )

@@ -110,6 +110,9 @@ class GGMLBackend(Backend):
     def names(self) -> Iterable[str]:
         return self.file.tensors.keys()
 
+    def allow_rounding(self) -> None:
+        self._weights.rounds = True
+
     def get(self, name: str, *, rows: bool = False) -> GGMLTensor | None:
         if name not in self.file.tensors:
             return None

@@ -9,6 +9,7 @@ have one, see `Change` and docs/ml.md:
   the same memory and rounds nothing but the offsets, to F16.
 - Q5_0 holds x = d q, with q from -16 to 15 and one d for 32 elements: Q8_0 with the same d and q, exactly.
 - Q5_1 becomes Q8_0 by rounding, to within 0.4 % of the block's largest.
+- F32 and F16 become BF16 by rounding to 8 bits, where a model bears that (`ROUNDED`).
 """
 
 from __future__ import annotations
@@ -92,9 +93,22 @@ def _q8_0_of_any(library: Library, content: Array, source: TensorInfo) -> Array:
     return result
 
 
+def _bf16_of_floats(library: Library, content: Array, source: TensorInfo) -> Array:
+    numbers = content.view(np.float32 if source.type is GGMLType.F32 else np.float16)
+    floats, result = np.ascontiguousarray(numbers, np.float32), np.empty(numbers.size, np.uint16)
+    library.ggml_fp32_to_bf16_row(floats.ctypes.data, result.ctypes.data, floats.size)
+    return result.view(np.uint8)
+
+
 CHANGES = {
     GGMLType.Q4_1: Change(GGMLType.Q4_0, _q4_0_of_q4_1, _offsets_of_q4_1),
     GGMLType.Q5_0: Change(GGMLType.Q8_0, _q8_0_of_q5_0),
     GGMLType.Q5_1: Change(GGMLType.Q8_0, _q8_0_of_any),
 }
 """What becomes of the types without a fast kernel."""
+
+ROUNDED = {
+    GGMLType.F32: Change(GGMLType.BF16, _bf16_of_floats),
+    GGMLType.F16: Change(GGMLType.BF16, _bf16_of_floats),
+}
+"""What becomes of the types that are multiplied faster, but less exactly, as another."""

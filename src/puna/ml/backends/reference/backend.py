@@ -95,6 +95,9 @@ class ReferenceBackend(Backend):
     def names(self) -> Iterable[str]:
         return self._file.tensors.keys()
 
+    def allow_rounding(self) -> None:
+        """Everything stays F32."""
+
     def get(self, name: str, *, rows: bool = False) -> ReferenceTensor | None:
         return self._weight((name,), rows) if name in self._file.tensors else None
 
