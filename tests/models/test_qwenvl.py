@@ -20,7 +20,7 @@ from puna.engine.load import load_model
 from puna.engine.options import LoadOptions
 from puna.engine.pictures import Placed, coordinates
 from puna.errors import GGUFError, UnsupportedModel, WeightError
-from puna.gguf import metadata_of
+from puna.gguf import GGMLType, GGUFFile, GGUFWriter, metadata_of
 from puna.images.pixels import CLIP_DEVIATION, CLIP_MEAN, Pixels, resized
 from puna.images.resizing import Resizing
 from puna.ml import BackendParams
@@ -195,6 +195,25 @@ def test_whatever_the_way(plain: tuple[Path, Any], params: BackendParams) -> Non
     pixels = picture(model, 2, (5, 3))
     with opened(path, "ggml", params=params) as evaluator:
         agree(features(evaluator, pixels), hf_qwenvl.features(model, pixels))
+
+
+def test_encoders_in_half_precision(plain: tuple[Path, Any], backend_name: str, tmp_path: Path) -> None:
+    """As published files have them, kernels and all."""
+    path, model = plain
+    with GGUFFile.open(path) as file, GGUFWriter(tmp_path / "half.gguf") as writer:
+        content = path.read_bytes()
+        for key in file.metadata:
+            writer.add(key, file.metadata[key], file.metadata.entry(key).element)
+        for name, tensor in file.tensors.items():
+            values = np.frombuffer(content, np.float32, tensor.nbytes // 4, tensor.offset)
+            half = name.startswith("v.") and len(tensor.shape) > 1
+            kind, type_ = (np.float16, GGMLType.F16) if half else (np.float32, GGMLType.F32)
+            writer.add_tensor(name, type_, tensor.shape, values.astype(kind).tobytes())
+    pixels = picture(model, 3, (5, 3))
+    expected = hf_qwenvl.features(model, pixels)
+    with opened(tmp_path / "half.gguf", backend_name) as evaluator:
+        found = features(evaluator, pixels)
+    assert np.abs(found - expected).max() < 0.02 * np.abs(expected).max()
 
 
 def test_logits_of_a_text(example: tuple[Path, Any], backend_name: str) -> None:

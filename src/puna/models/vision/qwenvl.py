@@ -200,7 +200,7 @@ class QwenVision(Vision):
 
     def __init__(
         self, metadata: Metadata, vocabulary: Sequence[str], least: int, colour: Colour, deviation: Colour
-    ):
+    ) -> None:
         """
         Args:
             metadata: of the file with the encoder.
