@@ -16,9 +16,9 @@ sys.path[:0] = [{source!r}, {source!r} + "/gguf-py"]
 import conversion.base
 import convert_hf_to_gguf
 known = conversion.base.TextModel.get_vocab_base_pre
-for folder, target, pre in json.load(sys.stdin):
+for folder, target, pre, *more in json.load(sys.stdin):
     conversion.base.TextModel.get_vocab_base_pre = lambda self, found, pre=pre: pre or known(self, found)
-    sys.argv = ["convert", "--outtype", "bf16", "--outfile", target, folder]
+    sys.argv = ["convert", "--outtype", "bf16", "--outfile", target, folder, *more]
     convert_hf_to_gguf.main()
 """
 
@@ -38,11 +38,13 @@ class Task:
 
     Attributes:
         pre: the name of its pre-tokenizer; empty to have it found out.
+        sees: its image encoder is wanted, not its text.
     """
 
     folder: Path
     target: Path
     pre: str = ""
+    sees: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,13 @@ class AdapterTask:
 
 def convert_all(tasks: Sequence[Task]) -> None:
     """Convert to BF16, one after the other in one process."""
-    _run(_CONVERT, [[str(task.folder), str(task.target), task.pre] for task in tasks])
+    _run(
+        _CONVERT,
+        [
+            [str(task.folder), str(task.target), task.pre, *(["--mmproj"] if task.sees else [])]
+            for task in tasks
+        ],
+    )
 
 
 def convert_adapters(tasks: Sequence[AdapterTask]) -> None:

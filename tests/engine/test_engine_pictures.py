@@ -11,16 +11,27 @@ from tests.engine.driving import Answer, finish, loaded, request, run, step
 from tests.tiny_gemma import PICTURE_TOKENS, write_tiny_gemma
 from tests.tiny_llama import write_tiny_llama
 from tests.tiny_mllama import picture, write_tiny_mllama
+from tests.tiny_qwenvl import write_tiny_qwenvl
 
 from puna.chat.capabilities import picture_tokens
 from puna.engine.load import LoadedModel, load_model, plan_model
 from puna.engine.options import LoadOptions
-from puna.engine.pictures import Features, Gallery, Placed, common_pictures, expanded, groups
+from puna.engine.pictures import (
+    Features,
+    Gallery,
+    Placed,
+    common_pictures,
+    coordinates,
+    expanded,
+    groups,
+)
 from puna.engine.request import GenerateRequest, Image
 from puna.errors import ContextLengthExceeded, InvalidOption, MissingCapability
+from puna.gguf import GGUFFile
 from puna.models.base import Placement
 
 LARGE, SMALL = (90, 90), (20, 20)
+CUT_OFF = picture(1)[:200]
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +40,7 @@ def paths(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {
         "mllama": write_tiny_mllama(folder / "mllama.gguf"),
         "gemma": write_tiny_gemma(folder / "gemma.gguf", sees=True),
+        "qwen": write_tiny_qwenvl(folder / "qwen.gguf"),
     }
 
 
@@ -38,9 +50,9 @@ def path(paths: dict[str, Path]) -> Path:
     return paths["mllama"]
 
 
-@pytest.fixture(params=["mllama", "gemma"])
+@pytest.fixture(params=["mllama", "gemma", "qwen"])
 def either(paths: dict[str, Path], request: pytest.FixtureRequest) -> Path:
-    """That, or one that has pictures among its tokens."""
+    """That, or one that has pictures among its tokens, of one size or of any."""
     return paths[request.param]
 
 
@@ -171,14 +183,29 @@ def test_pictures_that_never_fit_are_an_error_of_their_request(path: Path) -> No
         assert good.text == told(path, asked("compare", *apart))
 
 
-@pytest.mark.parametrize("content", [b"", b"no picture", picture(1)[:200]])
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        *[(name, content) for name in ("mllama", "gemma") for content in (b"", b"no picture", CUT_OFF)],
+        ("qwen", picture(1, format="JPEG")[:1000]),
+    ],
+)
 def test_what_is_no_picture_fails_its_request_alone(
-    either: Path, looking: LoadedModel, content: bytes
+    paths: dict[str, Path], name: str, content: bytes
 ) -> None:
     good = asked("look", (0, picture(1)))
-    failed, answer = run(looking.engine, asked("look", (2, content)), good)
+    with loaded(paths[name], num_ctx=256, num_parallel=4, num_batch=32) as model:
+        failed, answer = run(model.engine, asked("look", (2, content)), good)
     assert isinstance(failed.error, InvalidOption) and str(failed.error).startswith("invalid image: ")
-    assert answer.text == told(either, good)
+    assert answer.text == told(paths[name], good)
+
+
+@pytest.mark.parametrize("content", [b"", b"no picture", CUT_OFF, picture(1, (1, 201))])
+def test_what_has_no_size_is_refused_where_sizes_count(paths: dict[str, Path], content: bytes) -> None:
+    with loaded(paths["qwen"]) as model:
+        with pytest.raises(InvalidOption, match="invalid image: "):
+            model.engine.submit(1, asked("look", (2, content)))
+        assert model.engine.idle
 
 
 def test_pictures_count_and_their_context_does_not_shift(path: Path) -> None:
@@ -208,9 +235,13 @@ def test_places_that_there_are_not(model: LoadedModel, places: tuple[int, ...]) 
 
 def test_servers_know_how_many_tokens_a_picture_takes(looking: LoadedModel, tmp_path: Path) -> None:
     gallery = looking.engine._gallery
-    assert gallery is not None and picture_tokens(looking.metadata) == gallery.placement.length
+    tokens = picture_tokens(looking.metadata)
+    assert gallery is not None and tokens is not None
+    for size in (LARGE, SMALL, (70, 13), (5, 300)):
+        content = picture(1, size)
+        assert tokens(content) == gallery.placement(content).length
     with loaded(write_tiny_mllama(tmp_path / "blind.gguf", sees=False)) as blind:
-        assert picture_tokens(blind.metadata) == 0
+        assert picture_tokens(blind.metadata) is None
 
 
 def test_a_picture_may_end_the_prompt(either: Path, looking: LoadedModel) -> None:
@@ -227,6 +258,31 @@ def test_a_picture_is_evaluated_as_a_whole(paths: dict[str, Path]) -> None:
         assert model.num_batch == PICTURE_TOKENS
         for answer, one in zip(run(model.engine, *wanted), wanted, strict=True):
             assert answer.text == told(paths["gemma"], one)
+
+
+def test_a_picture_whose_tokens_see_no_later_ones_may_be_divided(paths: dict[str, Path]) -> None:
+    wanted = [asked("look at it", (n, picture(n, (60, 80)))) for n in range(4)]
+    with loaded(paths["qwen"], num_ctx=256, num_parallel=4, num_batch=7) as model:
+        assert model.num_batch == 7
+        (first, *_) = model.engine._pictured(wanted[0])[1]
+        assert (first.count, first.columns, first.whole) == (48, 6, False)
+        for answer, one in zip(run(model.engine, *wanted), wanted, strict=True):
+            assert answer.text == told(paths["qwen"], one)
+
+
+def test_llama_cpps_two_files_say_what_ollamas_one_does(paths: dict[str, Path], tmp_path: Path) -> None:
+    text = write_tiny_qwenvl(tmp_path / "text.gguf", projector=tmp_path / "mmproj.gguf")
+    wanted = [asked("look at it", (n, picture(n, (30, 80)))) for n in range(3)]
+    options = LoadOptions(num_threads=1, kv_cache_type="f32", projector=str(tmp_path / "mmproj.gguf"))
+    with load_model(text, options) as model:
+        for answer, one in zip(run(model.engine, *wanted), wanted, strict=True):
+            assert answer.text == told(paths["qwen"], one)
+    with GGUFFile.open(tmp_path / "mmproj.gguf") as projector:
+        two = picture_tokens(model.metadata, projector.metadata)
+    with GGUFFile.open(paths["qwen"]) as file:
+        one_file = picture_tokens(file.metadata)
+    content = picture(1, (90, 40))
+    assert one_file is not None and two is not None and one_file(content) == two(content) == 38
 
 
 def test_an_image_encoder_in_a_file_of_its_own(paths: dict[str, Path], tmp_path: Path) -> None:
@@ -291,14 +347,31 @@ def test_much_company_changes_nothing(either: Path, seed: int) -> None:
 # -- the pure parts ---------------------------------------------------------------------------------------
 
 
-def placed(begin: int, name: str, count: int = 1) -> Placed:
-    return Placed(begin, count, name.encode(), b"")
+def placed(begin: int, name: str, count: int = 1, columns: int = 0) -> Placed:
+    return Placed(begin, count, name.encode(), b"", columns, whole=not columns)
+
+
+def test_places_have_rows_and_columns_in_pictures() -> None:
+    """The example of arXiv:2409.12191: what follows a picture goes on behind its longer side."""
+    pictures = [placed(2, "a", 6, columns=3), placed(9, "b", 4, columns=1)]
+    time = [0, 1, *[2] * 6, 5, *[6] * 4, 10, 11]
+    rows = [0, 1, 2, 2, 2, 3, 3, 3, 5, 6, 7, 8, 9, 10, 11]
+    columns = [0, 1, 2, 3, 4, 2, 3, 4, 5, *[6] * 4, 10, 11]
+    whole = coordinates(0, 15, pictures)
+    assert whole.tolist() == [time, rows, columns, time]
+    for begin in range(15):
+        for end in range(begin, 16):
+            assert (coordinates(begin, end, pictures) == whole[:, begin:end]).all()
+
+
+def test_places_are_alike_where_pictures_have_no_columns() -> None:
+    assert coordinates(3, 7, [placed(1, "a"), placed(4, "b", 2)]).tolist() == [[3, 4, 5, 6]] * 4
 
 
 def test_a_prompt_gets_its_pictures_tokens() -> None:
     placement = Placement(9, count=2, before=(7,), after=(8,))
     images = [Image(0, b"a"), Image(2, b"b"), Image(2, b"c"), Image(3, b"a")]
-    tokens, pictures = expanded([1, 2, 3], images, placement)
+    tokens, pictures = expanded([1, 2, 3], images, lambda content: placement)
     one = [7, 9, 9, 8]
     assert tokens.tolist() == [*one, 1, 2, *one, *one, 3, *one]
     assert [(picture.begin, picture.end) for picture in pictures] == [(1, 3), (7, 9), (11, 13), (16, 18)]

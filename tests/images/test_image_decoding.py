@@ -11,7 +11,7 @@ from PIL import Image
 from tests.images.pictures import chunk, gif, gradient, jpeg, noise, png, saved, webp
 
 from puna.errors import InvalidOption
-from puna.images.decode import decode
+from puna.images.decode import decode, measured
 from puna.images.header import MAX_PIXELS, MAX_SIDE, examine
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
@@ -95,6 +95,22 @@ def test_pictures_are_turned_as_their_exif_says(orientation: int) -> None:
     # Green grows downwards in the stored picture, red to the right.
     corners = {1: (0, 0), 2: (0, -1), 3: (-1, -1), 4: (-1, 0), 5: (0, 0), 6: (0, -1), 7: (-1, -1), 8: (-1, 0)}
     assert found[corners[orientation]][:2].max() < 30
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 5, 8])
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+def test_pictures_are_measured_as_they_are_turned(format: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    content = saved(gradient(64, 32), format, exif=exif)
+    assert measured(content) == decode(content).size
+    assert measured(saved(gradient(64, 32), format)) == (64, 32)
+
+
+@pytest.mark.parametrize("content", [b"", b"no picture", png(0, 5), png(20_000, 5), jpeg(9000, 9000)])
+def test_what_is_no_picture_is_not_measured(content: bytes) -> None:
+    with pytest.raises(InvalidOption, match="invalid image: "):
+        measured(content)
 
 
 @pytest.mark.parametrize("format", ["GIF", "WEBP", "PNG"])

@@ -59,7 +59,9 @@ def write_model(path: Path, model: Any, **config: Any) -> None:
     model.save_pretrained(folder)
     stated = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(stated | config))
-    (folder / "tokenizer.json").write_text(json.dumps(tiny_tokenizer(model.config.vocab_size)))
+    (folder / "tokenizer.json").write_text(
+        json.dumps(tiny_tokenizer(model.config.get_text_config().vocab_size))
+    )
     convert(folder, path, lambda progress: None)
 
 

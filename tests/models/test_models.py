@@ -45,10 +45,12 @@ _PARENTS = {
     "lfm2moe": "lfm2",
     "nomic-bert": "bert",
     "olmo3": "olmo2",
+    "qwen25vl": "qwen2vl",
     "qwen2moe": "qwen2",
     "qwen35": "qwen3next",
     "qwen35moe": "qwen3next",
     "qwen3moe": "qwen3",
+    "qwen3vlmoe": "qwen3vl",
 }
 
 GROUPS = {
@@ -99,7 +101,7 @@ def _built(path: Path, tensors: State, changes: dict[str, Any] | None = None) ->
 @pytest.mark.parametrize("architecture", architectures())
 def test_every_architecture_has_a_model(architecture: str) -> None:
     experts = EXPERTS if architecture.endswith(("moe", "oss", "llama4")) else {}
-    changes = {"attention.layer_norm_epsilon": 1e-5, "attention.sliding_window": 4}
+    changes: dict[str, Any] = {"attention.layer_norm_epsilon": 1e-5, "attention.sliding_window": 4}
     if architecture == "deepseek2":
         changes |= {"attention.kv_lora_rank": 6, "rope.dimension_count": 2}
     if architecture == "gemma3n":
@@ -109,6 +111,8 @@ def test_every_architecture_has_a_model(architecture: str) -> None:
     if architecture in ("qwen3next", "qwen35", "qwen35moe"):
         changes |= DELTA | {"expert_shared_feed_forward_length": 4, "expert_feed_forward_length": 4}
         experts = EXPERTS
+    if "vl" in architecture:
+        changes["rope.dimension_sections"] = [1, 1, 0, 0]
     metadata = _metadata(architecture, changes | experts)
     model = model_class(architecture)(metadata)
     assert isinstance(model, Decoder | Encoder)

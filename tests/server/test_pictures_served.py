@@ -16,6 +16,7 @@ from tests.served_models import CHAT, GREEDY, add_model
 from tests.tiny_gemma import PICTURE_TOKENS, write_tiny_gemma
 from tests.tiny_llama import write_tiny_llama
 from tests.tiny_mllama import picture, write_tiny_mllama
+from tests.tiny_qwenvl import write_tiny_qwenvl
 
 from puna.create.request import CreateRequest
 from puna.services.creation import create
@@ -39,6 +40,10 @@ def seeing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     add_model(library, "gemma", gemma, template=CHAT + START, parameters=GREEDY)
     write_tiny_gemma(folder / "text.gguf", projector=folder / "mmproj.gguf")
     add_apart(library, "apart", folder / "text.gguf", folder / "mmproj.gguf")
+    qwen = write_tiny_qwenvl(folder / "qwen.gguf")
+    add_model(library, "qwen", qwen, template=CHAT + START, parameters=GREEDY)
+    write_tiny_qwenvl(folder / "qwen-text.gguf", projector=folder / "qwen-mmproj.gguf")
+    add_apart(library, "qwen-apart", folder / "qwen-text.gguf", folder / "qwen-mmproj.gguf")
     blind = write_tiny_llama(folder / "blind.gguf")
     add_model(library, "blind", blind, template=CHAT + START, parameters=GREEDY)
     # Half precision decides between two tokens that are nearly alike.
@@ -80,7 +85,7 @@ def said(server: Served, images: list[bytes], **more: str) -> str:
     return text
 
 
-@pytest.mark.parametrize("model", ["sees", "jinja", "gemma", "apart"])
+@pytest.mark.parametrize("model", ["sees", "jinja", "gemma", "apart", "qwen", "qwen-apart"])
 def test_answers_depend_on_the_pictures(seeing: Served, model: str) -> None:
     one, other = picture(1), picture(2, (80, 30), "JPEG")
     answers = [said(seeing, images, model=model) for images in ([], [one], [other], [one, other], [one])]
@@ -108,19 +113,50 @@ def test_a_picture_of_gemma_takes_several(seeing: Served) -> None:
     assert reply.status == 400 and "64" in reply.error and str(64 + 20) in reply.error
 
 
-def test_the_dialects_agree(seeing: Served) -> None:
+@pytest.mark.parametrize("model", ["qwen", "qwen-apart"])
+def test_a_picture_of_qwen_takes_as_many_tokens_as_it_is_large(seeing: Served, model: str) -> None:
+    small, large = picture(4, (20, 20)), picture(4, (80, 60), "JPEG")
+    counts = [
+        chat(seeing, images, model=model).json["prompt_eval_count"] for images in ([], [small], [large])
+    ]
+    assert [count - counts[0] for count in counts] == [0, 2 * 2 + 2, 8 * 6 + 2]
+    options = {**OPTIONS, "num_ctx": 96}
+    message = {"role": "user", "content": "say", "images": [coded(large)]}
+    body = {"model": model, "stream": False, "options": options, "truncate": True}
+    assert seeing.post("/api/chat", {**body, "messages": [message]}).status == 200
+    # The older turn goes, since both do not fit.
+    answer = {"role": "assistant", "content": "yes"}
+    reply = seeing.post("/api/chat", {**body, "messages": [message, answer, message]})
+    assert reply.status == 200 and reply.json["prompt_eval_count"] == counts[2]
+    reply = seeing.post("/api/chat", {**body, "messages": [{**message, "images": [coded(large)] * 2}]})
+    assert reply.status == 400 and "96" in reply.error and str(counts[2] + 50) in reply.error
+
+
+def test_what_has_no_size_for_qwen(seeing: Served) -> None:
+    for content, error in (
+        (b"AAAA", "invalid image: it is no PNG"),
+        (picture(1, (2, 500)), "invalid image: 2 × 500 pixels; the model looks at none of which one side"),
+        (picture(1, format="JPEG")[:1000], "invalid image: the JPEG cannot be read"),
+    ):
+        reply = chat(seeing, [content], model="qwen")
+        assert reply.status == 400 and reply.error.startswith(error)
+    assert said(seeing, [picture(1)], model="qwen")
+
+
+@pytest.mark.parametrize("model", ["sees", "qwen"])
+def test_the_dialects_agree(seeing: Served, model: str) -> None:
     one = picture(5)
-    expected = said(seeing, [one])
+    expected = said(seeing, [one], model=model)
     generated = seeing.post(
         "/api/generate",
-        {"model": "sees", "prompt": "say", "images": [coded(one)], "stream": False, "options": OPTIONS},
+        {"model": model, "prompt": "say", "images": [coded(one)], "stream": False, "options": OPTIONS},
     )
     assert generated.json["response"] == expected
     link = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{coded(one)}"}}
     openai = seeing.post(
         "/v1/chat/completions",
         {
-            "model": "sees",
+            "model": model,
             "messages": [{"role": "user", "content": [link, {"type": "text", "text": "say"}]}],
             "max_tokens": 10,
             "temperature": 0,
@@ -131,7 +167,7 @@ def test_the_dialects_agree(seeing: Served) -> None:
     anthropic = seeing.post(
         "/v1/messages",
         {
-            "model": "sees",
+            "model": model,
             "max_tokens": 10,
             "temperature": 0,
             "messages": [

@@ -200,7 +200,7 @@ def test_a_model_of_embeddings_does_not_chat(folder: Path) -> None:
 
 def test_pictures_are_numbered_in_the_prompt(folder: Path) -> None:
     with scripted(folder, "a", template=GO, capabilities=("vision",)) as (chat, model):
-        seeing = Chat.of(model.metadata, model.tokenizer, 512, chat.facts, image_tokens=3)
+        seeing = Chat.of(model.metadata, model.tokenizer, 512, chat.facts, image_tokens=lambda content: 3)
         turns = (Message("user", "a [img] b", images=(b"1", b"2")), Message("assistant", "c"))
         prepared = seeing.prepare(Conversation((*turns, Message("user", "d", images=(b"3",)))))
         decode = model.tokenizer.decode

@@ -4,20 +4,32 @@ The rules and the order are Ollama's; a file that cannot be read counts as able 
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from enum import StrEnum
+from functools import partial
 
 from puna.chat.parsers.registry import Support
 from puna.errors import MissingCapability
 from puna.gguf import Metadata
+from puna.images.header import examine
+from puna.images.resizing import Resizing
 from puna.template.go import Template
 from puna.template.go.tags import thinking_tags
 
 _THINKING_FAMILIES = frozenset(("gptoss", "gpt-oss"))
 # Their projectors have an audio encoder that the engine does not run.
 _SILENT_PROJECTORS = frozenset(("gemma3nv", "nemotron_h_omni"))
-# What stands around a picture of Gemma 3: two tags and two empty lines.
+# What stands around a picture of Gemma 3: two tags and two empty lines; around one of Qwen's, two tags.
 _AROUND = 4
+_AROUND_QWENS = 2
+# By architecture, what the file of an image encoder that is not the model's own says that it is for, and the
+# tokens of the smallest picture, where that file does not say.
+_QWENS = {
+    "qwen25vl": ("qwen2.5vl_merger", 4),
+    "qwen2vl": ("qwen2.5vl_merger", 4),
+    "qwen3vl": ("qwen3vl_merger", 64),
+    "qwen3vlmoe": ("qwen3vl_merger", 64),
+}
 # Models that were published before their templates told of thinking.
 _RENEWED = ("qwen3", "deepseek-r1")
 _CUT_AFTER_THINKING = re.compile(r"""split\(\s*['"]</think>['"]""")
@@ -70,8 +82,12 @@ def capabilities(
     return tuple(dict.fromkeys(found))
 
 
-def picture_tokens(metadata: Metadata, projector: Metadata | None = None) -> int:
-    """How many tokens a picture takes in a prompt; 0 where the engine can be given none for this model.
+PictureTokens = Callable[[bytes], int]
+"""How many tokens the picture of a file takes in a prompt; may raise InvalidOption, where it is none."""
+
+
+def picture_tokens(metadata: Metadata, projector: Metadata | None = None) -> PictureTokens | None:
+    """How many tokens pictures take in a prompt; None where the engine can be given none for this model.
 
     Args:
         projector: the metadata of the file with the image encoder, where that is a file of its own.
@@ -80,14 +96,24 @@ def picture_tokens(metadata: Metadata, projector: Metadata | None = None) -> int
         GGUFError: a number is none.
     """
     own = metadata.full_key("vision.block_count") in metadata
-    if metadata.architecture == "gemma3" and (own or _is_for_gemma3(projector)):
-        return _gemma3_tokens(metadata if own or projector is None else projector) + _AROUND
-    return int(own and metadata.architecture == "mllama")
+    architecture = metadata.architecture
+    vision = metadata if own or projector is None else projector
+    if architecture == "gemma3" and (own or _is_for("gemma3", projector)):
+        count = _gemma3_tokens(vision) + _AROUND
+        return lambda content: count
+    if architecture in _QWENS and (own or _is_for(_QWENS[architecture][0], projector)):
+        return partial(_qwen_tokens, Resizing.of(vision, _QWENS[architecture][1]))
+    return (lambda content: 1) if own and architecture == "mllama" else None
 
 
-def _is_for_gemma3(projector: Metadata | None) -> bool:
+def _qwen_tokens(resizing: Resizing, content: bytes) -> int:
+    header = examine(content)
+    return resizing.tokens(header.width, header.height) + _AROUND_QWENS
+
+
+def _is_for(kind: str, projector: Metadata | None) -> bool:
     keys = ("projector_type", "vision.projector_type")
-    return projector is not None and "gemma3" in [projector.string(key, None) for key in keys]
+    return projector is not None and kind in [projector.string(key, None) for key in keys]
 
 
 def _gemma3_tokens(vision: Metadata) -> int:

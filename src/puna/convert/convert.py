@@ -27,6 +27,7 @@ from puna.convert.olmo import OLMO2
 from puna.convert.phi import PHI3
 from puna.convert.plan import Plan
 from puna.convert.qwen import QWEN2, QWEN2MOE, QWEN3, QWEN3MOE
+from puna.convert.qwenvl import QWEN3VL, QWEN3VLMOE, plan_qwen3vl, plan_qwen25vl
 from puna.convert.sources import shifted
 from puna.convert.starcoder import STARCODER2
 from puna.errors import InvalidOption, UnsupportedModel
@@ -80,6 +81,9 @@ _PLANNERS: dict[str, Callable[[ModelFolder], Plan]] = {
     "BertForPreTraining": plan_bert,
     "BertForSequenceClassification": plan_bert,
     "NomicBertModel": plan_nomic_bert,
+    "Qwen2_5_VLForConditionalGeneration": plan_qwen25vl,
+    "Qwen3VLForConditionalGeneration": partial(plan_qwen3vl, QWEN3VL),
+    "Qwen3VLMoeForConditionalGeneration": partial(plan_qwen3vl, QWEN3VLMOE),
     **{name: partial(plan_decoder, family) for name, family in _DECODERS.items()},
 }
 # What architectures are for.

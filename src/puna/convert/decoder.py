@@ -166,8 +166,7 @@ def plan_decoder(family: Family, folder: ModelFolder) -> Plan:
         WeightError: the weights are not those of the model.
     """
     config = text_config(folder)
-    quantization = config.mapping("quantization_config")
-    stored = plainly_named(unscaled(folder.tensors(), quantization))
+    stored = plain_tensors(folder)
     dropped = _dropped(family, config)
     own = {name: source for name, source in stored.items() if not name.startswith(dropped)}
     kept = {name: source for name, source in own.items() if not name.endswith(_DERIVED)}
@@ -201,6 +200,12 @@ def _dropped(family: Family, config: Fields) -> tuple[str, ...]:
     return *family.dropped, *(f"layers.{layers + index}." for index in range(min(more, MAX_LAYERS)))
 
 
+def plain_tensors(folder: ModelFolder) -> dict[str, Source]:
+    """The folder's tensors by their plain names, none of them in eight bits. Raises: as `plan_decoder`."""
+    quantization = text_config(folder).mapping("quantization_config")
+    return plainly_named(unscaled(folder.tensors(), quantization))
+
+
 def plainly_named(tensors: Mapping[str, Source]) -> dict[str, Source]:
     """Tensors by their names without what stands before those of the language model.
 
@@ -221,7 +226,11 @@ def text_config(folder: ModelFolder) -> Fields:
     """What `config.json` says of the language model, one part of several perhaps. Raises: FormatError."""
     config = folder.config()
     own = config.get("text_config")
-    return Fields(config | own if isinstance(own, dict) else config)
+    if not isinstance(own, dict):
+        return Fields(config)
+    # The table of outputs belongs to the whole, whatever the part says of it.
+    tied = {key: config[key] for key in ("tie_word_embeddings",) if key in config}
+    return Fields(config | own | tied)
 
 
 def read_sizes(config: Fields, family: Family, *, rows: int | None = None) -> Sizes:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from puna.convert.content import Content, Source
 from puna.convert.folder import shown
-from puna.convert.sources import sections, stacked
+from puna.convert.sources import sections, stacked, transposed
 from puna.errors import WeightError
 
 _EXPERT = re.compile(
@@ -44,6 +44,28 @@ def with_experts(tensors: Mapping[str, Source]) -> dict[str, Content]:
         else:
             found[name] = source
     return found | {name: _stacked(name, experts) for name, experts in single.items()}
+
+
+def with_turned_experts(tensors: Mapping[str, Source]) -> dict[str, Content]:
+    """The same, also of files in which rows are inputs and columns outputs. Raises: as `with_experts`."""
+    turned: dict[str, Content] = {}
+    rest = dict(tensors)
+    for name, both in tensors.items():
+        stem = name.removesuffix("gate_up_proj")
+        down = tensors.get(f"{stem}down_proj")
+        if stem == name or down is None or not len(both.shape) == len(down.shape) == 3:
+            continue
+        # Both are as wide as the state; otherwise one is twice as wide as the other.
+        if both.shape[1] == down.shape[2]:
+            columns, width = both.shape[2], both.shape[2] // 2
+            for kind, source, own in (
+                ("gate", both, range(width)),
+                ("up", both, range(width, columns)),
+                ("down", down, range(down.shape[2])),
+            ):
+                turned[f"{stem}{kind}_proj.weight"] = transposed(f"{stem}{kind}_proj.weight", source, own)
+            del rest[name], rest[f"{stem}down_proj"]
+    return with_experts(rest) | turned
 
 
 def _together(stem: str, kind: str, source: Source) -> dict[str, Content]:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from puna.convert.folder import Fields, shown
-from puna.errors import UnsupportedModel
+from puna.errors import FormatError, UnsupportedModel
 
 _OPTIONAL = {
     "rope.scaling.yarn_ext_factor": ("extrapolation_factor",),
@@ -20,7 +20,13 @@ _OPTIONAL = {
 
 
 def rotary_keys(
-    config: Fields, context: int, theta: float, *, part: bool = False, magnitude: bool = True
+    config: Fields,
+    context: int,
+    theta: float,
+    *,
+    part: bool = False,
+    magnitude: bool = True,
+    multi: bool = False,
 ) -> dict[str, Any]:
     """The keys, without the architecture before them.
 
@@ -29,6 +35,7 @@ def rotary_keys(
         theta: the base where the configuration names none.
         part: a part of each head may be rotated, which another key says.
         magnitude: what YaRN multiplies with is said by a key where `mscale` makes it unusual.
+        multi: parts of each head go by the row and the column in a picture, see `sections`.
 
     Raises:
         FormatError: a value makes no sense.
@@ -36,7 +43,7 @@ def rotary_keys(
     """
     rope = global_rope(config)
     keys: dict[str, Any] = {"rope.freq_base": _theta(config, rope, theta)}
-    if (rotated_part(config) != 1 and not part) or "mrope_section" in rope.values:
+    if (rotated_part(config) != 1 and not part) or ("mrope_section" in rope.values and not multi):
         raise UnsupportedModel(f"{rope.source}: rotation of only a part of each head is not supported")
     kind = _kind(rope)
     if kind in ("linear", "yarn"):
@@ -52,6 +59,14 @@ def rotary_keys(
     if kind == "yarn" and magnitude and rope.values.get("mscale") and rope.values.get("mscale_all_dim"):
         keys.setdefault("rope.scaling.yarn_attn_factor", _magnitude(rope, "mscale", "mscale_all_dim"))
     return keys
+
+
+def sections(config: Fields) -> list[int]:
+    """How many pairs of a head's dimensions go by time, row and column. Raises: FormatError."""
+    found = global_rope(config).values.get("mrope_section")
+    if not isinstance(found, list) or not all(type(pairs) is int and 0 <= pairs < 1 << 16 for pairs in found):
+        raise FormatError(f"config.json: mrope_section must be a list of whole numbers, not {shown(found)}")
+    return found
 
 
 def _magnitude(rope: Fields, *names: str) -> float:
@@ -127,6 +142,6 @@ def _theta(config: Fields, rope: Fields, default: float) -> float:
 def _kind(rope: Fields) -> str:
     """None, linear, YaRN or Llama 3's; a dynamic one changes nothing within the longest text."""
     kind = rope.text("rope_type", "type", default="default").lower()
-    if kind not in ("default", "dynamic", "linear", "yarn", "llama3"):
+    if kind not in ("default", "dynamic", "linear", "yarn", "llama3", "mrope"):
         raise UnsupportedModel(f"{rope.source}: rotary embeddings scaled by {shown(kind)} are not supported")
     return kind

@@ -135,6 +135,62 @@ def squeezed(source: Content) -> Reshaped:
     return Reshaped(source.name, source.dtype, shape, source.file, source)
 
 
+def cut(source: Source, names: Sequence[str]) -> list[Content]:
+    """A matrix or a vector cut into equal parts along its first axis, each with a name."""
+    count, *rest = source.shape
+    size = count // len(names)
+    if not rest:
+        return [
+            Run(name, source.dtype, (size,), source.file, source, part * size)
+            for part, name in enumerate(names)
+        ]
+    rows = prod(rest[:-1]) * size
+    return [
+        Gathered(name, source.dtype, (size, *rest), source.file, ((source, part * rows, (part + 1) * rows),))
+        for part, name in enumerate(names)
+    ]
+
+
+def reshaped(source: Source, shape: tuple[int, ...]) -> Gathered:
+    """The same data with other axes, as many numbers in all."""
+    return Gathered(source.name, source.dtype, shape, source.file, ((source, 0, prod(source.shape[:-1])),))
+
+
+def slices(source: Source, axis: int, names: Sequence[str]) -> list[Gathered]:
+    """A tensor of at least one axis more than `axis` + 1, cut into its slices there, each with a name."""
+    before, count, after = source.shape[:axis], source.shape[axis], source.shape[axis + 1 :]
+    rows = prod(after[:-1])
+    return [
+        Gathered(
+            name,
+            source.dtype,
+            (*before, *after),
+            source.file,
+            tuple(
+                (source, (place * count + index) * rows, (place * count + index + 1) * rows)
+                for place in range(prod(before))
+            ),
+        )
+        for index, name in enumerate(names)
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Run(Made):
+    """Some numbers of a vector, which is read whole.
+
+    Attributes:
+        first: the number of the first.
+    """
+
+    source: Source
+    first: int
+
+    def chunks(self) -> Iterator[bytes]:
+        size = SIZES[self.dtype]
+        yield b"".join(self.source.chunks())[self.first * size :][: self.nbytes]
+
+
 @dataclass(frozen=True, slots=True)
 class Paired(Made):
     """The rows of each head from two halves to pairs of one of each, as rotary embeddings of pairs want them.

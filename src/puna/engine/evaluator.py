@@ -29,32 +29,34 @@ class Pictures:
     Attributes:
         features: F32 (rows, hidden).
         sources: see `Step.sources`.
-        horizons: up to which position of its sequence each token sees.
+        horizons: up to which position of its sequence each token sees; None where that is its own.
     """
 
     features: Floats
     sources: NDArray[np.int32]
-    horizons: NDArray[np.int32]
+    horizons: NDArray[np.int32] | None
 
     @staticmethod
-    def of(positions: NDArray[np.int32], pictures: Sequence[tuple[int, Floats]]) -> Pictures | None:
+    def of(
+        positions: NDArray[np.int32], pictures: Sequence[tuple[int, Floats]], *, whole: bool = True
+    ) -> Pictures | None:
         """The pictures of a batch, each given by its first token there and a row for each of its tokens.
-
-        The tokens of a picture see all of it.
 
         Args:
             positions: of all tokens of the batch.
+            whole: the tokens of a picture see all of it.
         """
         if not pictures:
             return None
         sources, horizons = np.arange(positions.size, dtype=np.int32), positions.copy()
         rows = positions.size
-        for first, features in pictures:
-            own = slice(first, first + len(features))
-            sources[own] = np.arange(rows, rows + len(features))
+        for first, own_features in pictures:
+            own = slice(first, first + len(own_features))
+            sources[own] = np.arange(rows, rows + len(own_features))
             horizons[own] = positions[own][-1]
-            rows += len(features)
-        return Pictures(np.concatenate([features for _, features in pictures]), sources, horizons)
+            rows += len(own_features)
+        features = np.concatenate([features for _, features in pictures])
+        return Pictures(features, sources, horizons if whole else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,7 @@ class Batch:
         segments: see `Step.segments`; one number stands for all.
         pictures: what stands in it in place of embeddings, None for nothing.
         adapters: what is added to the model's products, for each token with a scale of its own.
+        coordinates: I32 (`Model.coordinates`, tokens), the tokens' places; None where all are the positions.
     """
 
     tokens: NDArray[np.int32]
@@ -78,6 +81,7 @@ class Batch:
     segments: NDArray[np.int32] | int = 0
     pictures: Pictures | None = None
     adapters: tuple[Applied, ...] = ()
+    coordinates: NDArray[np.int32] | None = None
 
     @staticmethod
     def next(tokens: Sequence[int], positions: Sequence[int], sequences: Sequence[int]) -> Batch:
@@ -109,6 +113,7 @@ class _Traced:
     """A graph with the arrays through which its inputs are written.
 
     Attributes:
+        positions: (coordinates, tokens).
         layout: the outputs and segments that were written last.
     """
 
@@ -128,7 +133,7 @@ class _Traced:
     def write(self, batch: Batch) -> None:
         """Makes the inputs those of a batch."""
         self.tokens[:] = batch.tokens
-        self.positions[:] = batch.positions
+        self.positions[:] = batch.positions if batch.coordinates is None else batch.coordinates
         # In decoding these are the same arrays step for step.
         if self.layout is None or self.layout[0] is not batch.outputs or self.layout[1] is not batch.segments:
             self.outputs[: len(batch.outputs)] = batch.outputs
@@ -194,7 +199,7 @@ class Evaluator:
         adapters = tuple([applied.adapter for applied in batch.adapters])
         traced = self._graph(len(batch.tokens), wanted or 1, history, shape, adapters)
         traced.write(batch)
-        if pictures is not None:
+        if pictures is not None and pictures.horizons is not None:
             self.cache.look_ahead(pictures.horizons)
         temperatures = self.model.temperatures(batch.positions)
         if temperatures is not None:
@@ -246,7 +251,8 @@ class Evaluator:
         try:
             step, result, scales = self._trace(context, tokens, outputs, history, features, adapters)
             context.forward(result)
-            ids, positions, rows = step.tokens.array(), step.positions.array(), step.outputs.array()
+            ids, rows = step.tokens.array(), step.outputs.array()
+            positions = step.positions.array().reshape(self.model.coordinates, tokens)
             # A batch that wants no logits leaves this as it is, and it must make sense.
             rows[:] = 0
             segments, temperatures = step.segments.array(), step.temperatures.array().reshape(-1)
@@ -282,7 +288,7 @@ class Evaluator:
     ) -> tuple[Step, Tensor, list[Tensor]]:
         inputs = context.input()
         ids = inputs.empty(DType.I32, tokens)
-        positions = inputs.empty(DType.I32, tokens)
+        positions = inputs.empty(DType.I32, tokens * self.model.coordinates)
         rows = inputs.empty(DType.I32, outputs)
         segments = inputs.empty(DType.I32, tokens)
         temperatures = inputs.empty(DType.F32, tokens, 1, 1)

@@ -577,7 +577,8 @@ def batch_size(model: Model, num_ctx: int, options: LoadOptions) -> int:
     """Most tokens evaluated at once: an encoder reads a text as a whole, a decoder a picture."""
     if isinstance(model, Encoder):
         return num_ctx
-    seen = model.vision.placement.count if isinstance(model, Decoder) and model.vision else 1
+    placement = model.vision.placement if isinstance(model, Decoder) and model.vision else None
+    seen = placement.count if placement and placement.whole else 1
     return min(max(options.num_batch or DEFAULT_BATCH, seen), num_ctx)
 
 

@@ -19,13 +19,14 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from puna.engine.adapters import Adapters, in_batch, ordered
 from puna.engine.choose import Chooser
 from puna.engine.commit import commit
 from puna.engine.evaluator import Batch, Evaluator, Pictures
 from puna.engine.events import Done, Event
-from puna.engine.pictures import Gallery, Placed, expanded, without_content
+from puna.engine.pictures import Gallery, Placed, coordinates, expanded, without_content
 from puna.engine.plan import Need, plan, undivided
 from puna.engine.prefixes import Prefix, Prefixes, longest
 from puna.engine.request import MAX_ADAPTERS, AdapterUse, GenerateRequest
@@ -152,7 +153,8 @@ class Engine:
         """Queues a request; its events come with the steps that follow.
 
         Raises:
-            InvalidOption: a token or option makes no sense, the grammar is refused, or the id is in use.
+            InvalidOption: a token, option or picture makes no sense, the grammar is refused, or the id is in
+                use.
             ContextLengthExceeded: the prompt does not fit the context.
             MissingCapability: the model only reads, or sees no pictures.
         """
@@ -396,12 +398,27 @@ class Engine:
             return batch
         standing, first = [], 0
         for part in parts:
+            held = part.sequence.held
             for picture in part.sequence.due:
+                begin, end = max(picture.begin, held), min(picture.end, held + part.tokens)
                 rows = gallery.embedded(picture)
-                if rows is not None:
-                    standing.append((first + picture.begin - part.sequence.held, rows))
+                if rows is not None and begin < end:
+                    standing.append((first + begin - held, rows[begin - picture.begin : end - picture.begin]))
             first += part.tokens
-        return replace(batch, pictures=Pictures.of(batch.positions, standing))
+        return replace(
+            batch,
+            pictures=Pictures.of(batch.positions, standing, whole=gallery.whole),
+            coordinates=self._coordinates(parts),
+        )
+
+    def _coordinates(self, parts: list[_Part]) -> NDArray[np.int32] | None:
+        """The places of a batch's tokens, for models in which pictures have rows and columns."""
+        if self._evaluator.model.coordinates == 1:
+            return None
+        held = [(part.sequence.held, part) for part in parts]
+        return np.concatenate(
+            [coordinates(begin, begin + part.tokens, part.sequence.pictures) for begin, part in held], axis=1
+        )
 
     def _adapted(self, batch: Batch, shares: list[tuple[int, Sequence]]) -> Batch:
         """A batch with the adapters of its sequences, each given with the number of its tokens there."""

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from array import array
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
+
+import numpy as np
+from numpy.typing import NDArray
 
 from puna.engine.request import Image
 from puna.errors import InvalidOption
@@ -28,12 +31,16 @@ class Placed:
         count: how many positions are its own.
         digest: of its content.
         content: of its file.
+        columns: see `Placement`.
+        whole: see `Placement`.
     """
 
     begin: int
     count: int
     digest: bytes
     content: bytes
+    columns: int = 0
+    whole: bool = True
 
     @property
     def end(self) -> int:
@@ -55,21 +62,27 @@ class Features:
 
 
 def expanded(
-    prompt: Sequence[int], images: Sequence[Image], placement: Placement
+    prompt: Sequence[int], images: Sequence[Image], placement_of: Callable[[bytes], Placement]
 ) -> tuple[array[int], tuple[Placed, ...]]:
     """A prompt with the tokens of its pictures, and where they stand.
 
+    Args:
+        placement_of: how the picture of a file stands in a prompt.
+
     Raises:
-        InvalidOption: a picture is to stand where there is no token before or after.
+        InvalidOption: a picture is to stand where there is no token before or after; or as `placement_of`.
     """
     tokens, placed, done = array("i"), [], 0
     for image in images:
         if not done <= image.at <= len(prompt):
             raise InvalidOption(f"a picture cannot stand at token {image.at} of {len(prompt)}, behind {done}")
+        placement = placement_of(image.content)
         tokens.extend(prompt[done : image.at])
         tokens.extend(placement.before)
         begin, digest = len(tokens), sha256(image.content).digest()
-        placed.append(Placed(begin, placement.count, digest, image.content))
+        placed.append(
+            Placed(begin, placement.count, digest, image.content, placement.columns, placement.whole)
+        )
         tokens.extend([placement.token] * placement.count)
         tokens.extend(placement.after)
         done = image.at
@@ -94,6 +107,31 @@ def groups(pictures: Sequence[Placed]) -> list[list[Placed]]:
         else:
             found.append([picture])
     return found
+
+
+def coordinates(begin: int, end: int, pictures: Sequence[Placed]) -> NDArray[np.int32]:
+    """The places of tokens `begin` … `end` - 1 of a sequence: time, row, column, and time again.
+
+    All are alike in a text. The tokens of a picture with columns have the time of its first; what follows
+    it goes on behind its last row or column, whichever is further. Bai et al., arXiv:2502.13923, section 2.1.
+
+    Args:
+        pictures: the sequence's, in order.
+
+    Returns:
+        I32 (4, end - begin).
+    """
+    positions = np.arange(begin, end, dtype=np.int32)
+    time, row, column = positions.copy(), np.zeros_like(positions), np.zeros_like(positions)
+    for picture in pictures:
+        if not picture.columns or picture.begin >= end:
+            continue
+        index = positions - picture.begin
+        inside, behind = (index >= 0) & (index < picture.count), index >= picture.count
+        time[inside] -= index[inside]
+        row[inside], column[inside] = np.divmod(index[inside], picture.columns)
+        time[behind] -= picture.count - max(picture.columns, picture.count // picture.columns)
+    return np.stack((time, time + row, time + column, time))
 
 
 def common_pictures(left: Sequence[Placed], right: Sequence[Placed], length: int) -> int:
@@ -140,10 +178,14 @@ class Gallery:
         crossing = model if isinstance(model, CrossDecoder) else None
         return cls(backend, crossing, model.vision, cache.encoder, most)
 
+    def placement(self, content: bytes) -> Placement:
+        """How the picture of this file stands in a prompt. Raises: InvalidOption: it is no picture."""
+        return self._vision.placement_of(content)
+
     @property
-    def placement(self) -> Placement:
-        """How a picture stands in a prompt."""
-        return self._vision.placement
+    def whole(self) -> bool:
+        """Whether the tokens of a picture see each other."""
+        return self._vision.placement.whole
 
     def show(self, sequence: int, picture: Placed) -> None:
         """Makes a picture part of what a sequence sees from now on; once is enough.

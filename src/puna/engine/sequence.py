@@ -99,12 +99,12 @@ class Sequence:
     @property
     def undivided(self) -> int:
         """How many of these a picture takes that comes first among them; it is evaluated as a whole."""
-        return next((one.count for one in self.pictures if one.begin == self.held), 0)
+        return next((one.count for one in self.pictures if one.whole and one.begin == self.held), 0)
 
     @property
     def due(self) -> list[Placed]:
-        """The pictures among these, which have to be shown before."""
-        return [one for one in self.pictures if self.held <= one.begin < self.held + self.ready]
+        """The pictures among these, in whole or in part, which have to be shown before."""
+        return [one for one in self.pictures if self.held < one.end and one.begin < self.held + self.ready]
 
     @property
     def scope(self) -> tuple[str, tuple[AdapterUse, ...]]:

@@ -6,6 +6,8 @@ import io
 import struct
 import warnings
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,6 +26,21 @@ _BROKEN = (
 _WHITE = (255, 255, 255, 255)
 
 
+# Tag of EXIF, and its values for pictures that lie on their side; JEITA CP-3451, 4.6.4.
+_ORIENTATION, _ON_THEIR_SIDE = 0x0112, range(5, 9)
+
+
+def measured(content: bytes) -> tuple[int, int]:
+    """Width and height of a picture as `decode` gives it, of which no more is read than has to be.
+
+    Raises:
+        InvalidOption: as `decode`, as far as that is found out.
+    """
+    with _opened(content) as opened:
+        width, height = opened.size
+        return (height, width) if opened.getexif().get(_ORIENTATION) in _ON_THEIR_SIDE else (width, height)
+
+
 def decode(content: bytes) -> Image:
     """The pixels of a picture, or of its first frame, in RGB.
 
@@ -33,7 +50,17 @@ def decode(content: bytes) -> Image:
     Raises:
         InvalidOption: as `examine`; or it is broken or cut off.
     """
-    from PIL import Image, ImageOps
+    from PIL import ImageOps
+
+    with _opened(content) as opened:
+        opened.load()
+        return _in_rgb(ImageOps.exif_transpose(opened))
+
+
+@contextmanager
+def _opened(content: bytes) -> Iterator[Image]:
+    """A picture of which the header is read. What is wrong with it is an InvalidOption."""
+    from PIL import Image
 
     header = examine(content)
     with warnings.catch_warnings():
@@ -43,8 +70,7 @@ def decode(content: bytes) -> Image:
             with Image.open(io.BytesIO(content), formats=[header.format]) as opened:
                 # Its own reading of the header is what it allocates by.
                 check_size(header.format, *opened.size)
-                opened.load()
-                return _in_rgb(ImageOps.exif_transpose(opened))
+                yield opened
         except (*_BROKEN, Image.DecompressionBombError) as error:
             reason = str(error)[:100] or type(error).__name__
             raise InvalidOption(f"invalid image: the {header.format} cannot be read: {reason!r}") from error

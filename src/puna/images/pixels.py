@@ -51,6 +51,13 @@ def squared(image: Image, size: int) -> Pixels:
     return Pixels(normalised(stretched, HALF, HALF)[None])
 
 
+def resized(image: Image, size: tuple[int, int], mean: Colour, deviation: Colour) -> Pixels:
+    """A picture stretched to this width and height: one tile."""
+    from PIL.Image import Resampling
+
+    return Pixels(normalised(image.resize(size, Resampling.BICUBIC), mean, deviation)[None])
+
+
 def tiled(image: Image, size: int, most: int) -> Pixels:
     """A picture laid out on up to `most` square tiles of `size` pixels, as Llama 3.2 looks at it.
 

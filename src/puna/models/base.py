@@ -21,12 +21,14 @@ class Step:
 
     Attributes:
         tokens: I32 (tokens,), ids.
-        positions: I32 (tokens,), each token's place in its sequence.
+        positions: I32 (tokens * `Model.coordinates`,), each token's place in its sequence; where a place has
+            several coordinates, the first of all tokens, then the second, and so on.
         outputs: I32 (outputs,), the rows whose results are wanted, ascending; all, where they are as many.
         history: what came before.
         segments: I32 (tokens,), 1 for the tokens of the second of two texts, else 0; for encoders.
         temperatures: F32 (tokens, 1, 1), what `Model.temperatures` makes of the positions; else undefined.
-        features: F32 (rows, hidden), what the batch's pictures have in place of embeddings; None without any.
+        features: F32 (rows, width), what the batch's pictures have in place of embeddings; None without any.
+            Where it is several times as wide as embeddings, the rest is for `pictured` with further levels.
         sources: I32 (tokens,), for each token its row in the embeddings with the features below; or None.
     """
 
@@ -39,11 +41,17 @@ class Step:
     features: Tensor | None = None
     sources: Tensor | None = None
 
-    def pictured(self, embeddings: Tensor) -> Tensor:
-        """Embeddings (tokens, hidden), with the features of pictures in their places."""
+    def pictured(self, embeddings: Tensor, level: int = 0) -> Tensor:
+        """Embeddings (tokens, hidden), with the features of pictures in their places.
+
+        Args:
+            level: which of the features that lie side by side.
+        """
         if self.features is None or self.sources is None:
             return embeddings
-        return embeddings.concat(self.features, 0).rows(self.sources)
+        width = embeddings.dim(-1)
+        own = self.features.slice(1, level * width, (level + 1) * width).contiguous()
+        return embeddings.concat(own, 0).rows(self.sources)
 
     def select(self, x: Tensor) -> Tensor:
         """The wanted rows of x (tokens, width) → (outputs, width)."""
@@ -59,10 +67,12 @@ class Model(Module, ABC):
     Attributes:
         ignored: patterns (`fnmatch`) of tensors that files may hold although the model uses none of them.
         context: tokens that a sequence has room for, told before a cache is made.
+        coordinates: how many numbers tell a token's place: 1, or 4 where pictures have rows and columns.
     """
 
     ignored: tuple[str, ...] = ()
     context: int = 0
+    coordinates: int = 1
 
     @abstractmethod
     def __init__(self, metadata: Metadata) -> None:
@@ -95,12 +105,17 @@ class Placement:
         token: the id at each of its own positions.
         count: how many of these there are.
         after: ids behind it.
+        columns: how many of its own positions lie beside each other, for models whose places have several
+            coordinates; 0 where they follow each other.
+        whole: its tokens see each other, so that they are evaluated together.
     """
 
     token: int
     count: int = 1
     before: tuple[int, ...] = ()
     after: tuple[int, ...] = ()
+    columns: int = 0
+    whole: bool = True
 
     @property
     def length(self) -> int:
@@ -112,12 +127,20 @@ class Vision(Module, ABC):
     """What makes features of pictures, for a decoder.
 
     Attributes:
-        placement: how a picture stands in a prompt.
+        placement: how a picture stands in a prompt; the largest, where sizes differ.
         largest: pixels of the picture that takes the most memory; their values do not matter.
     """
 
     placement: Placement
     largest: Pixels
+
+    def placement_of(self, content: bytes) -> Placement:
+        """How the picture of this file stands in a prompt.
+
+        Raises:
+            InvalidOption: it is no picture, broken or too large.
+        """
+        return self.placement
 
     @abstractmethod
     def prepare(self, content: bytes) -> Pixels:

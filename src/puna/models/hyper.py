@@ -223,6 +223,24 @@ def rope(
     return scaled if kind == "linear" else _yarn(metadata, scaled)
 
 
+def sections(metadata: Metadata, dimensions: int, usual: list[int]) -> tuple[int, ...]:
+    """How many pairs of a head's rotated dimensions go by each coordinate of a token's place.
+
+    Args:
+        usual: where the file does not say.
+
+    Raises:
+        GGUFError: they are not as many as there are pairs.
+    """
+    # Names of llama.cpp and of Ollama.
+    found = metadata.ints("rope.dimension_sections", metadata.ints("rope.mrope_section", usual))
+    if not 1 <= len(found) <= RopeType.MULTI.positions or min(found) < 0 or sum(found) != dimensions // 2:
+        raise GGUFError(
+            f"{metadata.source}: {dimensions} dimensions cannot be rotated in sections of {found[:8]} pairs"
+        )
+    return tuple(found)
+
+
 def _yarn(metadata: Metadata, scaled: RopeParameters) -> RopeParameters:
     """YaRN (arXiv:2309.00071): fast frequencies stay, slow ones are interpolated, between lies a ramp."""
     # Names of llama.cpp and of Ollama.
@@ -280,7 +298,12 @@ def temperature(metadata: Metadata, length: int, scale: float, offset: int = 0) 
 
 
 def turning(parameters: RopeParameters) -> RopeParameters:
-    """The parameters that turn a key which was rotated before: the same angles, the length left as it is."""
+    """The parameters that turn a key which was rotated before: the same angles, the length left as it is.
+
+    Where places have several coordinates, all move by the same offset, as in a text.
+    """
+    if parameters.type.is_multi:
+        parameters = replace(parameters, type=RopeType.NEOX, sections=())
     if not parameters.extrapolation:
         return replace(parameters, attention_factor=1.0)
     return replace(parameters, attention_factor=1.0 / _yarn_magnitude(parameters.scale))

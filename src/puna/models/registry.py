@@ -31,12 +31,16 @@ _MODELS = {
     "olmo3": "puna.models.olmo2:Olmo2",
     "phi3": "puna.models.phi3:Phi3",
     "qwen2": "puna.models.qwen2:Qwen2",
+    "qwen25vl": "puna.models.qwen2vl:Qwen2VL",
     "qwen2moe": "puna.models.qwen2:Qwen2Moe",
+    "qwen2vl": "puna.models.qwen2vl:Qwen2VL",
     "qwen3": "puna.models.qwen3:Qwen3",
     "qwen35": "puna.models.qwen3next:Qwen35",
     "qwen35moe": "puna.models.qwen3next:Qwen35Moe",
     "qwen3moe": "puna.models.qwen3:Qwen3Moe",
     "qwen3next": "puna.models.qwen3next:Qwen3Next",
+    "qwen3vl": "puna.models.qwen3vl:Qwen3VL",
+    "qwen3vlmoe": "puna.models.qwen3vl:Qwen3VLMoe",
     "starcoder2": "puna.models.starcoder2:StarCoder2",
 }
 

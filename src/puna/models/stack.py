@@ -32,7 +32,7 @@ class Rotation:
     """How a layer encodes the tokens' positions in heads (tokens, heads, d).
 
     Attributes:
-        positions: I32 (tokens,).
+        positions: I32 (tokens * coordinates,), see `Step`.
         parameters: None where positions are not encoded.
         factors: F32 (dimensions / 2,), see `Tensor.rope`.
         temperatures: F32 (tokens, 1, 1), what queries are multiplied with; None for nothing.
@@ -239,7 +239,7 @@ class Stack(Decoder):
         window: int = 0,
         local: Sequence[bool] = (),
     ) -> None:
-        self.sizes, self.rope = sizes, rope
+        self.sizes, self.rope, self.coordinates = sizes, rope, rope.type.positions
         self.window, self.local = window, tuple(local) or (False,) * sizes.layers
         vocabulary = hyper.vocabulary(metadata)
         self.embedding = Embedding("token_embd", vocabulary, sizes.hidden)

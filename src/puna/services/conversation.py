@@ -4,7 +4,13 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from puna.chat.capabilities import Capability, capabilities, check_capabilities, picture_tokens
+from puna.chat.capabilities import (
+    Capability,
+    PictureTokens,
+    capabilities,
+    check_capabilities,
+    picture_tokens,
+)
 from puna.chat.conversation import Conversation, Message, Think
 from puna.chat.events import Event, ToolCall
 from puna.chat.fit import fit
@@ -155,7 +161,7 @@ class _Prompt:
 
     Attributes:
         open_tag: the tag with which it opens thinking; empty where it does not.
-        image_tokens: how many tokens each of its pictures takes.
+        image_tokens: how many tokens its pictures take.
     """
 
     encoded: Encoded
@@ -163,7 +169,7 @@ class _Prompt:
     image_tokens: int
 
     def __len__(self) -> int:
-        return len(self.encoded.tokens) + len(self.encoded.pictures) * self.image_tokens
+        return len(self.encoded.tokens) + self.image_tokens
 
 
 @dataclass(frozen=True)
@@ -176,7 +182,7 @@ class Chat:
         capabilities: what it can do here.
         facts: what the store says of it.
         num_ctx: tokens of context.
-        image_tokens: how many of them a picture takes; 0 if the engine can be given none.
+        image_tokens: how many of them a picture takes; None if the engine can be given none.
     """
 
     prompter: Prompter
@@ -184,7 +190,7 @@ class Chat:
     capabilities: tuple[Capability, ...]
     facts: ModelFacts
     num_ctx: int
-    image_tokens: int = 0
+    image_tokens: PictureTokens | None = None
 
     @classmethod
     def of(
@@ -194,7 +200,7 @@ class Chat:
         num_ctx: int,
         facts: ModelFacts | None = None,
         *,
-        image_tokens: int | None = None,
+        image_tokens: PictureTokens | None = None,
         projector: Metadata | None = None,
     ) -> "Chat":
         """Conversations with the model of this metadata.
@@ -301,9 +307,10 @@ class Chat:
                 variables=conversation.variables,
             )
             pieces[-1] += header
-            pictures = sum(len(message.images) for message in messages)
-            encoded = self.prompter.encode_pictured(pieces, pictures)
-            return _Prompt(encoded, style.open_tag(pieces[-1]), self.image_tokens)
+            images = [image for message in messages for image in message.images]
+            encoded = self.prompter.encode_pictured(pieces, len(images))
+            image_tokens = sum(map(self.image_tokens, images)) if self.image_tokens else 0
+            return _Prompt(encoded, style.open_tag(pieces[-1]), image_tokens)
 
         turns = [without_spelled_thinking(message, style) for message in conversation.messages]
         fitted = fit(turns, render, self.num_ctx, truncate=conversation.truncate)

@@ -16,8 +16,8 @@ Bias = bool | Literal["optional"]
 class Linear(Module):
     """x W^T + b: vectors (…, inputs) → (…, outputs)."""
 
-    def __init__(self, name: str, inputs: int, outputs: int | None, *, bias: Bias = False) -> None:
-        """Declares W (outputs, inputs) and b (outputs,); `outputs` None takes as many as the file has."""
+    def __init__(self, name: str, inputs: int | None, outputs: int | None, *, bias: Bias = False) -> None:
+        """Declares W (outputs, inputs) and b (outputs,); None takes as many as the file has."""
         self.weight = Weight(suffixed(name, "weight"), (outputs, inputs))
         self.bias = _bias(name, (outputs,), bias)
 
