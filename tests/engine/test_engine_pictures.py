@@ -137,6 +137,54 @@ def test_what_was_seen_is_not_evaluated_again(
     assert looked == [first, other]
 
 
+def test_answers_go_on_while_pictures_are_encoded(
+    either: Path, looking: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One picture is encoded in a step, by turns of those who wait for theirs; the others go on meanwhile."""
+    engine, answers = looking.engine, {id: Answer() for id in range(3)}
+    gallery = engine._gallery
+    assert gallery is not None
+    encoded, steps = gallery._encoded, list[list[bytes]]()
+
+    def watched(content: bytes) -> Features:
+        steps[-1].append(content)
+        return encoded(content)
+
+    monkeypatch.setattr(gallery, "_encoded", watched)
+    # Two that stand together, and one by itself.
+    several = [(at, picture(number, SMALL)) for number, at in enumerate((0, 0, 4))]
+    other = (2, picture(9, SMALL))
+    wanted = [asked("a text", num_predict=20), asked("compare", *several), asked("look", other)]
+    engine.submit(0, wanted[0])
+    steps.append([])
+    step(engine, answers)
+    (talking,) = engine._running
+    engine.submit(1, wanted[1])
+    engine.submit(2, wanted[2])
+    while sum(map(len, steps)) < 4:
+        steps.append([])
+        generated = talking.generated
+        step(engine, answers)
+        assert talking.generated == generated + 1
+    assert max(map(len, steps)) == 1
+    # Who waits for one picture does not wait for all of another's.
+    assert [content for one in steps for content in one].index(other[1]) <= 1
+    finish(engine, answers)
+    for id, one in enumerate(wanted):
+        assert answers[id].error is None and answers[id].text == told(either, one)
+
+
+def test_nobody_is_lost_who_waits_for_a_picture(either: Path) -> None:
+    """More go on than a batch has tokens for, so that they take turns."""
+    texts = [asked(f"text {n}", num_predict=8) for n in range(6)]
+    wanted = [*texts, *(asked("look", (n, picture(n, SMALL)), num_predict=8) for n in range(3))]
+    with loaded(either, num_ctx=64, num_parallel=9, num_batch=4) as model:
+        for answer, one in zip(run(model.engine, *wanted), wanted, strict=True):
+            assert answer.error is None and answer.text == told(either, one)
+        model.engine.forget()
+        model.engine.check()
+
+
 def test_features_are_kept_within_a_bound(model: LoadedModel) -> None:
     evaluator = model.evaluator
     gallery = Gallery.of(evaluator.backend, evaluator.model, evaluator.cache, most=2 * 5 * 64 * 4)

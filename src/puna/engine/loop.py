@@ -264,13 +264,12 @@ class Engine:
             for sequence in self._running:
                 if len(sequence.tokens) > self._num_ctx:
                     self._shift(sequence)
-            parts = self._planned()
+            parts: list[_Part] = []
             try:
-                if not self._shown(parts):
-                    continue
-                if parts[0].draft:
+                parts = self._planned(self._seeing())
+                if parts and parts[0].draft:
                     self._run_drafted(parts[0])
-                else:
+                elif parts:
                     self._run(parts)
             except CacheFull as error:
                 self._make_room(error)
@@ -283,8 +282,7 @@ class Engine:
             return parts
         return []
 
-    def _planned(self) -> list[_Part]:
-        running = self._running
+    def _planned(self, running: list[Sequence]) -> list[_Part]:
         if len(running) == 1 and (draft := self._draft(running[0])):
             return [_Part(running[0], running[0].pending, draft)]
         if sum([one.ready for one in running]) <= self._num_batch:
@@ -296,7 +294,7 @@ class Engine:
         if len(parts) < len(running):
             # Who went without comes first next time.
             served = [part.sequence for part in parts]
-            self._running = [one for one in running if one not in served] + served
+            self._running = [one for one in self._running if one not in served] + served
         return parts
 
     def _draft(self, sequence: Sequence) -> tuple[int, ...]:
@@ -313,21 +311,35 @@ class Engine:
         fits = draft and self._cache.fits([(sequence.number, pending + len(draft))])
         return tuple(draft) if fits else ()
 
-    def _shown(self, parts: list[_Part]) -> bool:
-        """Whether all have their pictures now; one whose picture is none is out."""
+    def _seeing(self) -> list[Sequence]:
+        """Those that have the pictures of their next tokens; one whose picture is none is out.
+
+        One picture at most is encoded, so that those go on which wait for none.
+        """
         gallery = self._gallery
-        if gallery is None:
-            return True
-        for sequence in [part.sequence for part in parts if part.sequence.pictures]:
+        if gallery is None or not any(one.pictures for one in self._running):
+            return self._running
+        seeing: list[Sequence] = []
+        served: Sequence | None = None
+        for sequence in [*self._running]:
             try:
                 for picture in sequence.due:
+                    if not gallery.knows(sequence.number, picture):
+                        if served is not None:
+                            break
+                        served = sequence
                     gallery.show(sequence.number, picture)
+                else:
+                    seeing.append(sequence)
             except (CacheFull, Interrupted):
                 raise
             except PunaError as error:
                 self._fail(sequence, error)
-                return False
-        return True
+        if served in self._running:
+            # The others' pictures come first next time.
+            self._running.remove(served)
+            self._running.append(served)
+        return seeing
 
     def _run(self, parts: list[_Part]) -> None:
         for part in parts:

@@ -187,6 +187,15 @@ class Gallery:
         """Whether the tokens of a picture see each other."""
         return self._vision.placement.whole
 
+    def knows(self, sequence: int, picture: Placed) -> bool:
+        """Whether showing a picture to a sequence takes no encoding."""
+        return picture.digest in self._kept or self._shows(sequence, picture)
+
+    def _shows(self, sequence: int, picture: Placed) -> bool:
+        """Whether the cache has it already as a part of what the sequence sees."""
+        pictures = self._encoder.pictures(sequence) if self._encoder else ()
+        return any(one.position == picture.begin for one in pictures)
+
     def show(self, sequence: int, picture: Placed) -> None:
         """Makes a picture part of what a sequence sees from now on; once is enough.
 
@@ -199,7 +208,7 @@ class Gallery:
         if encoder is None:
             self.features(picture)
             return
-        if any(one.position == picture.begin for one in encoder.pictures(sequence)):
+        if self._shows(sequence, picture):
             return
         features = self.features(picture)
         blocks = encoder.place(sequence, picture.begin, picture.digest, features.tiles)
