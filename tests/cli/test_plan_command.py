@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from tests.tiny_lfm2 import ATTENDING, write_tiny_lfm2
+from tests.tiny_gemma import write_tiny_gemma
 from tests.tiny_llama import BLOCKS, HEADS, HIDDEN, KV_HEADS
 
 from puna.cli.commands.plan import as_plain, plan_placement, render
@@ -29,6 +30,20 @@ def test_it_says_what_a_load_takes(puna: Puna, base_model: Path) -> None:
         assert cpu["graph"] == loaded.memory.cpu.graph.size
     assert (told["num_ctx"], told["num_parallel"], told["layers"], told["fits"]) == (512, 4, BLOCKS, True)
     assert cpu["free"] > 0
+
+
+def test_an_image_encoder_in_a_file_of_its_own_counts(puna: Puna, tmp_path: Path) -> None:
+    """As it does when the model is loaded."""
+    text, projector = tmp_path / "text.gguf", tmp_path / "mmproj.gguf"
+    write_tiny_gemma(text, projector=projector)
+    (tmp_path / "Modelfile").write_text("FROM ./text.gguf\nFROM ./mmproj.gguf\n")
+    assert puna("create", "sees").returncode == 0
+    sees, blind = (json.loads(puna("plan", model, "--json").stdout) for model in ("sees", text))
+    options = LoadOptions(num_ctx=4096, num_parallel=4, projector=str(projector))
+    with load_model(text, options) as loaded:
+        assert sees["size"] == loaded.memory.size
+    assert sees["devices"][0]["graph"] > blind["devices"][0]["graph"]
+    assert sees["devices"][0]["weights"] > blind["devices"][0]["weights"]
 
 
 def test_the_arithmetic_comes_out(puna: Puna, base_model: Path) -> None:

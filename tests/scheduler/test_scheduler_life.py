@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Coroutine
 from functools import wraps
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -307,6 +308,19 @@ async def test_a_load_that_fails_fails_all_who_waited_and_the_next_tries_again()
     assert scheduler.loaded() == []
     await use(scheduler, "a")
     await scheduler.close(1.0)
+
+
+@story
+async def test_the_file_of_an_image_encoder_counts() -> None:
+    """Where a file is large against the memory, a plan comes before the load."""
+    with TemporaryDirectory() as folder:
+        projector = Path(folder) / "mmproj.gguf"
+        with projector.open("wb") as file:
+            file.truncate(20_000 * MB)
+        scheduler = Machine(total=30_000 * MB).scheduler()
+        asked = LoadOptions(projector=str(projector))
+        assert await use(scheduler, "a", asked=asked) == 1.1  # a plan, and the load
+        await scheduler.close(1.0)
 
 
 class Faulty(Machine):

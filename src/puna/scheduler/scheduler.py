@@ -314,7 +314,8 @@ class Scheduler:
         check_asked(asked, self.options)
         if self._closing:
             raise Overloaded("the server is shutting down")
-        waiting = Waiting(self._queue.next_id(), source, asked, _file_size(source.path))
+        size = _file_size(source.path) + (_file_size(Path(asked.projector)) if asked.projector else 0)
+        waiting = Waiting(self._queue.next_id(), source, asked, size)
         lease: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
         pending = _Pending(waiting, keep_alive, self._clock(), lease)
         self._check_queue(waiting)

@@ -126,7 +126,7 @@ class Waiting:
     Attributes:
         id: larger than that of any earlier request.
         asked: the options that the request names.
-        file_size: bytes of the model's file.
+        file_size: bytes of the model's file, and of that of its image encoder, if it has one.
         options: what was last planned to load the model with; None before any plan.
         need: what that takes; None if nobody has found out yet.
         planning: somebody is finding out.

@@ -90,19 +90,22 @@ class Placement:
 def command(model: str, assignments: tuple[str, ...], num_parallel: int, as_json: bool) -> int:
     """Show what memory MODEL would take of each device, and whether it is free.
 
-    The sizes are those that loading would allocate, but nothing is allocated. The exit status is 1 if the
-    model does not fit. MODEL is a GGUF file, a model in the store, or pypi://package[:version].
+    The sizes are those that loading would allocate, an image encoder in a file of its own included, but
+    nothing is allocated. The exit status is 1 if the model does not fit. MODEL is a GGUF file, a model in
+    the store, or pypi://package[:version].
     """
     from puna.cli.options import option_values, parse_assignments
     from puna.engine.request import uses
     from puna.services.adapters import adapted
     from puna.services.options import read_options
+    from puna.services.projectors import projector_beside, seeing
 
     given = option_values(parse_assignments(assignments))
     read_options(given)
     found = find_model(model)
     asked = read_options(given, found.model.parameters if found.model else {}).load
     asked = adapted(asked, uses(found.adapters))
+    asked = seeing(asked, projector_beside(found.path, found.model))
     placement = plan_placement(found.path, asked, num_parallel)
     text = json.dumps(as_plain(placement), indent=2) if as_json else "\n".join(render(placement))
     terminal.show(text + "\n")
