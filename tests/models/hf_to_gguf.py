@@ -46,7 +46,7 @@ _OLLAMAS_TENSORS = {
 }
 _OLLAMAS_ARCHITECTURES = {"gpt-oss": "gptoss"}
 # Some have the image encoder as well.
-_OLLAMAS_MORE = {"llama4": "v.class_embedding", "mistral3": "v.patch_conv.weight"}
+_OLLAMAS_MORE = {"llama4": "v.class_embedding"}
 
 
 def write_model(path: Path, model: Any, **config: Any) -> None:

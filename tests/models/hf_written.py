@@ -137,6 +137,24 @@ def _delta_net(name: str, value: Any, config: Any, *, turned: bool) -> dict[str,
     return {f"{before}{found}{own}": tensor for own, tensor in made.items()}
 
 
+def mistral3_content(model: Any) -> tuple[dict[str, Any], State]:
+    """The keys and tensors of a MistralForCausalLM."""
+    config = model.config
+    heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
+    names = {"post_attention_layernorm": "ffn_norm"}
+    tensors = {}
+    for name, value in _renamed_state(model.state_dict(), names, tied=config.tie_word_embeddings):
+        kind = name.split(".")[-2]
+        tensors[name] = permuted(value, heads[kind]) if kind in heads else value
+    return _sizes(config) | _rope(config.rope_parameters), tensors
+
+
+def permuted(value: Array, heads: int) -> Array:
+    """Rows of each head from two halves to pairs of one of each, as Llama's rotary embedding wants them."""
+    shape = value.shape
+    return value.reshape(heads, 2, shape[0] // heads // 2, *shape[1:]).swapaxes(1, 2).reshape(shape)
+
+
 def _head_size(config: Any) -> int:
     size: int | None = getattr(config, "head_dim", None)
     return size or config.hidden_size // config.num_attention_heads

@@ -12,6 +12,7 @@ from puna.chat.parsers.registry import Support
 from puna.errors import MissingCapability
 from puna.gguf import Metadata
 from puna.images.header import examine
+from puna.images.longest import LongestEdge
 from puna.images.resizing import Resizing
 from puna.template.go import Template
 from puna.template.go.tags import thinking_tags
@@ -30,6 +31,8 @@ _QWENS = {
     "qwen3vl": ("qwen3vl_merger", 64),
     "qwen3vlmoe": ("qwen3vl_merger", 64),
 }
+# Those that see through Pixtral's image encoder.
+_THROUGH_PIXTRALS = frozenset(("llama", "mistral3"))
 # Models that were published before their templates told of thinking.
 _RENEWED = ("qwen3", "deepseek-r1")
 _CUT_AFTER_THINKING = re.compile(r"""split\(\s*['"]</think>['"]""")
@@ -103,12 +106,21 @@ def picture_tokens(metadata: Metadata, projector: Metadata | None = None) -> Pic
         return lambda content: count
     if architecture in _QWENS and (own or _is_for(_QWENS[architecture][0], projector)):
         return partial(_qwen_tokens, Resizing.of(vision, _QWENS[architecture][1]))
+    if architecture in _THROUGH_PIXTRALS and (own or _is_for("pixtral", projector)):
+        return partial(_pixtral_tokens, LongestEdge.of(vision))
     return (lambda content: 1) if own and architecture == "mllama" else None
 
 
 def _qwen_tokens(resizing: Resizing, content: bytes) -> int:
     header = examine(content)
     return resizing.tokens(header.width, header.height) + _AROUND_QWENS
+
+
+def _pixtral_tokens(within: LongestEdge, content: bytes) -> int:
+    """Those of the lines, and the one at the end; of a picture that is turned yet, whichever are more."""
+    header = examine(content)
+    sizes = ((header.width, header.height), (header.height, header.width))
+    return max(within.tokens(*size) for size in sizes) + 1
 
 
 def _is_for(kind: str, projector: Metadata | None) -> bool:

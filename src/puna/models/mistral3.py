@@ -1,4 +1,4 @@
-"""Mistral Small 3 and Ministral 3, text: Llama's build, whose queries may grow with their position.
+"""Mistral Small 3 and Ministral 3: Llama's build, whose queries may grow with their position; pictures.
 
 Mistral AI, "Mistral Small 3.1", 2025. Files of two origins are read: llama.cpp's names come first, Ollama's
 second.
@@ -9,17 +9,15 @@ from numpy.typing import NDArray
 
 from puna.errors import UnsupportedModel
 from puna.gguf import Metadata
-from puna.ml import RopeType
+from puna.ml import Backend, RopeType
 from puna.ml.nn import FeedForward
 from puna.models import hyper
 from puna.models.stack import Attention, PreNormBlock, Stack
+from puna.models.vision import pixtral
 
 
 class Mistral3(Stack):
-    """The decoder."""
-
-    # Ollama's files hold the image encoder as well.
-    ignored = ("v.*", "mm.*")
+    """The decoder, and where the file has it, the image encoder."""
 
     def __init__(self, metadata: Metadata) -> None:
         if metadata.uint("expert_count", 0):
@@ -33,6 +31,11 @@ class Mistral3(Stack):
             for index in range(sizes.layers)
         ]
         super().__init__(metadata, sizes, rope, layers)
+        self.metadata = metadata
+        self.vision = pixtral.seen_within(metadata, sizes.hidden)
+
+    def see_through(self, projector: Backend) -> None:
+        self.vision = pixtral.seen_through(projector, self.metadata, self.sizes.hidden)
 
     def is_tempered(self, layer: int) -> bool:
         return self.temperature.scale != 0
