@@ -1,6 +1,7 @@
 """Tiny random models of every architecture, converted here and by llama.cpp: the files say the same."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -9,12 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from tests.convert.hf_tokenizers import byte_level, sentencepieces
 from tests.convert.llama_cpp import Task, convert_all
-from tests.models import hf_models
+from tests.models import hf_models, hf_pixtral
 from tests.models.driver import evaluate, opened
+from tests.models.hf_written import permuted
 
+import gguf
 from puna.convert.convert import convert
 from puna.gguf import GGUFFile, ValueType
 
@@ -53,6 +57,18 @@ _LONG = {
 }
 _YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 64}
 _MSCALES = {"mscale": 1.0, "mscale_all_dim": 1.0}
+_MINISTRAL = {
+    "vocab_size": SIZE,
+    "model_type": "ministral3",
+    "rope_parameters": {
+        **_YARN,
+        "mscale": 1.0,
+        "mscale_all_dim": 1.0,
+        "beta_fast": 32.0,
+        "beta_slow": 1.0,
+        "llama_4_scaling_beta": 0.1,
+    },
+}
 
 
 def _json(folder: Path) -> None:
@@ -83,6 +99,42 @@ def _pieces(folder: Path) -> None:
 
 def _gemma(folder: Path) -> None:
     sentencepieces(folder, prefix=False, added=_GEMMA_ADDED)
+
+
+def _pictured(folder: Path) -> None:
+    """With the tokens that stand for pictures."""
+    _json(folder)
+    document = json.loads((folder / "tokenizer.json").read_text())
+    for id, content in enumerate(("[IMG]", "[IMG_BREAK]", "[IMG_END]"), SIZE - 4):
+        flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+        document["added_tokens"].append({"id": id, "content": content, "special": True, **flags})
+    (folder / "tokenizer.json").write_text(json.dumps(document))
+    _prepared(folder)
+
+
+def _gemma_pictured(folder: Path) -> None:
+    """With the names of published models; without what makes one vector of a picture."""
+    _gemma(folder)
+    _prepared(folder)
+    tower, inner = "vision_tower.", "vision_tower.vision_model."
+
+    def changed(name: str, tensor: Any) -> dict[str, Any]:
+        if f"{tower}head." in name:
+            return {}
+        return {name if inner in name else name.replace(tower, inner): tensor}
+
+    _rewrite(folder, changed, {})
+
+
+def _prepared(folder: Path) -> None:
+    """What llama.cpp wants to know of pictures."""
+    processor = {
+        "size": {"longest_edge": 56},
+        "image_mean": [0.5] * 3,
+        "image_std": [0.5] * 3,
+        "image_seq_length": 4,
+    }
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor))
 
 
 def _pooled(folder: Path) -> None:
@@ -188,7 +240,13 @@ CASES: dict[str, tuple[Model, Callable[[Path], None]]] = {
         lambda: hf_models.gemma3(11, vocab_size=SIZE, num_hidden_layers=7, sliding_window_pattern=6, **_IDS),
         _gemma,
     ),
-    "gemma3, with pictures": (lambda: hf_models.gemma3_with_pictures(16, vocab_size=SIZE, **_IDS), _gemma),
+    "gemma3, with pictures": (
+        lambda: hf_models.gemma3_with_pictures(16, vocab_size=SIZE, **_IDS),
+        _gemma_pictured,
+    ),
+    "mistral3": (lambda: hf_pixtral.mistral3(20, text={"vocab_size": SIZE}), _pictured),
+    "mistral3, temperatures": (lambda: hf_pixtral.mistral3(21, text=_MINISTRAL), _pictured),
+    "pixtral": (lambda: hf_pixtral.pixtral(22, text={"vocab_size": SIZE}), _pictured),
     "granite": (lambda: hf_models.granite(12, vocab_size=SIZE, logits_scaling=4.0), _json),
     "olmo2": (lambda: hf_models.olmo("Olmo2", 13, vocab_size=SIZE), _json),
     "olmo3": (lambda: hf_models.olmo("Olmo3", 14, vocab_size=SIZE), _json),
@@ -264,6 +322,21 @@ CASES: dict[str, tuple[Model, Callable[[Path], None]]] = {
     "llama, eight bits": (lambda: hf_models.llama(18, vocab_size=SIZE), _eight_bits),
 }
 
+# Of these there is an image encoder, which llama.cpp has in a file of its own: its names, by those here.
+SEEING: dict[str, dict[str, str]] = {
+    "gemma3, with pictures": {
+        "patch_embedding": "patch_embd",
+        "position_embedding": "position_embd",
+        "post_layernorm": "post_ln",
+        "attn_output": "attn_out",
+        "layer_norm": "ln",
+        "mlp.fc1": "ffn_up",
+        "mlp.fc2": "ffn_down",
+        "mm.mm_": "mm.",
+    },
+    **dict.fromkeys(("mistral3", "mistral3, temperatures", "pixtral"), hf_pixtral.OF_LLAMA_CPP),
+}
+
 # What only llama.cpp writes: what it makes of the folder's name, and of the number of weights; and whether a
 # separator is put between two texts, which nothing asks of a decoder.
 THEIRS_ONLY = {
@@ -273,6 +346,9 @@ THEIRS_ONLY = {
 
 # Roles that are part of llama.cpp's program; here they are what generation_config.json says.
 THEIRS_OF_GLM = {f"tokenizer.ggml.{role}_token_id" for role in ("eot", "eom", "unknown")}
+
+# What is said of pictures, which llama.cpp does in another file.
+OF_PICTURES = re.compile(r"\.(vision|mm)\.|\.image_token_index$|\.spatial_merge_size$")
 
 # What only is written here, with the reason.
 OURS_ONLY = {
@@ -308,6 +384,8 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tokenizer(folder)
         convert(folder, root / f"{_name(case)}.ours", lambda progress: None)
         tasks.append(Task(folder, root / f"{_name(case)}.theirs", "llama-bpe"))
+        if case in SEEING:
+            tasks.append(Task(folder, root / f"{_name(case)}.projector", sees=True))
     convert_all(tasks)
     return root
 
@@ -334,6 +412,48 @@ def different(mine: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     return [name for name in mine.keys() & other.keys() if not same(name, mine[name], other[name])]
 
 
+@pytest.mark.parametrize("case", SEEING)
+def test_image_encoders_are_the_same(converted: Path, case: str) -> None:
+    """The numbers, whatever the types; llama.cpp has rows of queries and keys of Pixtral in another order."""
+    path = converted / _name(case)
+    with (
+        GGUFFile.open(path.with_suffix(".ours")) as ours,
+        GGUFFile.open(path.with_suffix(".projector")) as theirs,
+    ):
+        expected = numbers(theirs)
+        line_break = expected.pop("v.token_embd.img_break", None)
+        mine = numbers(ours)
+        for name, value in mine.items():
+            if not name.startswith(("v.", "mm.")):
+                continue
+            if "gemma" not in case and name.endswith(("attn_q.weight", "attn_k.weight")):
+                value = permuted(value, theirs.metadata.uint("vision.attention.head_count"))
+            for own, other in SEEING[case].items():
+                name = name.replace(own, other)
+            assert np.array_equal(value, expected.pop(name)), name
+        assert not expected
+        if line_break is not None:
+            break_id = ours.metadata.strings("tokenizer.ggml.tokens").index("[IMG_BREAK]")
+            assert np.array_equal(mine["token_embd.weight"][break_id], line_break)
+        own_keys, architecture = dict(ours.metadata), ours.metadata.architecture
+        shared = [key for key in theirs.metadata if key.replace("clip.", f"{architecture}.") in own_keys]
+        assert "clip.vision.block_count" in shared
+        for key in shared:
+            if key.startswith("clip."):
+                assert own_keys[key.replace("clip.", f"{architecture}.")] == theirs.metadata[key], key
+
+
+def numbers(file: GGUFFile) -> dict[str, NDArray[np.float32]]:
+    """The tensors in single precision."""
+    return {
+        name: gguf.quants.dequantize(
+            np.frombuffer(data, np.uint8 if kind == "BF16" else f"<f{2 if kind == 'F16' else 4}"),
+            gguf.GGMLQuantizationType[kind],
+        ).reshape(shape)
+        for name, (kind, shape, data) in contents(file).items()
+    }
+
+
 def types(file: GGUFFile) -> Mapping[str, tuple[ValueType, ValueType]]:
     return {key: (entry.type, entry.element) for key in file.metadata if (entry := file.metadata.entry(key))}
 
@@ -346,13 +466,14 @@ def test_files_say_the_same(converted: Path, case: str) -> None:
         GGUFFile.open(path.with_suffix(".theirs")) as theirs,
     ):
         tensors, others = contents(ours), contents(theirs)
+        tensors = {name: made for name, made in tensors.items() if not name.startswith(("v.", "mm."))}
         assert tensors.keys() == others.keys()
         assert different(tensors, others) == []
         mine, other = dict(ours.metadata), dict(theirs.metadata)
         assert other.keys() - mine.keys() <= THEIRS_ONLY | (
             THEIRS_OF_GLM if case.startswith("glm") else set()
         )
-        more = mine.keys() - other.keys()
+        more = {key for key in mine.keys() - other.keys() if not OF_PICTURES.search(key)}
         assert {key for key in more if not {key, key.split(".", 1)[1]} & OURS_ONLY} == set()
         shared = mine.keys() & other.keys()
         assert different(mine, other) == []

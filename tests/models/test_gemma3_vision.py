@@ -17,7 +17,8 @@ from tests.models.hf_gemma3_vision import (
     write_gemma3_text,
     write_gemma3_vision,
 )
-from tests.tiny_llama import write_tiny_llama
+from tests.models.hf_to_gguf import write_model
+from tests.tiny_mllama import write_tiny_mllama
 
 from puna.engine.evaluator import Batch, Evaluator, Pictures
 from puna.engine.load import load_model
@@ -81,12 +82,12 @@ def agrees(found: Logits, expected: Logits) -> None:
     assert (found.argmax(-1) == expected.argmax(-1)).all()
 
 
-@pytest.fixture(scope="module")
-def example(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+@pytest.fixture(scope="module", params=[write_gemma3_vision, write_model], ids=["written", "converted"])
+def example(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     """A model as a file and as transformers has it."""
     model = hf_gemma3_vision.gemma3(3)
     path = tmp_path_factory.mktemp("gemma3") / "model.gguf"
-    write_gemma3_vision(path, model)
+    request.param(path, model)
     return path, model
 
 
@@ -192,6 +193,6 @@ def test_other_image_encoders_are_refused(tmp_path: Path) -> None:
     write_gemma3_projector(tmp_path / "mmproj.gguf", model, keys={"projector_type": "pixtral"})
     with pytest.raises(UnsupportedModel, match="of type 'pixtral' is not Gemma 3's"):
         load_model(tmp_path / "text.gguf", LoadOptions(projector=str(tmp_path / "mmproj.gguf")))
-    write_tiny_llama(tmp_path / "llama.gguf")
+    write_tiny_mllama(tmp_path / "mllama.gguf", sees=False)
     with pytest.raises(UnsupportedModel, match="takes no image encoder"):
-        load_model(tmp_path / "llama.gguf", LoadOptions(projector=str(tmp_path / "mmproj.gguf")))
+        load_model(tmp_path / "mllama.gguf", LoadOptions(projector=str(tmp_path / "mmproj.gguf")))

@@ -13,6 +13,7 @@ from PIL import Image
 from tests.models import hf_models, hf_pixtral
 from tests.models.driver import WAYS, Logits, opened
 from tests.models.hf_pixtral import BREAK, EDGE, END, PATCH, PICTURE
+from tests.models.hf_to_gguf import write_model
 
 from puna.engine.evaluator import Batch, Evaluator, Pictures
 from puna.engine.load import load_model
@@ -94,12 +95,13 @@ def agrees(found: Logits, expected: Logits) -> None:
     assert (found.argmax(-1) == expected.argmax(-1)).all()
 
 
-@pytest.fixture(scope="module")
-def example(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
-    """Mistral 3 as Ollama's file and as transformers has it."""
-    model = hf_pixtral.mistral3(3)
+@pytest.fixture(scope="module", params=["Ollama's", "converted", "Pixtral, converted"])
+def example(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """A model as one file and as transformers has it."""
+    model = hf_pixtral.pixtral(2, patch_size=8) if "Pixtral" in request.param else hf_pixtral.mistral3(3)
     path = tmp_path_factory.mktemp("model") / "model.gguf"
-    hf_pixtral.write_whole(path, model)
+    write = hf_pixtral.write_whole if request.param == "Ollama's" else write_model
+    write(path, model)
     return path, model
 
 

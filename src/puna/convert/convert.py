@@ -25,9 +25,12 @@ from puna.convert.llama4 import LLAMA4
 from puna.convert.mistral3 import MINISTRAL3
 from puna.convert.olmo import OLMO2
 from puna.convert.phi import PHI3
+from puna.convert.pixtral import MISTRAL3, PIXTRAL, merging, pixtral
 from puna.convert.plan import Plan
 from puna.convert.qwen import QWEN2, QWEN2MOE, QWEN3, QWEN3MOE
 from puna.convert.qwenvl import QWEN3VL, QWEN3VLMOE, plan_qwen3vl, plan_qwen25vl
+from puna.convert.seeing import plan_seeing
+from puna.convert.siglip import siglip
 from puna.convert.sources import shifted
 from puna.convert.starcoder import STARCODER2
 from puna.errors import InvalidOption, UnsupportedModel
@@ -57,7 +60,6 @@ _DECODERS: dict[str, Family] = {
     "Qwen3MoeForCausalLM": QWEN3MOE,
     "Gemma2ForCausalLM": GEMMA2,
     "Gemma3ForCausalLM": GEMMA3,
-    "Gemma3ForConditionalGeneration": GEMMA3_WITH_PICTURES,
     "Gemma3nForCausalLM": GEMMA3N,
     "Gemma3nForConditionalGeneration": GEMMA3N,
     "CohereForCausalLM": COMMAND_R,
@@ -81,6 +83,9 @@ _PLANNERS: dict[str, Callable[[ModelFolder], Plan]] = {
     "BertForPreTraining": plan_bert,
     "BertForSequenceClassification": plan_bert,
     "NomicBertModel": plan_nomic_bert,
+    "Gemma3ForConditionalGeneration": partial(plan_seeing, GEMMA3_WITH_PICTURES, siglip),
+    "LlavaForConditionalGeneration": partial(plan_seeing, PIXTRAL, pixtral),
+    "Mistral3ForConditionalGeneration": partial(plan_seeing, MISTRAL3, merging),
     "Qwen2_5_VLForConditionalGeneration": plan_qwen25vl,
     "Qwen3VLForConditionalGeneration": partial(plan_qwen3vl, QWEN3VL),
     "Qwen3VLMoeForConditionalGeneration": partial(plan_qwen3vl, QWEN3VLMOE),
@@ -134,7 +139,7 @@ def convert_model(folder: ModelFolder, target: Path, report: Report, *, file_typ
         raise InvalidOption(f"a model cannot be converted to {file_type[:40]!r}: known are F32 and F16")
     plan = _plan(folder)
     if plan.left_out:
-        report(Progress(f"leaving out {plan.left_out} tensors that are not of the language model"))
+        report(Progress(f"leaving out {plan.left_out} tensors that the model does without"))
     meter = _Meter(report, sum(tensor.nbytes for tensor, _ in plan.tensors))
     with GGUFWriter(target) as writer:
         for key, value in plan.keys.items():

@@ -22,7 +22,7 @@ _DOCUMENTS = frozenset(
         *("config.json", "generation_config.json", "modules.json", "sentence_bert_config.json"),
         *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
         *("tokenizer.model", "vocab.txt", "chat_template.jinja", "chat_template.json"),
-        "preprocessor_config.json",
+        *("preprocessor_config.json", "processor_config.json"),
     )
 )
 

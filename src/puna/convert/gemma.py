@@ -7,6 +7,7 @@ from puna.convert.decoder import Defaults, Family, Sizes
 from puna.convert.folder import Fields, shown
 from puna.convert.layers import FEED_FORWARD, HEAD_NORMS, attention, norms
 from puna.convert.rotary import local_theta
+from puna.convert.seeing import SCOPES
 from puna.convert.windows import local_layers
 from puna.errors import UnsupportedModel
 
@@ -100,5 +101,4 @@ GEMMA3 = Family(
     defaults=Defaults(theta=1000000.0, heads=8, kv_heads=4, head=256, context=131072, eps=1e-6, tied=True),
 )
 
-# Only what reads text is converted.
-GEMMA3_WITH_PICTURES = replace(GEMMA3, dropped=("vision_tower.", "multi_modal_projector."))
+GEMMA3_WITH_PICTURES = replace(GEMMA3, dropped=SCOPES)

@@ -40,7 +40,7 @@ class Plan:
         tensors: what each tensor becomes.
         max_length: tokens of a text for which the model was made, if that is less than it could take.
         sampling: options for generating, by their names in requests.
-        left_out: tensors of parts that are no text, such as an encoder of pictures.
+        left_out: how many tensors the model does without.
     """
 
     keys: Mapping[str, Any]
