@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.tiny_lfm2 import ATTENDING, write_tiny_lfm2
 from tests.tiny_gemma import write_tiny_gemma
+from tests.tiny_lfm2 import ATTENDING, write_tiny_lfm2
 from tests.tiny_llama import BLOCKS, HEADS, HIDDEN, KV_HEADS
 
 from puna.cli.commands.plan import as_plain, plan_placement, render

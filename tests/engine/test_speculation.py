@@ -14,10 +14,13 @@ from tests.engine.driving import MARGINS, Answer, finish, loaded, request, run, 
 from tests.schema_corpus import trained_vocabulary
 from tests.tiny_gemma import write_tiny_gemma
 from tests.tiny_llama import BOS, EOS, write_tiny_llama
+from tests.tiny_mllama import picture
+from tests.tiny_pixtral import write_tiny_pixtral
+from tests.tiny_qwenvl import write_tiny_qwenvl
 
 from puna.engine import loop
 from puna.engine.load import LoadedModel
-from puna.engine.request import GenerateRequest
+from puna.engine.request import GenerateRequest, Image
 from puna.engine.speculation.drafter import agreeing
 from puna.errors import Interrupted
 from puna.sampling.grammar import Grammar, Thinking
@@ -64,7 +67,7 @@ class Prophet:
         if room < 1 or self.random.random() < 0.2:
             return []
         known = self.answer[begin : begin + int(self.random.integers(1, room + 1))]
-        return [token ^ 1 if self.random.random() < self.wrong else token for token in known]
+        return [abs(token - 1) if self.random.random() < self.wrong else token for token in known]
 
 
 @pytest.fixture(params=WRITERS)
@@ -312,3 +315,15 @@ def test_agreeing() -> None:
     assert agreeing([], [1]) == agreeing([1], []) == agreeing([2, 1], [1, 1]) == 0
     assert agreeing([1, 2, 3], [1, 2, 4]) == 2
     assert agreeing([1, 2], [1, 2, 4]) == agreeing([1, 2, 3], [1, 2]) == 2
+
+
+@pytest.mark.parametrize("write", [write_tiny_qwenvl, write_tiny_pixtral])
+def test_drafts_behind_a_picture(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, write: Callable[[Path], Path]
+) -> None:
+    """Its tokens may have taken fewer places than there are of them."""
+    with loaded(write(tmp_path / "model.gguf"), num_ctx=256, num_parallel=2) as model:
+        asked = wanted(GREEDY, images=(Image(3, picture(1, (40, 30))),))
+        expected, found = prophesied(monkeypatch, model, asked, 0.2)
+        assert_same(found, expected)
+        assert found.counts.accepted_tokens > 10

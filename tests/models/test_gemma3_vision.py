@@ -1,5 +1,6 @@
 """Gemma 3 with pictures against transformers: their features, and logits of texts with them."""
 
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,10 @@ def agrees(found: Logits, expected: Logits) -> None:
     assert (found.argmax(-1) == expected.argmax(-1)).all()
 
 
-@pytest.fixture(scope="module", params=[write_gemma3_vision, write_model], ids=["written", "converted"])
+WRITERS: list[Callable[[Path, Any], None]] = [write_gemma3_vision, write_model]
+
+
+@pytest.fixture(scope="module", params=WRITERS, ids=["written", "converted"])
 def example(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     """A model as a file and as transformers has it."""
     model = hf_gemma3_vision.gemma3(3)

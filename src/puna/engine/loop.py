@@ -361,8 +361,11 @@ class Engine:
         sequence.chooser.prepare()
         held = sequence.held
         tokens = [*sequence.tokens[held:], *draft]
+        shares = [(len(tokens), sequence)]
         batch = Batch.of(tokens, held, sequence.number, all_outputs=True)
-        logits = self._evaluator.evaluate(self._adapted(batch, [(len(tokens), sequence)]))
+        if sequence.pictures:
+            batch = replace(batch, coordinates=self._coordinates(shares))
+        logits = self._evaluator.evaluate(self._adapted(batch, shares))
         sequence.advance(part.tokens, time.perf_counter())
         sequence.drafted += len(draft)
         self._accept(sequence, draft, logits[part.tokens - 1 :])
@@ -420,20 +423,23 @@ class Engine:
         return replace(
             batch,
             pictures=Pictures.of(batch.positions, standing, whole=gallery.whole),
-            coordinates=self._coordinates(parts),
+            coordinates=self._coordinates([(part.tokens, part.sequence) for part in parts]),
         )
 
-    def _coordinates(self, parts: list[_Part]) -> NDArray[np.int32] | None:
-        """The places of a batch's tokens, for models in which pictures have rows and columns."""
+    def _coordinates(self, shares: list[tuple[int, Sequence]]) -> NDArray[np.int32] | None:
+        """The places of a batch's tokens, for models in which pictures have rows and columns.
+
+        Args:
+            shares: each sequence with the number of its tokens there.
+        """
         if self._evaluator.model.coordinates == 1:
             return None
-        held = [(part.sequence.held, part) for part in parts]
         return np.concatenate(
-            [coordinates(begin, begin + part.tokens, part.sequence.pictures) for begin, part in held], axis=1
+            [coordinates(one.held, one.held + tokens, one.pictures) for tokens, one in shares], axis=1
         )
 
     def _adapted(self, batch: Batch, shares: list[tuple[int, Sequence]]) -> Batch:
-        """A batch with the adapters of its sequences, each given with the number of its tokens there."""
+        """A batch with the adapters of its sequences. Args: as `_coordinates`."""
         if not any(sequence.adapters for _, sequence in shares):
             return batch
         used = [(tokens, sequence.adapters) for tokens, sequence in shares]
