@@ -87,7 +87,7 @@ def test_the_text_of_models_that_see_and_hear(
     change_tensors(folder, further_in)
     said: list[str] = []
     convert(folder, tmp_path / "model.gguf", lambda progress: said.append(progress.status))
-    assert said[0] == f"leaving out {len(parts)} tensors that are not of the language model"
+    assert said[0] == f"leaving out {len(parts)} tensors that the model does without"
     assert Contents.of(tmp_path / "model.gguf") == expected
 
 

@@ -7,13 +7,23 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.runner.conftest import OPTIONS, children
+from tests.runner.conftest import OPTIONS
+from tests.runner.conftest import children as all_children
 
 from puna.errors import RunnerDied
 from puna.runner import starter as module
 from puna.runner.starter import Starter
 
 pytestmark = pytest.mark.anyio
+
+Children = Callable[[], set[int]]
+
+
+@pytest.fixture
+def children() -> Children:
+    """The processes that the test has started."""
+    others = all_children()
+    return lambda: all_children() - others
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -22,7 +32,7 @@ async def until(condition: Callable[[], object]) -> None:
             await asyncio.sleep(0.005)
 
 
-async def begun() -> int:
+async def begun(children: Children) -> int:
     """The process that has been expected."""
     await until(children)
     (pid,) = children()
@@ -30,14 +40,14 @@ async def begun() -> int:
 
 
 async def gone(pid: int) -> None:
-    await until(lambda: pid not in children())
+    await until(lambda: pid not in all_children())
 
 
-async def test_what_was_expected_gets_the_model(tiny_path: Path) -> None:
+async def test_what_was_expected_gets_the_model(tiny_path: Path, children: Children) -> None:
     starter = Starter()
     starter.expect()
     starter.expect()
-    pid = await begun()
+    pid = await begun(children)
     runner = await starter.start(tiny_path, OPTIONS)
     assert (runner.pid, children()) == (pid, {pid})
     assert runner.loaded.num_ctx
@@ -48,7 +58,7 @@ async def test_what_was_expected_gets_the_model(tiny_path: Path) -> None:
     await starter.close()
 
 
-async def test_a_load_need_not_be_expected(tiny_path: Path) -> None:
+async def test_a_load_need_not_be_expected(tiny_path: Path, children: Children) -> None:
     starter = Starter()
     runner = await starter.start(tiny_path, OPTIONS)
     assert children() == {runner.pid}
@@ -57,24 +67,24 @@ async def test_a_load_need_not_be_expected(tiny_path: Path) -> None:
     await starter.close()
 
 
-async def test_what_nobody_wanted_ends_with_the_server() -> None:
+async def test_what_nobody_wanted_ends_with_the_server(children: Children) -> None:
     starter = Starter()
     starter.expect()
     await starter.close()
     assert not children()
     starter.expect()
-    await begun()
+    await begun(children)
     await starter.close()
     assert not children()
 
 
 async def test_what_nobody_wanted_ends_after_a_while(
-    monkeypatch: pytest.MonkeyPatch, tiny_path: Path
+    monkeypatch: pytest.MonkeyPatch, tiny_path: Path, children: Children
 ) -> None:
     monkeypatch.setattr(module, "_KEPT_SECONDS", 0.2)
     starter = Starter()
     starter.expect()
-    pid = await begun()
+    pid = await begun(children)
     await gone(pid)
     runner = await starter.start(tiny_path, OPTIONS)
     assert runner.pid != pid
@@ -82,10 +92,10 @@ async def test_what_nobody_wanted_ends_after_a_while(
     await starter.close()
 
 
-async def test_one_that_died_meanwhile_is_replaced(tiny_path: Path) -> None:
+async def test_one_that_died_meanwhile_is_replaced(tiny_path: Path, children: Children) -> None:
     starter = Starter()
     starter.expect()
-    pid = await begun()
+    pid = await begun(children)
     os.kill(pid, signal.SIGKILL)
     await gone(pid)
     runner = await starter.start(tiny_path, OPTIONS)
@@ -94,7 +104,7 @@ async def test_one_that_died_meanwhile_is_replaced(tiny_path: Path) -> None:
     await starter.close()
 
 
-async def test_a_load_that_is_cancelled_leaves_no_process(tiny_path: Path) -> None:
+async def test_a_load_that_is_cancelled_leaves_no_process(tiny_path: Path, children: Children) -> None:
     for pause in (0.0, 0.01, 0.1):
         starter = Starter()
         starter.expect()

@@ -242,7 +242,7 @@ def test_an_adapter_of_the_wrong_size_is_damaged(library: Library) -> None:
     path.write_bytes(b"cut")
     with pytest.raises(StoreError, match="3 bytes long instead of 4"):
         found.adapter_files(library.blobs)
-    assert weights(library, "a").read_bytes() == b"weights"
+    assert weights(library, "a").read_bytes() == b"content"
 
 
 def test_a_model_without_a_gguf_file(library: Library) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from puna.errors import ModelError
+from puna.template import limits
 from puna.template.jinja import render_chat
 from puna.template.limits import Allowance
 
@@ -274,7 +275,11 @@ def test_a_long_conversation_may_be_looked_at_again_for_each_message(template: s
     assert render_chat(template, LONG_TALK)
 
 
-def test_a_loop_that_is_fine_in_a_long_conversation_is_too_long_in_a_short_one() -> None:
+def test_a_loop_that_is_fine_in_a_long_conversation_is_too_long_in_a_short_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # The steps are to end it, on a slow machine too.
+    monkeypatch.setattr(limits, "_SECONDS_ALLOWED", (60.0, 0.0, 0.0))
     template = "{% for i in range(99999) %}{% for j in [1, 2] %}{% endfor %}{% endfor %}done"
     with pytest.raises(ModelError, match=r"more than 150[0-9]+ steps"):
         render_chat(template, MESSAGES)
