@@ -27,6 +27,8 @@ from puna.engine.evaluator import Batch, Evaluator
 from puna.engine.load import LoadedModel
 from puna.engine.request import GenerateRequest
 from puna.errors import BackendError, ContextLengthExceeded, InternalError, Interrupted, InvalidOption
+from puna.kvcache import Causal
+from puna.kvcache.cells import BITS
 from puna.sampling.grammar import Grammar
 from puna.sampling.parameters import SamplingParameters
 
@@ -601,3 +603,21 @@ def test_sampling_parameters_of_the_tests_vary_the_text(model: LoadedModel) -> N
     text = run(model.engine, request([BOS, 70], 40))[0].text
     assert len(set(text)) > 10
     assert GREEDY.temperature == 0
+
+
+def test_who_comes_when_the_cache_is_full_lies_together(tmp_path: Path) -> None:
+    """Texts that ended make room, but for the one with which the new one begins; whoever runs stays."""
+    random = np.random.default_rng(3)
+    with loaded(write_tiny_llama(tmp_path / "tiny.gguf"), num_ctx=128, num_parallel=4) as model:
+        engine, cache = model.engine, model.evaluator.cache
+        assert isinstance(cache, Causal)
+        for number in range(90):
+            length = int(random.integers(2, 100))
+            engine.submit(number, request([BOS, 70, *random.integers(2, 250, length).tolist()], 8))
+            while not engine.idle:
+                engine.step()
+                for one in engine._running:
+                    begin, end = cache.cells.span(BITS[one.number])
+                    assert end - begin == one.held
+        assert len(engine.prefixes) > 5
+        engine.check()

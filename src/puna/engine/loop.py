@@ -54,6 +54,9 @@ from puna.sampling.constraints import Constraint
 from puna.sampling.sampler import Sampler
 from puna.tokenizer import Tokenizer
 
+# Tokens for which room is made beside a prompt; a longer answer may have to go on elsewhere.
+_USUAL_ANSWER = 512
+
 Constrain = Callable[[GenerateRequest], Constraint | None]
 
 
@@ -499,6 +502,7 @@ class Engine:
         found = (
             longest(self._candidates(), wanted, self._cache.resumable) if sequence.scores is None else None
         )
+        self._gather(sequence, found)
         number, held = self._seat(found)
         sequence.place(number, held, time.perf_counter())
         while not self._fits(sequence):
@@ -510,6 +514,21 @@ class Engine:
             sequence.displace()
             return False
         return True
+
+    def _gather(self, sequence: Sequence, found: tuple[Prefix, int] | None) -> None:
+        """Lets texts go until what a sequence still needs lies together, but not the one that was found.
+
+        A graph computes all cells between a sequence's first and its last.
+        """
+        tokens = len(sequence.tokens) - (found[1] if found else 0) + min(sequence.room, _USUAL_ANSWER)
+        while not self._cache.lies_together(tokens):
+            oldest = self.prefixes.oldest()
+            if found is not None and oldest is not None and oldest.number == found[0].number:
+                self.prefixes.used(oldest.number)
+                oldest = None if len(self.prefixes) == 1 else oldest
+            if oldest is None:
+                return
+            self._evict()
 
     def _candidates(self) -> Iterator[Prefix]:
         """The first of those that have as much is taken: with one that runs, cells are best shared."""
@@ -524,12 +543,15 @@ class Engine:
         if found is None:
             return self._free_number(), 0
         prefix, length = found
-        whole = length == len(prefix.tokens)
-        if prefix.number in self.prefixes and (whole or self._is_next_to_go(prefix)):
+        apart = prefix.number in self.prefixes
+        alone = not self._numbers and len(self.prefixes) == 1
+        if apart and (alone or length == len(prefix.tokens)):
             self.prefixes.take(prefix.number)
             self._cache.remove(prefix.number, length)
             return prefix.number, length
-        apart = prefix.number in self.prefixes
+        if not self._numbers:
+            # Another goes for its number: what begins in the cells of this one would lie apart.
+            self.prefixes.used(prefix.number)
         number = self._free_number()
         try:
             self._cache.copy_prefix(prefix.number, number, length, apart=apart)
@@ -537,10 +559,6 @@ class Engine:
             self._drop(number)
             raise
         return number, length
-
-    def _is_next_to_go(self, prefix: Prefix) -> bool:
-        oldest = self.prefixes.oldest()
-        return not self._numbers and oldest is not None and oldest.number == prefix.number
 
     def _free_number(self) -> int:
         """Fewer sequences run than there are numbers, so one is free or kept."""

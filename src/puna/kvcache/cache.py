@@ -190,6 +190,10 @@ class Cache(ABC):
     def fits(self, growth: Sequence[tuple[int, int]]) -> bool:
         """Whether there is room for more tokens of several sequences: (number, how many more)."""
 
+    def lies_together(self, tokens: int) -> bool:
+        """Whether so many tokens of a new sequence get cells next to each other."""
+        return True
+
     @abstractmethod
     def owners(self) -> set[int]:
         """The sequences that have cells."""

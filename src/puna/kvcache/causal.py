@@ -105,7 +105,7 @@ class Causal(Member):
             raise CacheFull(f"a batch of {where.size} tokens does not fit: {cells.free} cells are free")
         bits = BITS[whose]
         begin, end = self._owned(bits)
-        batch = Batch(cells.free_from(begin if end else cells.roomiest(), where.size), where, bits)
+        batch = Batch(cells.free_from(begin if end else cells.roomiest().begin, where.size), where, bits)
         self._overwritten = cells.positions[batch.cells]
         cells.take(batch)
         self._ledger.batch = batch
@@ -191,7 +191,7 @@ class Causal(Member):
         if not apart or not 0 < shared.size <= min(_COPIED, cells.free // 2):
             cells.share(target, shared)
             return
-        own = cells.free_from(cells.roomiest(), shared.size)
+        own = cells.free_from(cells.roomiest().begin, shared.size)
         storage.copy(shared, own)
         cells.take(Batch(own, cells.positions[shared], np.full(own.size, BITS[target])))
 
@@ -204,6 +204,9 @@ class Causal(Member):
 
     def fits(self, growth: Sequence[tuple[int, int]]) -> bool:
         return sum(more for _, more in growth) <= self.cells.free
+
+    def lies_together(self, tokens: int) -> bool:
+        return tokens <= self.cells.roomiest().length
 
     def owners(self) -> set[int]:
         return self.cells.owners()
@@ -268,6 +271,9 @@ class _Limited(Causal):
         # What sequences have kept in the end, with what they let go of taken off, and one batch on its way.
         kept = sum(self._kept_more(sequence, more) for sequence, more in growth)
         return min(tokens, kept + min(tokens, self._max_batch)) <= self.cells.free
+
+    def lies_together(self, tokens: int) -> bool:
+        return super().lies_together(min(tokens, self.memory + self._max_batch))
 
     def sees_all(self, position: int) -> bool:
         return position < self.memory

@@ -80,12 +80,13 @@ class Cells:
             return self.free_from(0, count)
         return np.concatenate((holes, np.arange(self.used, self.used + more)))
 
-    def roomiest(self) -> int:
-        """Where the longest row of neighbouring free cells begins."""
+    def roomiest(self) -> Span:
+        """The longest row of neighbouring free cells."""
         in_use = np.flatnonzero(self.members[: self.used])
         begins = np.concatenate(([0], in_use + 1))
         lengths = np.concatenate((in_use, [self.members.size])) - begins
-        return int(begins[lengths.argmax()])
+        longest = lengths.argmax()
+        return Span(int(begins[longest]), int(lengths[longest]))
 
     def span(self, bits: np.uint64) -> tuple[int, int]:
         """The first cell in use that belongs to one of the sequences, and one more than the last.

@@ -111,6 +111,9 @@ class Composed(Cache):
     def fits(self, growth: Sequence[tuple[int, int]]) -> bool:
         return all(member.fits(growth) for member in self._members)
 
+    def lies_together(self, tokens: int) -> bool:
+        return all(member.lies_together(tokens) for member in self._members)
+
     def owners(self) -> set[int]:
         return set().union(*(member.owners() for member in self._members))
 
