@@ -25,6 +25,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -111,10 +112,10 @@ async def heard(lines: AsyncIterator[bytes]) -> tuple[float, float, dict[str, An
     return first, last, json.loads(end)
 
 
-async def puna_answer(port: int, model: str, prompt: str, tokens: int) -> Answer:
-    """One greedy answer of Puna's to a bare prompt."""
+async def puna_answer(port: int, model: str, prompt: str, tokens: int, **more: int) -> Answer:
+    """One greedy answer of Puna's to a bare prompt; `more` are options of the request."""
     body = {"model": model, "prompt": prompt, "raw": True, "keep_alive": -1}
-    options = {"temperature": 0, "num_predict": tokens, "num_ctx": CONTEXT}
+    options = {"temperature": 0, "num_predict": tokens, "num_ctx": CONTEXT, **more}
     first, last, end = await heard(post(port, "/api/generate", {**body, "options": options}))
     return Answer(
         end["eval_count"], first, last, end.get("prompt_eval_count", 0), end.get("cached_tokens", 0)
@@ -137,6 +138,13 @@ async def single_stream(ask: Ask, port: int, model: str, seed: int) -> float:
     return (answer.tokens - 1) / (answer.last - answer.first)
 
 
+async def undrafted_stream(ask: Ask, port: int, model: str, seed: int) -> float:
+    """The same where Puna evaluates one token at a time, as llama.cpp's server does."""
+    if ask is puna_answer:
+        ask = partial(puna_answer, draft_num_predict=0)
+    return await single_stream(ask, port, model, seed)
+
+
 async def eight_streams(ask: Ask, port: int, model: str, seed: int) -> float:
     """Tokens per second of eight streams together, with prompts of different lengths, from first to last."""
     began = time.perf_counter()
@@ -153,6 +161,7 @@ async def first_token(ask: Ask, port: int, model: str, seed: int) -> float:
 
 
 TESTS: dict[str, tuple[Callable[[Ask, int, str, int], Awaitable[float]], str]] = {
+    "one stream, nothing drafted": (undrafted_stream, "tokens/s"),
     "one stream": (single_stream, "tokens/s"),
     "eight streams": (eight_streams, "tokens/s"),
     "first token of a long prompt": (first_token, "ms"),
