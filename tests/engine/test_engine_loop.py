@@ -210,7 +210,7 @@ def test_prefixes_give_way_the_one_used_longest_ago_first(paths: dict[str, Path]
         run(model.engine, request([BOS, *[90] * 120], 2))
         # Room for 120 more was made by the second text and the third, which had been used longest ago.
         assert run(model.engine, request(texts[0], 2))[0].counts.cached_tokens == 70
-        assert run(model.engine, request(texts[1], 2))[0].counts.cached_tokens == 1
+        assert run(model.engine, request(texts[1], 2))[0].counts.cached_tokens <= 1
 
 
 def test_more_prefixes_than_sequence_numbers(model: LoadedModel) -> None:
