@@ -56,8 +56,6 @@ from puna.tokenizer import Tokenizer
 
 # Tokens for which room is made beside a prompt; a longer answer may have to go on elsewhere.
 _USUAL_ANSWER = 512
-# Fewer tokens than these are sooner evaluated again than another text is missed.
-_WORTH_KEEPING = 64
 
 Constrain = Callable[[GenerateRequest], Constraint | None]
 
@@ -504,7 +502,7 @@ class Engine:
         found = (
             longest(self._candidates(), wanted, self._cache.resumable) if sequence.scores is None else None
         )
-        found = self._gather(sequence, found)
+        self._gather(sequence, found)
         number, held = self._seat(found)
         sequence.place(number, held, time.perf_counter())
         while not self._fits(sequence):
@@ -517,25 +515,20 @@ class Engine:
             return False
         return True
 
-    def _gather(self, sequence: Sequence, found: tuple[Prefix, int] | None) -> tuple[Prefix, int] | None:
-        """Lets texts go until what a sequence still needs lies together; what was found, if that has stayed.
+    def _gather(self, sequence: Sequence, found: tuple[Prefix, int] | None) -> None:
+        """Lets texts go until what a sequence still needs lies together, but not the one that was found.
 
         A graph computes all cells between a sequence's first and its last.
         """
-        more = len(sequence.tokens) + min(sequence.room, _USUAL_ANSWER)
-        while not self._cache.lies_together(more - (found[1] if found else 0)):
+        tokens = len(sequence.tokens) - (found[1] if found else 0) + min(sequence.room, _USUAL_ANSWER)
+        while not self._cache.lies_together(tokens):
             oldest = self.prefixes.oldest()
             if found is not None and oldest is not None and oldest.number == found[0].number:
-                if found[1] < _WORTH_KEEPING:
-                    found = None
-                elif len(self.prefixes) == 1:
-                    break
-                else:
-                    self.prefixes.used(oldest.number)
-                    continue
-            if not self._evict():
-                break
-        return found
+                self.prefixes.used(oldest.number)
+                oldest = None if len(self.prefixes) == 1 else oldest
+            if oldest is None:
+                return
+            self._evict()
 
     def _candidates(self) -> Iterator[Prefix]:
         """The first of those that have as much is taken: with one that runs, cells are best shared."""
