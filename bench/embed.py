@@ -70,7 +70,7 @@ def by_transformers(folder: Path, threads: int) -> Make:
 def by_sentence_transformers(folder: Path) -> Make | None:
     """Its own way, in F32; None where it is not installed."""
     try:
-        from sentence_transformers import SentenceTransformer  # type: ignore[import-not-found]
+        from sentence_transformers import SentenceTransformer
     except ImportError:
         return None
     model = SentenceTransformer(str(folder), device="cpu")

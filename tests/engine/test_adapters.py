@@ -25,6 +25,7 @@ from puna.engine.load import LoadedModel, load_model, plan_model
 from puna.engine.options import LoadOptions
 from puna.errors import GGUFError, PunaError, UnsupportedModel, WeightError
 from puna.gguf import GGMLType, GGUFFile, GGUFWriter
+from puna.ml.backends.ggml.context import GGMLContext
 
 Logits = NDArray[np.float32]
 TOKENS = [BOS, *np.random.default_rng(5).integers(2, VOCABULARY, 44).tolist()]
@@ -320,8 +321,8 @@ def test_a_plain_graph_is_as_it_was(tmp_path: Path) -> None:
         with loaded(base, adapters=adapters) as model:
             results.append(model.evaluator.evaluate(Batch.of(TOKENS, 0)).copy())
             [traced] = model.evaluator._traced.values()
-            library = model.backend.library  # type: ignore[attr-defined]
-            counts.append(library.ggml_graph_n_nodes(traced.context.graph.cgraph))  # type: ignore[attr-defined]
+            assert isinstance(traced.context, GGMLContext)
+            counts.append(traced.context.backend.library.ggml_graph_n_nodes(traced.context.graph.cgraph))
     assert counts[0] == counts[1]
     np.testing.assert_array_equal(results[0], results[1])
 

@@ -116,7 +116,7 @@ def test_metrics_of_requests(server: Serve) -> None:
 
 def test_metrics_of_models() -> None:
     metrics = PrometheusMetrics()
-    metrics.tokens("m", prompt=5, cached=2, generated=7)
+    metrics.tokens("m", {"prompt": 5, "cached": 2, "generated": 7})
     metrics.first_token("m", 0.2)
     metrics.token_gap("m", 0.01)
     metrics.step("m", sequences=3, waiting=2, tokens=40, cells=50, seconds=0.02)

@@ -3,7 +3,7 @@
 import asyncio
 import math
 from array import array
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -99,17 +99,8 @@ class Seen:
 
     told: list[tuple[Any, ...]] = field(default_factory=list)
 
-    def tokens(
-        self,
-        model: str,
-        *,
-        prompt: int = 0,
-        cached: int = 0,
-        generated: int = 0,
-        drafted: int = 0,
-        accepted: int = 0,
-    ) -> None:
-        self.told.append((model, prompt, cached, generated))
+    def tokens(self, model: str, counts: Mapping[str, int]) -> None:
+        self.told.append((model, *(counts.get(kind, 0) for kind in ("prompt", "cached", "generated"))))
 
     def first_token(self, model: str, seconds: float) -> None:
         self.told.append((model, "first", seconds > 0))

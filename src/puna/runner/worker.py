@@ -5,6 +5,7 @@ which is the end of the connection, ends this process whatever the main thread i
 """
 
 import contextlib
+import importlib
 import os
 import queue
 import select
@@ -153,7 +154,7 @@ def run(line: Line) -> None:
     """Does what the server says, until it says no more."""
     # It may be a while until there is something to load. Whatever is wrong, the load will tell.
     with contextlib.suppress(Exception):
-        import puna.engine.load  # noqa: F401
+        importlib.import_module("puna.engine.load")
     first = line.next()
     if not isinstance(first, Load):
         return

@@ -3,7 +3,7 @@
 Whatever part has something to tell calls them; `puna.server.prometheus` keeps the figures.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 
@@ -51,22 +51,8 @@ class Metrics:
     def error(self, kind: str) -> None:
         """A request has failed; `kind` is the name of the error's class."""
 
-    def tokens(
-        self,
-        model: str,
-        *,
-        prompt: int = 0,
-        cached: int = 0,
-        generated: int = 0,
-        drafted: int = 0,
-        accepted: int = 0,
-    ) -> None:
-        """Tokens of a request that has ended: of the prompt, of these from the cache, and of the answer.
-
-        Args:
-            drafted: tokens that were drafted for the answer.
-            accepted: how many of these it has.
-        """
+    def tokens(self, model: str, counts: Mapping[str, int]) -> None:
+        """A request has ended; see `puna.services.inference.Watcher`."""
 
     def first_token(self, model: str, seconds: float) -> None:
         """How long a request waited for its first token."""

@@ -1,6 +1,6 @@
 """Figures for Prometheus. Imported only where they are wanted."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -84,20 +84,9 @@ class PrometheusMetrics(Metrics):
         """See `Metrics`."""
         self._errors.labels(kind).inc()
 
-    def tokens(
-        self,
-        model: str,
-        *,
-        prompt: int = 0,
-        cached: int = 0,
-        generated: int = 0,
-        drafted: int = 0,
-        accepted: int = 0,
-    ) -> None:
+    def tokens(self, model: str, counts: Mapping[str, int]) -> None:
         """See `Metrics`."""
         label = self._label(model)
-        counts = {"prompt": prompt, "cached": cached, "generated": generated}
-        counts |= {"drafted": drafted, "accepted": accepted}
         for kind, count in counts.items():
             self._tokens.labels(label, kind).inc(count)
 

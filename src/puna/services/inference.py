@@ -6,7 +6,7 @@ in threads, and models compute in processes of their own.
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -142,21 +142,12 @@ def _not_found(name: str) -> str:
 class Watcher(Protocol):
     """Who is told of answers; every method is quick."""
 
-    def tokens(
-        self,
-        model: str,
-        *,
-        prompt: int = 0,
-        cached: int = 0,
-        generated: int = 0,
-        drafted: int = 0,
-        accepted: int = 0,
-    ) -> None:
-        """A request has ended: tokens of its prompt, of these from the cache, and of its answer.
+    def tokens(self, model: str, counts: Mapping[str, int]) -> None:
+        """A request has ended.
 
         Args:
-            drafted: tokens that were drafted for the answer.
-            accepted: how many of these it has.
+            counts: how many tokens of each kind it had: `prompt`; `cached`, those of the prompt that the
+                cache had; `generated`; `drafted` for the answer, and of these `accepted`.
         """
 
     def first_token(self, model: str, seconds: float) -> None:
@@ -322,7 +313,7 @@ class Inference:
                 )
                 vectors = await lease.runner.embed(encoded.inputs, uses(model.adapters))
             if self._watcher:
-                self._watcher.tokens(model.source.name, prompt=encoded.tokens)
+                self._watcher.tokens(model.source.name, {"prompt": encoded.tokens})
             numbers = await self._apart(finished_vectors, vectors, request.dimensions, request.normalize)
         return Embeddings(
             vectors=numbers,
@@ -515,14 +506,14 @@ class _Clock:
     def finished(self, counts: Done) -> None:
         """The answer is complete."""
         if self.watcher:
-            self.watcher.tokens(
-                self.model,
-                prompt=counts.prompt_tokens,
-                cached=counts.cached_tokens,
-                generated=counts.generated_tokens,
-                drafted=counts.drafted_tokens,
-                accepted=counts.accepted_tokens,
-            )
+            told = {
+                "prompt": counts.prompt_tokens,
+                "cached": counts.cached_tokens,
+                "generated": counts.generated_tokens,
+                "drafted": counts.drafted_tokens,
+                "accepted": counts.accepted_tokens,
+            }
+            self.watcher.tokens(self.model, told)
 
 
 def _prepare_chat(conversation: Conversation, chat: Chat) -> Prepared:

@@ -1,14 +1,13 @@
 """LoRA adapters of models in a store: those that a Modelfile names, and those that requests name."""
 
 import json
-import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests import lora
-from tests.cli.conftest import environment, home, puna  # noqa: F401  # fixtures
+from tests.cli.conftest import Puna
 from tests.served import Served, serving
 from tests.served_models import CHAT, GREEDY, add_model
 from tests.tiny_llama import write_tiny_llama
@@ -22,7 +21,6 @@ from puna.store.library import Library
 from puna.store.manifests import ADAPTER_LAYER
 from puna.store.name import parse_name
 
-Puna = Callable[..., "subprocess.CompletedProcess[str]"]
 ASKED = {"prompt": "What is it?", "stream": False, "options": {"num_predict": 8}}
 
 
@@ -183,9 +181,10 @@ def test_in_process(store: Path, expected: dict[str, str], monkeypatch: pytest.M
         assert text() == expected["a"]
         assert text("other") == expected["ab"]
         assert text({"name": "tuned", "scale": 0}) == expected[""]
+        wrong: Any
         for wrong in ([1], [{"name": 1}], "other"):
             with pytest.raises(InvalidOption, match="adapters"):
-                model.generate("hi", adapters=wrong)  # type: ignore[arg-type]
+                model.generate("hi", adapters=wrong)
 
 
 @pytest.mark.parametrize(
@@ -200,10 +199,7 @@ def test_in_process(store: Path, expected: dict[str, str], monkeypatch: pytest.M
     ],
 )
 def test_the_command_line_with_a_server_and_without(
-    puna: Puna,  # noqa: F811
-    server: Served,
-    store: Path,
-    arguments: Sequence[str],
+    puna: Puna, server: Served, store: Path, arguments: Sequence[str]
 ) -> None:
     run = ("run", *arguments, "--num-predict", "8")
     here = puna(*run, PUNA_MODELS=str(store))
@@ -213,7 +209,7 @@ def test_the_command_line_with_a_server_and_without(
     assert len(here.stderr.splitlines()) == len(there.stderr.splitlines()) == here.returncode
 
 
-def test_a_plan_counts_them(puna: Puna, store: Path) -> None:  # noqa: F811
+def test_a_plan_counts_them(puna: Puna, store: Path) -> None:
     sizes = [
         json.loads(puna("plan", name, "--json", PUNA_MODELS=str(store)).stdout)["devices"][0]["weights"]
         for name in ("tiny", "tuned")
